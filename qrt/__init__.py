@@ -1,0 +1,1 @@
+"""Quantized inference, in Python, at the speed of the hardware."""

@@ -1,0 +1,66 @@
+"""The one definition of rounding: quantize, dequantize, requantize, fake-quantize, in NumPy float32.
+
+Each formula follows the ONNX operator of the same name: divide (or multiply) in float32, round half to even, clamp, add
+the zero point. Clamping happens on the rounded float, before the conversion to integers and before the zero point is
+added; both bounds are integers, so this equals clamping the code, and it is defined for every float, NaN included (the
+lower bound, as an x86 `maxps` gives it). Every kernel on every ISA equals these functions bit for bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qrt.core.dtypes import QDType
+from qrt.core.qparams import QParams
+
+__all__ = ["dequantize", "fake_quantize", "quantize", "requantize", "round_clamp"]
+
+F32 = np.float32
+
+
+def round_clamp(x: np.ndarray, zero_point: np.ndarray, qmin: int, qmax: int) -> np.ndarray:
+    """clamp(rint(x) + zero_point, qmin, qmax) as int32.
+
+    `x`: float32 in units of one code, any shape; `zero_point`: int32, broadcastable. Ties go to even; NaN gives `qmin`.
+    """
+    lo = (np.int64(qmin) - zero_point).astype(F32)
+    hi = (np.int64(qmax) - zero_point).astype(F32)
+    r = np.rint(np.asarray(x, F32))
+    r = np.where(r > lo, r, lo)
+    r = np.where(r < hi, r, hi)
+    # int64 first: 2**31 - 1 is not a float32, so the upper bound of a 32-bit code rounds up past it.
+    code = r.astype(np.int64) + zero_point
+    return np.clip(code, qmin, qmax).astype(np.int32)
+
+
+def quantize(x: np.ndarray, qparams: QParams) -> np.ndarray:
+    """Codes of `x` (ONNX QuantizeLinear): clamp(rint(x / scale) + zero_point), in the storage dtype.
+
+    `x`: float32 of any shape whose `qparams.axis` has as many entries as there are scales.
+    """
+    x = np.asarray(x, F32)
+    scale, zero_point = qparams.along(x.ndim)
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = x / scale
+    return round_clamp(steps, zero_point, qparams.dtype.qmin, qparams.dtype.qmax).astype(qparams.dtype.storage)
+
+
+def dequantize(q: np.ndarray, qparams: QParams) -> np.ndarray:
+    """Real values of codes (ONNX DequantizeLinear): float32(code − zero_point) · scale, float32."""
+    scale, zero_point = qparams.along(np.ndim(q))
+    # The difference wraps in int32 as it does in the kernels; no code of 16 bits or fewer comes near that.
+    return ((q.astype(np.int64) - zero_point).astype(np.int32)).astype(F32) * scale
+
+
+def requantize(acc: np.ndarray, multiplier: np.ndarray, zero_point: np.ndarray, dtype: QDType) -> np.ndarray:
+    """Codes of int32 accumulators: clamp(rint(float32(acc) · multiplier) + zero_point), in the storage dtype.
+
+    `acc`: int32; `multiplier`: float32, the input scales' product over the output scale, broadcastable to `acc`.
+    """
+    steps = acc.astype(F32) * np.asarray(multiplier, F32)
+    return round_clamp(steps, np.asarray(zero_point, np.int32), dtype.qmin, dtype.qmax).astype(dtype.storage)
+
+
+def fake_quantize(x: np.ndarray, qparams: QParams) -> np.ndarray:
+    """What `x` becomes by quantizing and dequantizing it: float32 of the same shape."""
+    return dequantize(quantize(x, qparams), qparams)

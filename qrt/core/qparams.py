@@ -1,0 +1,51 @@
+"""QParams: the scale(s) and zero point(s) that tie codes to real values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qrt.core.dtypes import QDType
+from qrt.core.errors import QuantizationError
+
+__all__ = ["QParams"]
+
+
+@dataclass(frozen=True, eq=False)
+class QParams:
+    """real = scale · (code − zero_point).
+
+    `scale`: float32, shape () per tensor or (C,) per channel; finite and > 0.
+    `zero_point`: int32 of the same shape, inside the code range of `dtype`.
+    `axis`: the channel axis, None per tensor.
+    Raises QuantizationError where one of these does not hold.
+    """
+
+    scale: np.ndarray
+    zero_point: np.ndarray
+    dtype: QDType
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        scale = np.asarray(self.scale, np.float32)
+        zero_point = np.asarray(self.zero_point, np.int32)
+        if scale.ndim > 1 or scale.shape != zero_point.shape or (scale.ndim == 1) != (self.axis is not None):
+            raise QuantizationError(
+                f"scale {scale.shape} and zero point {zero_point.shape} do not fit axis {self.axis}: give two scalars and "
+                "no axis, or two vectors of one length and an axis"
+            )
+        if not (np.isfinite(scale).all() and (scale > 0).all()):
+            raise QuantizationError(f"scale {scale} is not finite and positive")
+        if ((zero_point < self.dtype.qmin) | (zero_point > self.dtype.qmax)).any():
+            raise QuantizationError(f"zero point {zero_point} is outside {self.dtype!r} ({self.dtype.qmin}..{self.dtype.qmax})")
+        object.__setattr__(self, "scale", scale)
+        object.__setattr__(self, "zero_point", zero_point)
+
+    def along(self, ndim: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and zero point shaped to broadcast over an array of `ndim` dimensions."""
+        if self.axis is None:
+            return self.scale, self.zero_point
+        shape = [1] * ndim
+        shape[self.axis] = -1
+        return self.scale.reshape(shape), self.zero_point.reshape(shape)
