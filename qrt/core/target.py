@@ -61,10 +61,13 @@ def choose_target(arch: str, host_features: frozenset[str], wanted: str | None =
     runnable = [t for t in rungs if t.needs <= host_features]
     if wanted is None:
         return runnable[0]
+    able = ", ".join(t.isa for t in runnable)
     for t in rungs:
         if t.isa == wanted:
             if t not in runnable:
                 missing = ", ".join(sorted(t.needs - host_features))
-                raise InvalidInput(f"target {wanted!r} needs {missing}, which this machine lacks; it can run {', '.join(r.isa for r in runnable)}")
+                raise InvalidInput(
+                    f"target {wanted!r} needs {missing}, which this machine lacks; it can run {', '.join(r.isa for r in runnable)}"
+                )
             return t
     raise InvalidInput(f"unknown target {wanted!r}: this machine can run {', '.join(r.isa for r in runnable)} (QRT_TARGET or target=)")

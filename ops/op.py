@@ -1,0 +1,143 @@
+"""What an operator is: typed attributes, shapes, a NumPy reference, and the kernel calls that carry it out.
+
+An `Op` works on C-contiguous arrays in physical layout (images are channels-last); it knows no ONNX. `reference` is its
+definition; `emit` appends the steps whose kernels equal it (bit for bit where the result is integer).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+
+from qrt.core.errors import UnsupportedOp
+from qrt.core.target import Target
+from qrt.jit import Kernel
+
+__all__ = ["Array", "Base", "Op", "Operand", "Ref", "Spec", "Steps"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Shape and dtype of a value."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes."""
+        return self.size * self.dtype.itemsize
+
+
+class Base(Enum):
+    """What an address is relative to."""
+
+    ARENA = "arena"  # index: a buffer that the planner places
+    CONSTANT = "constant"  # index: an array that the plan keeps alive
+    INPUT = "input"  # index: which input of the run
+    OUTPUT = "output"  # index: which output of the run
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An address that is known only when a run starts: a base and a byte offset."""
+
+    base: Base
+    index: int
+    offset: int = 0
+
+    def __add__(self, nbytes: int) -> Ref:
+        return Ref(self.base, self.index, self.offset + nbytes)
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A value as `emit` sees it: where it is, what it is, and its contents where they are known."""
+
+    spec: Spec
+    ref: Ref
+    constant: Array | None = None
+
+
+class Steps(Protocol):
+    """What `emit` writes to: the plan under construction."""
+
+    @property
+    def target(self) -> Target:
+        """The target that kernels are chosen for."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """How many threads will walk the plan."""
+        ...
+
+    def step(self, kernel: Kernel, threads: int | None = None, **fields: int | float | Ref) -> None:
+        """Appends one kernel call. `fields` fill the kernel's record, each one exactly once; `threads` bounds how many
+        threads share it (1 for work too small to split; default all)."""
+        ...
+
+    def packed(self, source: Array, how: Hashable, make: Callable[[], Array]) -> Ref:
+        """A constant made from `source` once per model: `make()` is called unless (source, how) was packed before."""
+        ...
+
+    def scratch(self, nbytes: int) -> Ref:
+        """Arena bytes (64-byte aligned, with slack to read 64 bytes past the end) that live while this op runs."""
+        ...
+
+
+class Op(ABC):
+    """Base of every operator: a frozen dataclass of typed attributes."""
+
+    @abstractmethod
+    def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
+        """Specs of the outputs. Raises ModelError for shapes that do not fit, UnsupportedOp for what has no kernel."""
+
+    @abstractmethod
+    def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        """The outputs, by plain NumPy: the definition of the operator."""
+
+    @abstractmethod
+    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        """Appends the kernel calls that compute `outputs` from `inputs`."""
+
+    @property
+    def inplace(self) -> tuple[int, ...]:
+        """Inputs whose memory output 0 may take over, element by element, when nobody needs them any more."""
+        return ()
+
+    @property
+    def macs(self) -> Callable[[Sequence[Spec], Sequence[Spec]], int] | None:
+        """Multiply-accumulates as a function of input and output specs; None for operators that do none."""
+        return None
+
+
+@dataclass(frozen=True)
+class View(Op):
+    """The same bytes under another shape: costs nothing, the planner aliases them."""
+
+    shape: tuple[int, ...]
+
+    def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
+        if prod(self.shape) != inputs[0].size:
+            raise UnsupportedOp(f"cannot view {inputs[0].shape} as {self.shape}")
+        return (Spec(self.shape, inputs[0].dtype),)
+
+    def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        return (inputs[0].reshape(self.shape),)
+
+    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        """Nothing to do: input and output are one buffer."""

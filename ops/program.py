@@ -1,0 +1,71 @@
+"""Program: typed calls over values of known shape. It knows no ONNX, and can be interpreted by NumPy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qrt.core.errors import ModelError, QrtError
+from qrt.ops.op import Array, Op, Spec
+
+__all__ = ["Call", "Program", "interpret"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One op applied to values; `name` is the model's node it comes from."""
+
+    op: Op
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    name: str
+
+
+@dataclass
+class Program:
+    """Values are integers: indices of `specs`. `constants` holds those known before a run, `inputs` and `outputs` the
+    rest of the interface, in order. Calls are in an order that can be executed."""
+
+    specs: list[Spec] = field(default_factory=list)
+    constants: dict[int, Array] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    inputs: list[int] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+
+    def value(self, spec: Spec) -> int:
+        """A new value."""
+        self.specs.append(spec)
+        return len(self.specs) - 1
+
+    def constant(self, array: Array) -> int:
+        """A new value known before any run; the array is made C-contiguous and must not be changed afterwards."""
+        array = np.ascontiguousarray(array).reshape(np.shape(array))
+        value = self.value(Spec(array.shape, array.dtype))
+        self.constants[value] = array
+        return value
+
+    def call(self, op: Op, inputs: Sequence[int], name: str) -> tuple[int, ...]:
+        """Appends `op` applied to `inputs`; gives its outputs. Errors of shape inference name the node."""
+        try:
+            specs = op.infer([self.specs[i] for i in inputs])
+        except QrtError as error:
+            raise type(error)(f"node {name!r}: {error}") from error
+        outputs = tuple(self.value(spec) for spec in specs)
+        self.calls.append(Call(op, tuple(inputs), outputs, name))
+        return outputs
+
+
+def interpret(program: Program, feeds: Sequence[Array]) -> list[Array]:
+    """Runs a program by the ops' NumPy references: slow and obviously right. `feeds` and results are in program order."""
+    values: dict[int, Array] = dict(program.constants)
+    values.update(zip(program.inputs, feeds, strict=True))
+    for call in program.calls:
+        results = call.op.reference([values[i] for i in call.inputs])
+        for index, result in zip(call.outputs, results, strict=True):
+            if Spec(result.shape, result.dtype) != program.specs[index]:
+                raise ModelError(f"node {call.name!r}: reference gave {result.dtype}{result.shape}, expected {program.specs[index]}")
+            values[index] = result
+    return [values[i] for i in program.outputs]
+

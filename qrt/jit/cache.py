@@ -1,0 +1,115 @@
+"""Object code on disk: one file a kernel and target, written atomically, digest-checked, readable by its owner alone.
+
+A file is MAGIC, the SHA-256 of the object, the object. Anything that does not match is compiled again: the cache is never
+trusted further than its digest and its owner.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import os
+import stat
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import llvmlite
+
+from qrt.core.errors import KernelCacheWarning, KernelError
+from qrt.core.target import Target
+from qrt.jit.kernel import Kernel
+
+__all__ = ["cache_dir", "fetch"]
+
+MAGIC = b"QRTOBJ01"
+_DIGEST = hashlib.sha256().digest_size
+
+
+def cache_dir() -> Path:
+    """The folder kernels are kept in: QRT_CACHE_DIR, else `qrt` in the user's cache folder."""
+    if chosen := os.environ.get("QRT_CACHE_DIR"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qrt"
+
+
+@functools.cache
+def _digest_of(folder: str, pattern: str) -> bytes:
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).glob(pattern)):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.digest()
+
+
+@functools.cache
+def _source_digest(module_name: str) -> bytes:
+    """Digest of everything that shapes a kernel's code: its module and that folder's other kernel sources, the language, the compiler."""
+    spec = importlib.util.find_spec(module_name)
+    if spec is None or spec.origin is None:
+        raise KernelError(f"kernel source {module_name} is not there: reinstall qrt")
+    origin, here = Path(spec.origin), Path(__file__).parent
+    digest = hashlib.sha256(origin.read_bytes())
+    digest.update(_digest_of(str(origin.parent), "cpu*.py"))
+    digest.update(_digest_of(str(here / "lang"), "*.py"))
+    digest.update(_digest_of(str(here), "compile.py"))
+    return digest.digest()
+
+
+def key(kernel: Kernel, target: Target) -> str:
+    """The file name of a kernel's object code: changes with anything the code depends on."""
+    digest = hashlib.sha256(_source_digest(kernel.source.partition(":")[0]))
+    parts = (kernel.name, kernel.source, kernel.params, kernel.record.descr, target.arch, target.cpu, target.features, llvmlite.__version__)
+    digest.update(repr(parts).encode())
+    return f"{kernel.name}-{digest.hexdigest()[:24]}.o"
+
+
+def _read(path: Path) -> bytes | None:
+    """The object in `path`, or None if there is none that is whole and ours."""
+    try:
+        with path.open("rb") as file:
+            owner = os.fstat(file.fileno())
+            data = file.read()
+    except OSError:
+        return None
+    if hasattr(os, "getuid") and (owner.st_uid != os.getuid() or owner.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
+        return None
+    body = data[len(MAGIC) + _DIGEST :]
+    if data[: len(MAGIC)] != MAGIC or data[len(MAGIC) : len(MAGIC) + _DIGEST] != hashlib.sha256(body).digest():
+        return None
+    return body
+
+
+def _write(path: Path, code: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # mkstemp: readable by the owner alone
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(MAGIC + hashlib.sha256(code).digest() + code)
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
+
+
+def fetch(kernel: Kernel, target: Target, compiler: Callable[[], bytes]) -> bytes:
+    """The kernel's object code from disk, or from `compiler()` and then kept on disk.
+
+    Two processes that compile the same kernel at once write the same bytes, and the rename lets either win. A folder that
+    cannot be written costs a KernelCacheWarning and the time to compile again next time.
+    """
+    path = cache_dir() / "kernels" / key(kernel, target)
+    if (code := _read(path)) is not None:
+        return code
+    code = compiler()
+    try:
+        _write(path, code)
+    except OSError as error:
+        warnings.warn(
+            f"cannot keep compiled kernels in {path.parent} ({error.strerror}): they are compiled again in every process; set "
+            "QRT_CACHE_DIR to a folder that can be written",
+            KernelCacheWarning,
+            stacklevel=2,
+        )
+    return code

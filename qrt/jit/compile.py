@@ -1,0 +1,101 @@
+"""Kernel → relocatable object code. The only module that runs numba's compiler.
+
+Numba's front end gives LLVM IR that is not yet optimised; the optimiser then runs here, for the Target's instruction set
+and not the host's, so that an object is the same whichever machine of that rung made it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from types import ModuleType
+
+import llvmlite.binding as llvm
+import numba
+from numba.core import config, types
+
+from qrt.core.errors import KernelError
+from qrt.core.target import Target
+from qrt.jit.kernel import Kernel
+
+__all__ = ["assembly", "object_code"]
+
+# What object code may leave to the loader: the C library. Anything else (Python's or numba's runtime) means that the
+# kernel can raise or allocate, and it must do neither.
+_LIBC = ("memcpy", "memset", "memmove", "sched_yield", "fmod", "fmodf")
+_LIBM = "acos acosh asin asinh atan atanh ceil cos cosh erf exp expm1 floor fma log log10 log1p log2 nearbyint pow rint round roundeven sin sinh tan tanh trunc"
+ALLOWED_SYMBOLS = frozenset(_LIBC) | {name + suffix for name in _LIBM.split() for suffix in ("", "f")}
+)
+
+_LOCK = threading.Lock()
+
+
+def _initialize() -> None:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+
+
+def _front_end(kernel: Kernel) -> tuple[str, str]:
+    """The kernel's unoptimised LLVM IR and the name of its C entry point."""
+    module_name, _, function_name = kernel.source.partition(":")
+    module: ModuleType = importlib.import_module(module_name)
+    function = getattr(module, function_name)(*kernel.params)
+    signature = types.void(types.CPointer(numba.from_dtype(kernel.record)), types.int64, types.int64)
+    saved = config.OPT
+    config.OPT = config._OptLevel(0)
+    try:
+        compiled = numba.cfunc(signature, nopython=True, error_model="numpy", boundscheck=False)(function)
+    except numba.core.errors.NumbaError as error:
+        raise KernelError(f"kernel {kernel.name} ({kernel.source}) does not compile: {error}") from error
+    finally:
+        config.OPT = saved
+    return compiled.inspect_llvm(), compiled._wrapper_name
+
+
+def _optimised(kernel: Kernel, target: Target) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+    with _LOCK:
+        text, entry = _front_end(kernel)
+    _initialize()
+    triple = llvm.get_process_triple() if target.arch in llvm.get_process_triple() else f"{target.arch}-unknown-linux-gnu"
+    machine = llvm.Target.from_triple(triple).create_target_machine(
+        cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
+    )
+    module = llvm.parse_assembly(text.replace(entry, symbol(kernel)))
+    module.triple = triple
+    module.data_layout = str(machine.target_data)
+    for function in module.functions:
+        if not function.is_declaration and function.name != symbol(kernel):
+            function.linkage = "private"
+    tuning = llvm.create_pipeline_tuning_options(speed_level=3)
+    tuning.loop_vectorization = True
+    tuning.slp_vectorization = True
+    tuning.loop_unrolling = True
+    builder = llvm.create_pass_builder(machine, tuning)
+    builder.getModulePassManager().run(module, builder)
+    module.verify()
+    return module, machine
+
+
+def symbol(kernel: Kernel) -> str:
+    """The kernel's name in its object code."""
+    return f"qrt_{kernel.name}"
+
+
+def object_code(kernel: Kernel, target: Target) -> bytes:
+    """The kernel compiled for `target`: a relocatable object that needs the C library alone.
+
+    Raises KernelError if it does not compile, or could raise or allocate.
+    """
+    module, machine = _optimised(kernel, target)
+    foreign = {f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")} - ALLOWED_SYMBOLS
+    if foreign:
+        raise KernelError(f"kernel {kernel.name} needs {sorted(foreign)}: a kernel may neither raise nor allocate")
+    code: bytes = machine.emit_object(module)
+    return code
+
+
+def assembly(kernel: Kernel, target: Target) -> str:
+    """The kernel's assembly for `target`, which need not be able to run here."""
+    module, machine = _optimised(kernel, target)
+    text: str = machine.emit_assembly(module)
+    return text

@@ -1,0 +1,29 @@
+"""What this machine can run."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+
+from qrt.core.target import Target, choose_target
+
+__all__ = ["host_target"]
+
+_ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
+
+
+@functools.cache
+def _host_features() -> frozenset[str]:
+    import llvmlite.binding as llvm
+
+    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+
+
+def host_target(wanted: str | None = None) -> Target:
+    """The target to compile for: `wanted`, else the environment's QRT_TARGET, else the best this machine can run.
+
+    Raises InvalidInput if the machine cannot run it.
+    """
+    machine = platform.machine().lower()
+    return choose_target(_ARCHITECTURES.get(machine, machine), _host_features(), wanted or os.environ.get("QRT_TARGET") or None)

@@ -1,0 +1,60 @@
+"""The words kernels are written in: typed pointers, thread shares, device functions. Imported only to compile.
+
+A kernel is a Python function `(record, tid, nthreads)`. `r = fields(record)` gives its record's fields by name; `f32(r.x)`,
+`u8(r.x)` … read an address field as a pointer that is indexed like an array, unchecked.
+"""
+
+from __future__ import annotations
+
+import numba
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+__all__ = ["device", "f32", "f64", "fields", "i8", "i16", "i32", "i64", "pointer", "share", "u8", "u16", "u32", "u64"]
+
+
+def device(function):  # type: ignore[no-untyped-def]
+    """A function that kernels call; it is inlined into them."""
+    return numba.njit(error_model="numpy", boundscheck=False)(function)
+
+
+@intrinsic
+def fields(typing_context, pointer):  # type: ignore[no-untyped-def]
+    """The record that `pointer` points at, without a copy."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.bitcast(args[0], context.get_value_type(signature.return_type))
+
+    return pointer.dtype(pointer), codegen
+
+
+def pointer(element: types.Type, llvm_type: ir.Type):  # type: ignore[no-untyped-def]
+    """The intrinsic that reads an int64 address as a pointer to `element`."""
+
+    @intrinsic
+    def cast(typing_context, address):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            return builder.inttoptr(args[0], llvm_type.as_pointer())
+
+        return types.CPointer(element)(types.int64), codegen
+
+    return cast
+
+
+f32 = pointer(types.float32, ir.FloatType())
+f64 = pointer(types.float64, ir.DoubleType())
+u8 = pointer(types.uint8, ir.IntType(8))
+i8 = pointer(types.int8, ir.IntType(8))
+u16 = pointer(types.uint16, ir.IntType(16))
+i16 = pointer(types.int16, ir.IntType(16))
+u32 = pointer(types.uint32, ir.IntType(32))
+i32 = pointer(types.int32, ir.IntType(32))
+u64 = pointer(types.uint64, ir.IntType(64))
+i64 = pointer(types.int64, ir.IntType(64))
+
+
+@device
+def share(n, tid, nthreads):  # type: ignore[no-untyped-def]
+    """The half-open range of `n` items that thread `tid` works on."""
+    return n * tid // nthreads, n * (tid + 1) // nthreads
