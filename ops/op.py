@@ -119,10 +119,9 @@ class Op(ABC):
         """Inputs whose memory output 0 may take over, element by element, when nobody needs them any more."""
         return ()
 
-    @property
-    def macs(self) -> Callable[[Sequence[Spec], Sequence[Spec]], int] | None:
-        """Multiply-accumulates as a function of input and output specs; None for operators that do none."""
-        return None
+    def macs(self, inputs: Sequence[Spec], outputs: Sequence[Spec]) -> int:
+        """Multiply-accumulates that the operator does; 0 for operators that are not counted."""
+        return 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,48 @@
+"""Where buffers lie in the slab: lifetimes in, offsets out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["ALIGNMENT", "SLACK", "Buffer", "place"]
+
+ALIGNMENT = 64
+# Kernels may read (never use) up to one vector past a buffer's end.
+SLACK = 64
+
+
+@dataclass
+class Buffer:
+    """`nbytes` that are needed from step `first` to step `last`, both included."""
+
+    nbytes: int
+    first: int
+    last: int
+
+
+def place(buffers: Sequence[Buffer]) -> tuple[list[int], int]:
+    """Offsets that keep buffers apart whose lifetimes overlap, and the slab's size.
+
+    Largest first, each into the lowest gap that fits: the greedy-by-size rule of Pisarchyk & Lee, "Efficient Memory
+    Management for Deep Neural Net Inference" (2020), which comes within a few per cent of the lower bound on real nets.
+    """
+    offsets = [0] * len(buffers)
+    placed: list[int] = []
+    end = 0
+    for i in sorted(range(len(buffers)), key=lambda i: -buffers[i].nbytes):
+        this = buffers[i]
+        size = -(-(this.nbytes + SLACK) // ALIGNMENT) * ALIGNMENT
+        at = 0
+        for start, stop in sorted(
+            (offsets[j], offsets[j] + -(-(buffers[j].nbytes + SLACK) // ALIGNMENT) * ALIGNMENT)
+            for j in placed
+            if buffers[j].first <= this.last and this.first <= buffers[j].last
+        ):
+            if start - at >= size:
+                break
+            at = max(at, stop)
+        offsets[i] = at
+        placed.append(i)
+        end = max(end, at + size)
+    return offsets, end

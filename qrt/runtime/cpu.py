@@ -1,0 +1,103 @@
+"""The native side of the runtime: the executor that walks a plan's table, and the loop a worker thread waits in."""
+
+from __future__ import annotations
+
+from qrt.jit.lang import fields, i64
+from qrt.jit.lang.atomic import atomic_add, atomic_exchange, atomic_load, atomic_store, call, cycles, pause, sched_yield
+
+SPINS_BEFORE_YIELD = 4000
+
+
+def executor():  # type: ignore[no-untyped-def]
+    """Every thread walks the steps of the table; those that share a step meet at a barrier after it."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        table = i64(r.table)
+        clock = i64(r.clock)
+        generation = 0
+        for i in range(r.begin, r.end):
+            function = table[4 * i]
+            step = table[4 * i + 1]
+            sharers = min(table[4 * i + 2], nthreads)
+            if tid < sharers:
+                call(function, step, tid, sharers)
+            if nthreads > 1:
+                # A step on one thread followed by a step on the same one thread needs no meeting.
+                if table[4 * i + 3] != 0:
+                    generation += 1
+                    atomic_add(r.barrier, 1)
+                    spins = 0
+                    while atomic_load(r.barrier) < generation * nthreads:
+                        pause()
+                        spins += 1
+                        if spins > SPINS_BEFORE_YIELD:
+                            sched_yield()
+            if r.clock != 0 and tid == 0:
+                clock[i + 1] = cycles()
+
+    return kernel
+
+
+def post():  # type: ignore[no-untyped-def]
+    """Hands `job` to the team: bumps the generation, and tells in `wake` which workers sleep and must be woken."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        wake = i64(r.wake)
+        atomic_store(r.done, 0)
+        atomic_store(r.job, r.new_job)
+        atomic_store(r.sharers, nthreads)
+        atomic_add(r.generation, 1)
+        for worker in range(1, nthreads):
+            wake[worker] = atomic_exchange(r.parked + 8 * worker, 0)
+
+    return kernel
+
+
+def finish():  # type: ignore[no-untyped-def]
+    """Waits until every worker has left the job."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        spins = 0
+        while atomic_load(r.done) < nthreads - 1:
+            pause()
+            spins += 1
+            if spins > SPINS_BEFORE_YIELD:
+                sched_yield()
+
+    return kernel
+
+
+def worker():  # type: ignore[no-untyped-def]
+    """Waits for jobs: spins, then yields, then parks by returning to Python, which sleeps until it is woken."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        seen = i64(r.seen)
+        idle = 0
+        while True:
+            generation = atomic_load(r.generation)
+            if generation != seen[tid]:
+                seen[tid] = generation
+                sharers = atomic_load(r.sharers)
+                if tid < sharers:
+                    call(r.executor, atomic_load(r.job), tid, sharers)
+                    atomic_add(r.done, 1)
+                idle = 0
+                continue
+            idle += 1
+            if idle < r.spins:
+                pause()
+            elif idle < r.spins + r.yields:
+                sched_yield()
+            else:
+                atomic_store(r.parked + 8 * tid, 1)
+                # A job posted between the last look and parking is not missed: either we see it now and take our mark
+                # back, or the poster has taken it and wakes us.
+                if atomic_load(r.generation) == seen[tid] or atomic_exchange(r.parked + 8 * tid, 0) == 0:
+                    return
+                idle = 0
+
+    return kernel

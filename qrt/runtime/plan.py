@@ -1,0 +1,316 @@
+"""Plan: a program of known shapes as a table of (kernel, record) over one slab, ready to run.
+
+Building it validates everything native code will trust: from here on nothing is checked.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qrt.core.errors import KernelError
+from qrt.core.target import Target
+from qrt.jit import Kernel
+from qrt.jit.load import address
+from qrt.ops.op import Array, Base, Operand, Ref, Spec, View
+from qrt.ops.program import Call, Program
+from qrt.runtime.arena import ALIGNMENT, Buffer, place
+from qrt.runtime.kernels import JOB, STEP
+from qrt.runtime.team import run_job
+
+__all__ = ["Packs", "Plan", "Tap", "build"]
+
+
+class Packs:
+    """Packed constants, made once per model and shared by its plans and sessions."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, Hashable], tuple[Array, Array]] = {}
+        self._lock = threading.Lock()
+
+    def get(self, source: Array, how: Hashable, make: Callable[[], Array]) -> Array:
+        """The packing `how` of `source`, from `make()` the first time."""
+        with self._lock:
+            found = self._made.get((id(source), how))
+            if found is None:
+                packed = _aligned(make())
+                # The source stays referenced: an id belongs to one array only while that array lives.
+                found = self._made[id(source), how] = (source, packed)
+            return found[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of packed constants."""
+        return sum(packed.nbytes for _, packed in self._made.values())
+
+
+def _aligned(array: Array) -> Array:
+    """A copy that starts at a cache line and may be read 64 bytes past its end."""
+    raw = np.zeros(array.nbytes + 2 * ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    out = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    out[...] = array
+    return out
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A value to look at while a plan runs: after step `after`, at `ref`."""
+
+    value: int
+    after: int
+    ref: Ref
+    spec: Spec
+
+
+@dataclass
+class _Step:
+    kernel: Kernel
+    record: Array
+    threads: int
+    refs: list[tuple[str, Ref]]
+    name: str
+
+
+class _Builder:
+    """The `Steps` that ops emit to."""
+
+    def __init__(self, program: Program, target: Target, threads: int, packs: Packs) -> None:
+        self.program, self.target, self.threads, self.packs = program, target, threads, packs
+        self.steps: list[_Step] = []
+        self.buffers: list[Buffer] = []
+        self.constants: list[Array] = []
+        self._constant_index: dict[int, int] = {}
+        self._open_scratch: list[int] = []
+        self.current = ""
+
+    # -- what ops call ------------------------------------------------------------------------------------------------
+    def step(self, kernel: Kernel, threads: int | None = None, **fields: int | float | Ref) -> None:
+        names = kernel.record.names or ()
+        if set(fields) != set(names):
+            odd = sorted(set(fields) ^ set(names))
+            raise KernelError(f"node {self.current!r}: record of {kernel.name} wants {list(names)}; missing or unknown: {odd}")
+        record = np.zeros((), kernel.record)
+        refs = []
+        for name, value in fields.items():
+            if isinstance(value, Ref):
+                refs.append((name, value))
+            else:
+                record[name] = value
+        self.steps.append(_Step(kernel, record, min(threads or self.threads, self.threads), refs, self.current))
+
+    def packed(self, source: Array, how: Hashable, make: Callable[[], Array]) -> Ref:
+        return self.constant(self.packs.get(source, how, make))
+
+    def scratch(self, nbytes: int) -> Ref:
+        self.buffers.append(Buffer(nbytes, len(self.steps), len(self.steps)))
+        self._open_scratch.append(len(self.buffers) - 1)
+        return Ref(Base.ARENA, len(self.buffers) - 1)
+
+    # -- what build() calls ---------------------------------------------------------------------------------------------
+    def constant(self, array: Array) -> Ref:
+        index = self._constant_index.get(id(array))
+        if index is None:
+            index = self._constant_index[id(array)] = len(self.constants)
+            self.constants.append(array)
+        return Ref(Base.CONSTANT, index)
+
+    def emit(self, call: Call, operands: dict[int, Operand]) -> None:
+        self.current = call.name
+        call.op.emit(self, [operands[i] for i in call.inputs], [operands[i] for i in call.outputs])
+        for index in self._open_scratch:
+            self.buffers[index].last = len(self.steps) - 1
+        self._open_scratch.clear()
+
+
+def _roots(program: Program) -> list[int]:
+    """For each value, the value whose buffer it shares: itself, or the root of what it views."""
+    roots = list(range(len(program.specs)))
+    for call in program.calls:
+        if isinstance(call.op, View):
+            roots[call.outputs[0]] = roots[call.inputs[0]]
+    return roots
+
+
+def _share_in_place(program: Program, roots: list[int], kept: set[int]) -> None:
+    """Lets outputs take over the buffers of inputs that die there, where the op allows it."""
+    last: dict[int, int] = {}
+    for position, call in enumerate(program.calls):
+        for value in (*call.inputs, *call.outputs):
+            last[roots[value]] = position
+    fixed = {roots[v] for v in (*program.inputs, *program.constants, *program.outputs, *kept)}
+    for position, call in enumerate(program.calls):
+        for index in call.op.inplace:
+            source, result = roots[call.inputs[index]], roots[call.outputs[0]]
+            same = program.specs[call.inputs[index]].nbytes == program.specs[call.outputs[0]].nbytes
+            others = [roots[v] for k, v in enumerate(call.inputs) if k != index]
+            if same and last[source] == position and source not in fixed and result not in fixed and source not in others:
+                for value, root in enumerate(roots):
+                    if root == result:
+                        roots[value] = source
+                last[source] = max(last[source], last[result])
+                break
+
+
+def build(program: Program, target: Target, threads: int, packs: Packs, taps: Sequence[int] = ()) -> Plan:
+    """The plan of `program` for `target` and up to `threads` threads. `taps`: values that must stand in memory, whole,
+    right after the step that makes them."""
+    builder = _Builder(program, target, threads, packs)
+    roots = _roots(program)
+    _share_in_place(program, roots, set(taps))
+    refs: dict[int, Ref] = {}
+    for index, value in enumerate(program.inputs):
+        refs[roots[value]] = Ref(Base.INPUT, index)
+    for value, array in program.constants.items():
+        if roots[value] == value:
+            refs[value] = builder.constant(array)
+    for index, value in enumerate(program.outputs):
+        if roots[value] in refs:
+            raise KernelError(f"output {index} of the program has no buffer of its own")
+        refs[roots[value]] = Ref(Base.OUTPUT, index)
+
+    operands: dict[int, Operand] = {}
+    tapped: list[Tap] = []
+
+    def operand(value: int) -> Operand:
+        root = roots[value]
+        if root not in refs:
+            builder.buffers.append(Buffer(program.specs[root].nbytes, len(builder.steps), len(builder.steps)))
+            refs[root] = Ref(Base.ARENA, len(builder.buffers) - 1)
+        return Operand(program.specs[value], refs[root], program.constants.get(value))
+
+    for call in program.calls:
+        for value in (*call.inputs, *call.outputs):
+            operands[value] = operand(value)
+        builder.emit(call, operands)
+        for value in (*call.inputs, *call.outputs):
+            ref = refs[roots[value]]
+            if ref.base is Base.ARENA:
+                builder.buffers[ref.index].last = max(len(builder.steps) - 1, 0)
+        for value in call.outputs:
+            if value in taps:
+                tapped.append(Tap(value, len(builder.steps), refs[roots[value]], program.specs[value]))
+    return _assemble(program, builder, tapped)
+
+
+def _assemble(program: Program, builder: _Builder, taps: list[Tap]) -> Plan:
+    offsets, size = place(builder.buffers)
+    table = np.zeros(len(builder.steps), STEP)
+    starts: list[int] = []
+    total = 0
+    for step in builder.steps:
+        starts.append(total)
+        total += -(-step.record.nbytes // ALIGNMENT) * ALIGNMENT
+    blob = np.zeros(total, np.uint8)
+    moves: dict[tuple[Base, int], list[tuple[int, int]]] = {}
+    for i, (step, start) in enumerate(zip(builder.steps, starts, strict=True)):
+        fields = step.kernel.record.fields
+        assert fields is not None
+        for name, ref in step.refs:
+            if ref.base is Base.CONSTANT:
+                step.record[name] = builder.constants[ref.index].ctypes.data + ref.offset
+                continue
+            index, offset = (0, offsets[ref.index] + ref.offset) if ref.base is Base.ARENA else (ref.index, ref.offset)
+            moves.setdefault((ref.base, index), []).append(((start + fields[name][1]) // 8, offset))
+        blob[start : start + step.record.nbytes] = np.frombuffer(step.record.tobytes(), np.uint8)
+        alone = step.threads == 1 and i + 1 < len(builder.steps) and builder.steps[i + 1].threads == 1
+        table[i] = (address(step.kernel, builder.target), start, step.threads, 0 if alone else 1)
+    relocations = {key: (np.array([p for p, _ in v]), np.array([o for _, o in v])) for key, v in moves.items()}
+    return Plan(
+        table=table,
+        blob=blob,
+        relocations=relocations,
+        arena_nbytes=size,
+        offsets=offsets,
+        constants=builder.constants,
+        outputs=[program.specs[v] for v in program.outputs],
+        threads=builder.threads,
+        names=[s.name for s in builder.steps],
+        kernels=[s.kernel.name for s in builder.steps],
+        taps=taps,
+    )
+
+
+class _Context:
+    """One run's own memory: a slab, and records whose addresses point into it."""
+
+    def __init__(self, plan: Plan) -> None:
+        raw = np.empty(plan.arena_nbytes + ALIGNMENT, np.uint8)
+        start = -raw.ctypes.data % ALIGNMENT
+        self.slab = raw[start:]
+        self._blob = np.zeros(plan.blob.nbytes + ALIGNMENT, np.uint8)
+        start = -self._blob.ctypes.data % 8
+        blob = self._blob[start : start + plan.blob.nbytes]
+        blob[...] = plan.blob
+        self.words = blob.view(np.int64)
+        self.table = plan.table.copy()
+        self.table["record"] += blob.ctypes.data
+        if (arena := plan.relocations.get((Base.ARENA, 0))) is not None:
+            self.words[arena[0]] = arena[1] + self.slab.ctypes.data
+        self.barrier = np.zeros(8, np.int64)
+        self.clock = np.zeros(len(plan.table) + 1, np.int64)
+        self.job = np.zeros((), JOB)
+        self.job["table"] = self.table.ctypes.data
+        self.job["barrier"] = self.barrier.ctypes.data
+
+
+@dataclass
+class Plan:
+    """A table of kernel calls, frozen; `run` may be called from many threads at once."""
+
+    table: Array
+    blob: Array
+    relocations: dict[tuple[Base, int], tuple[Array, Array]]
+    arena_nbytes: int
+    offsets: list[int]
+    constants: list[Array]
+    outputs: list[Spec]
+    threads: int
+    names: list[str]
+    kernels: list[str]
+    taps: list[Tap]
+    _free: list[_Context] = field(default_factory=list)
+
+    def run(self, inputs: Sequence[Array], tap: Callable[[int, Array], None] | None = None, clock: list[Array] | None = None) -> list[Array]:
+        """Outputs for C-contiguous `inputs` of the planned shapes and dtypes.
+
+        `tap(value, array)` is called for each tapped value, with a view that is valid during the call. `clock` receives
+        an int64 array: the cycle counter before the first step and after each.
+        """
+        context = self._free.pop() if self._free else _Context(self)
+        outputs = [np.empty(spec.shape, spec.dtype) for spec in self.outputs]
+        for base, arrays in ((Base.INPUT, inputs), (Base.OUTPUT, outputs)):
+            for index, array in enumerate(arrays):
+                if (moves := self.relocations.get((base, index))) is not None:
+                    context.words[moves[0]] = moves[1] + array.ctypes.data
+        if tap is None:
+            self._execute(context, 0, len(self.table), clock)
+        else:
+            done = 0
+            for point in self.taps:
+                self._execute(context, done, point.after, None)
+                done = point.after
+                tap(point.value, self._view(context, point, inputs, outputs))
+            self._execute(context, done, len(self.table), None)
+        self._free.append(context)
+        return outputs
+
+    def _execute(self, context: _Context, begin: int, end: int, clock: list[Array] | None) -> None:
+        if begin == end:
+            return
+        context.job["begin"], context.job["end"] = begin, end
+        context.barrier[0] = 0
+        context.job["clock"] = context.clock.ctypes.data if clock is not None else 0
+        run_job(context.job, self.threads)
+        if clock is not None:
+            clock.append(context.clock.copy())
+
+    def _view(self, context: _Context, point: Tap, inputs: Sequence[Array], outputs: Sequence[Array]) -> Array:
+        if point.ref.base is Base.ARENA:
+            start = self.offsets[point.ref.index] + point.ref.offset
+            return context.slab[start : start + point.spec.nbytes].view(point.spec.dtype).reshape(point.spec.shape)
+        arrays = {Base.INPUT: inputs, Base.OUTPUT: outputs, Base.CONSTANT: self.constants}[point.ref.base]
+        return arrays[point.ref.index].reshape(point.spec.shape)

@@ -1,0 +1,120 @@
+"""The thread team: one per process, shared by every session.
+
+Workers wait inside native code (spin, then yield, without the GIL) and sleep on a lock when nothing comes. A run that
+finds the team busy carries on alone, so two sessions never wait for each other; results do not depend on the number of
+threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from qrt.core.target import Target
+from qrt.jit import host_target
+from qrt.jit.load import address
+from qrt.runtime.kernels import EXECUTOR, FINISH, JOB, POST, TEAM, WORKER
+
+__all__ = ["available_cpus", "run_job", "team"]
+
+_ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+# About 100 µs of spinning and as much of yielding: longer than the gap between two requests of a busy server, shorter
+# than what a person would call a wasted core.
+_SPINS, _YIELDS = 2000, 200
+
+
+@functools.cache
+def available_cpus() -> int:
+    """Processors this process may use: its affinity mask, cut by the cgroup's CPU quota; at least 1."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cpus = min(cpus, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        pass  # no cgroup v2 here: nothing cuts the mask
+    return max(cpus, 1)
+
+
+@functools.cache
+def _entry(kernel_name: str, target: Target) -> ctypes._FuncPointer:
+    kernel = {k.name: k for k in (EXECUTOR, POST, FINISH, WORKER)}[kernel_name]
+    return _ENTRY(address(kernel, target))
+
+
+class Team:
+    """`size` threads, the caller's included."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.busy = threading.Lock()
+        target = host_target()
+        self._words = np.zeros((5 + 3 * (size // 8 + 1), 8), np.int64)  # rows are cache lines
+        self._record = np.zeros((), TEAM)
+        for row, name in enumerate(("generation", "job", "sharers", "done")):
+            self._record[name] = self._words[row].ctypes.data
+        rows = size // 8 + 1
+        for part, name in enumerate(("parked", "seen", "wake")):
+            self._record[name] = self._words[4 + part * rows].ctypes.data
+        self._wake = self._words[4 + 2 * rows : 4 + 3 * rows].reshape(-1)
+        self._record["executor"] = address(EXECUTOR, target)
+        self._record["spins"], self._record["yields"] = _SPINS, _YIELDS
+        self._address = self._record.ctypes.data
+        self._post, self._finish, self._worker = (_entry(k.name, target) for k in (POST, FINISH, WORKER))
+        self._execute = _entry(EXECUTOR.name, target)
+        self._beds = [threading.Semaphore(0) for _ in range(size)]
+        for tid in range(1, size):
+            threading.Thread(target=self._work, args=(tid,), name=f"qrt-{tid}", daemon=True).start()
+
+    def _work(self, tid: int) -> None:
+        while True:
+            self._worker(self._address, tid, self.size)
+            self._beds[tid].acquire()
+
+    def run(self, job: int, threads: int) -> None:
+        """Runs the job at address `job` on `threads` threads, the caller's one of them. The caller holds `busy`."""
+        self._record["new_job"] = job
+        self._post(self._address, 0, threads)
+        for tid in range(1, threads):
+            if self._wake[tid]:
+                self._beds[tid].release()
+        self._execute(job, 0, threads)
+        self._finish(self._address, 0, threads)
+
+
+_teams: dict[int, Team] = {}
+_making = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_teams.clear)  # threads do not survive a fork
+
+
+def team() -> Team:
+    """The process's team, as large as the machine allows; started at first use."""
+    found = _teams.get(0)
+    if found is None:
+        with _making:
+            found = _teams.get(0)
+            if found is None:
+                found = _teams[0] = Team(max(available_cpus(), 2))
+    return found
+
+
+def run_job(job: np.ndarray[tuple[()], np.dtype[np.void]], threads: int) -> None:
+    """Runs the steps `job` (a JOB record) names, on up to `threads` threads; without the GIL."""
+    assert job.dtype == JOB
+    address_ = job.ctypes.data
+    if threads > 1:
+        crew = team()
+        if crew.busy.acquire(blocking=False):
+            try:
+                crew.run(address_, min(threads, crew.size))
+            finally:
+                crew.busy.release()
+            return
+    _entry(EXECUTOR.name, host_target())(address_, 0, 1)
