@@ -1,0 +1,49 @@
+"""GrowingHistogram: counts of values of any magnitude in a fixed number of bins."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qrt.core.errors import QuantizationError
+
+__all__ = ["GrowingHistogram"]
+
+F32 = np.float32
+LEAST_EXPONENT = -100  # magnitudes below 2⁻¹⁰⁰ share the bins at zero; smaller bins would leave float32's normal numbers
+
+
+class GrowingHistogram:
+    """`bins` equal bins on each side of zero that reach to ±2**exponent.
+
+    When a value lies outside, the range grows by powers of two and pairs of bins are merged. The edges are multiples of a
+    power of two, so both binning and merging are exact: the counts do not depend on the order or the grouping of the data.
+    `counts`: int64 (2·bins,), bin i holds values in [(i − bins)·width, (i − bins + 1)·width).
+    """
+
+    def __init__(self, bins: int) -> None:
+        if bins < 2 or bins & (bins - 1):
+            raise QuantizationError(f"bins must be a power of two, not {bins}")
+        self.bins = bins
+        self.exponent = LEAST_EXPONENT
+        self.counts = np.zeros(2 * bins, np.int64)
+
+    @property
+    def width(self) -> float:
+        """Width of one bin."""
+        return float(np.ldexp(1.0, self.exponent)) / self.bins
+
+    def update(self, x: np.ndarray, low: np.float32, high: np.float32) -> None:
+        """Count `x`: float32 (n,), finite, with smallest value `low` and largest `high`."""
+        exponent = int(np.frexp(max(-low, high, F32(0)))[1])
+        if exponent > self.exponent:
+            self._grow(exponent - self.exponent)
+        index = np.floor(x * F32(1 / self.width)).astype(np.int64) + self.bins
+        self.counts += np.bincount(index, minlength=2 * self.bins)
+
+    def _grow(self, doublings: int) -> None:
+        """Make every bin 2**doublings times wider."""
+        old = np.arange(-self.bins, self.bins) >> min(doublings, 62)
+        counts = np.zeros_like(self.counts)
+        np.add.at(counts, old + self.bins, self.counts)
+        self.counts = counts
+        self.exponent += doublings

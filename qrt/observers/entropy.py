@@ -1,0 +1,88 @@
+"""EntropyObserver: the clipping threshold that loses the least information."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qrt.core.errors import QuantizationError
+from qrt.observers._bins import GrowingHistogram
+from qrt.observers.base import F32, Observer
+
+__all__ = ["EntropyObserver"]
+
+CANDIDATES = 256  # thresholds tried
+SMOOTHING = 1e-4  # share of the quantized distribution spread evenly, so that the divergence stays finite
+
+
+@dataclass(eq=False)
+class EntropyObserver(Observer):
+    """The threshold t for which the data clipped to ±t and their quantized form differ least in Kullback-Leibler
+    divergence (Migacz, "8-bit Inference with TensorRT", GTC 2017).
+
+    `bins`: bins on each side of zero, a power of two and at least the number of codes. An affine scheme quantizes the part
+    of −t..t in which there are data; a symmetric one the magnitudes, with half of the codes.
+    """
+
+    bins: int = field(default=2048, kw_only=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._levels = self._qmax - self._qmin + 1
+        if self.qscheme.symmetric:
+            self._levels = (self._levels + 1) // 2
+        if self.bins < self._levels:
+            raise QuantizationError(f"{self.bins} bins are too few for {self._levels} codes: give more bins")
+        self._counted = GrowingHistogram(self.bins)
+
+    def _update(self, x: np.ndarray, low: np.float32, high: np.float32) -> None:
+        self._counted.update(x.reshape(-1), low, high)
+        self._min = np.minimum(self._min, low)
+        self._max = np.maximum(self._max, high)
+
+    def _range(self) -> tuple[np.ndarray, np.ndarray]:
+        positive = self._counted.counts[self.bins :].astype(np.float64)
+        negative = self._counted.counts[self.bins - 1 :: -1].astype(np.float64)
+        # Zero is always exact, however many there are (after a Relu, most): its bin counts as its neighbour does.
+        if self.qscheme.symmetric:
+            positive, negative = positive + negative, np.zeros(0)
+        else:
+            negative = negative[: int(np.flatnonzero(negative)[-1]) + 1 if negative.any() else 0]
+        positive = positive[: int(np.flatnonzero(positive)[-1]) + 1 if positive.any() else 0]
+        for side in (positive, negative):
+            if side.size > 1:
+                side[0] = side[1]
+        threshold = F32(_best_threshold(negative, positive, self._levels) * self._counted.width)
+        return np.maximum(self._min, -threshold), np.minimum(self._max, threshold)
+
+
+def _best_threshold(negative: np.ndarray, positive: np.ndarray, levels: int) -> int:
+    """How many bins on each side of zero to keep.
+
+    `negative`, `positive`: counts by magnitude, from zero outwards, up to the last bin that is not empty.
+    """
+    longest = max(negative.size, positive.size)
+    candidates = np.unique(np.linspace(min(levels, longest), longest, CANDIDATES).astype(np.int64))
+    divergences = [_divergence(negative, positive, int(kept), levels) for kept in candidates]
+    # The widest of equals: clipping must pay.
+    return int(candidates[::-1][np.argmin(divergences[::-1])])
+
+
+def _divergence(negative: np.ndarray, positive: np.ndarray, kept: int, levels: int) -> float:
+    """KL(P ‖ Q): P, the data with what is clipped added to the outermost bins; Q, the kept data quantized to `levels`."""
+    kept_data = np.concatenate([negative[:kept][::-1], positive[:kept]])
+    p = kept_data.copy()
+    p[0] += negative[kept:].sum()
+    p[-1] += positive[kept:].sum()
+    if not p.any() or not kept_data.any():
+        return 0.0 if not p.any() else np.inf
+    edges = np.arange(min(levels, p.size)) * p.size // min(levels, p.size)
+    filled = p > 0
+    mass = np.add.reduceat(kept_data, edges)
+    used = np.add.reduceat(filled.astype(np.float64), edges)
+    spread = np.divide(mass, used, out=np.zeros_like(mass), where=used > 0)
+    q = np.where(filled, np.repeat(spread, np.diff(np.append(edges, p.size))), 0.0)
+    p /= p.sum()
+    q = (1 - SMOOTHING) * q / q.sum() + SMOOTHING / q.size
+    return float(np.sum(p[filled] * np.log(p[filled] / q[filled])))
