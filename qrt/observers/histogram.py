@@ -27,7 +27,7 @@ class HistogramObserver(Observer):
         super().__post_init__()
         if self.bins < 2:
             raise QuantizationError(f"bins must be at least 2, not {self.bins}")
-        self._histogram = np.zeros(self.bins, F32)
+        self.histogram = np.zeros(self.bins, F32)
 
     def _update(self, x: np.ndarray, low: np.float32, high: np.float32) -> None:
         x = x.reshape(-1)
@@ -40,12 +40,12 @@ class HistogramObserver(Observer):
                 return
         update = _histogram.count(x, self.bins, new_low, new_high)
         if not self._seen or (new_low == old_low and new_high == old_high):
-            self._histogram += update
+            self.histogram += update
         elif old_low == old_high:
-            total = F32(self._histogram.sum(dtype=np.float64))
-            self._histogram = _histogram.count(old_low.reshape(1), self.bins, new_low, new_high) * total + update
+            total = F32(self.histogram.sum(dtype=np.float64))
+            self.histogram = _histogram.count(old_low.reshape(1), self.bins, new_low, new_high) * total + update
         else:
-            self._histogram = update + _histogram.upscale(self._histogram, old_low, old_high, new_low, new_high)
+            self.histogram = update + _histogram.upscale(self.histogram, old_low, old_high, new_low, new_high)
         self._min, self._max = np.asarray(new_low), np.asarray(new_high)
 
     def _range(self) -> tuple[np.ndarray, np.ndarray]:
@@ -53,5 +53,5 @@ class HistogramObserver(Observer):
             width = F32(F32(self._max - self._min) / F32(self.bins))
         if not np.isfinite(width):
             return self._min, self._max
-        start, end = _histogram.search(self._histogram, F32(self._min), F32(self._max), 2**self.dtype.bits)
+        start, end = _histogram.search(self.histogram, F32(self._min), F32(self._max), 2**self.dtype.bits)
         return self._min + width * F32(start), self._min + width * F32(end + 1)

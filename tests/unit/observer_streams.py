@@ -1,0 +1,71 @@
+"""The streams of arrays on which observers are compared with recorded answers.
+
+Only the uniform numbers of NumPy's frozen legacy generator and exact arithmetic are used, so that every machine makes the
+same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+STREAMS = 210
+
+
+def _bell(rng: np.random.RandomState, n: int) -> np.ndarray:
+    return rng.random_sample((6, n)).sum(axis=0) - 3.0
+
+
+def _cauchy_like(rng: np.random.RandomState, n: int) -> np.ndarray:
+    return (rng.random_sample(n) - 0.5) / (rng.random_sample(n) + 1e-3)
+
+
+KINDS: dict[str, Callable[[np.random.RandomState, int, int], np.ndarray]] = {
+    "bell": lambda rng, n, i: _bell(rng, n),
+    "relu": lambda rng, n, i: np.maximum(_bell(rng, n), 0),
+    "heavy": lambda rng, n, i: _cauchy_like(rng, n),
+    "growing": lambda rng, n, i: _bell(rng, n) * (i + 1),
+    "shrinking": lambda rng, n, i: _bell(rng, n) / (i + 1),
+    "outlier": lambda rng, n, i: np.where(np.arange(n) == n // 2, 40.0 * (i % 2), _bell(rng, n)),
+    "constant": lambda rng, n, i: np.full(n, np.floor(rng.random_sample() * 7) - 3),
+    "constant first": lambda rng, n, i: np.full(n, 0.75) if i == 0 else _bell(rng, n),
+    "zero": lambda rng, n, i: np.zeros(n),
+    "tiny": lambda rng, n, i: _bell(rng, n) * 2.0**-40,
+    "large": lambda rng, n, i: _bell(rng, n) * 2.0**20,
+    "negative": lambda rng, n, i: -1.5 - rng.random_sample(n),
+    "far": lambda rng, n, i: 1000.0 + rng.random_sample(n),
+    "steps": lambda rng, n, i: np.floor(rng.random_sample(n) * 9) / 4 - 1,
+}
+
+
+def stream(seed: int) -> list[np.ndarray]:
+    """Stream number `seed`: one to six float32 arrays of shape (3, n)."""
+    rng = np.random.RandomState(seed)
+    make = KINDS[list(KINDS)[seed % len(KINDS)]]
+    arrays = []
+    for i in range(1 + seed // len(KINDS) % 6):
+        n = int(2 + rng.random_sample() * 600)
+        arrays.append(make(rng, 3 * n, i).astype(np.float32).reshape(3, n))
+    return arrays
+
+
+CONFIGS: dict[str, dict[str, object]] = {
+    "MinMaxObserver": {},
+    "MinMaxObserver qint8": {"dtype": "qint8"},
+    "MinMaxObserver symmetric": {"dtype": "qint8", "qscheme": "per_tensor_symmetric"},
+    "MinMaxObserver unsigned symmetric": {"qscheme": "per_tensor_symmetric"},
+    "MinMaxObserver reduced": {"reduce_range": True},
+    "MinMaxObserver custom": {"quant_min": 0, "quant_max": 100, "qscheme": "per_tensor_symmetric"},
+    "MinMaxObserver custom reduced": {"dtype": "qint8", "quant_min": -127, "quant_max": 127, "reduce_range": True, "eps": 2.0**-12},
+    "MinMaxObserver int16": {"dtype": "qint16"},
+    "MovingAverageMinMaxObserver": {"averaging_constant": 0.01},
+    "MovingAverageMinMaxObserver fast": {"averaging_constant": 0.3, "dtype": "qint8"},
+    "PerChannelMinMaxObserver": {"ch_axis": 0},
+    "PerChannelMinMaxObserver symmetric": {"ch_axis": 0, "dtype": "qint8", "qscheme": "per_channel_symmetric"},
+    "MovingAveragePerChannelMinMaxObserver": {"ch_axis": 0, "dtype": "qint8", "qscheme": "per_channel_symmetric"},
+    "HistogramObserver": {},
+    "HistogramObserver symmetric": {"dtype": "qint8", "qscheme": "per_tensor_symmetric"},
+    "HistogramObserver reduced": {"reduce_range": True},
+}
+"""Class name, then a word to tell configurations apart; keywords of the constructor, dtypes and qschemes by name."""
