@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qrt.core.errors import ModelError, QrtError
-from qrt.ops.op import Array, Op, Spec
+from qrt.ops.op import Array, Op, Spec, View
 
 __all__ = ["Call", "Program", "interpret"]
 
@@ -45,6 +45,14 @@ class Program:
         value = self.value(Spec(array.shape, array.dtype))
         self.constants[value] = array
         return value
+
+    def roots(self) -> list[int]:
+        """For each value, the value whose bytes it is: itself, or the root of what it views."""
+        roots = list(range(len(self.specs)))
+        for call in self.calls:
+            if isinstance(call.op, View):
+                roots[call.outputs[0]] = roots[call.inputs[0]]
+        return roots
 
     def call(self, op: Op, inputs: Sequence[int], name: str) -> tuple[int, ...]:
         """Appends `op` applied to `inputs`; gives its outputs. Errors of shape inference name the node."""

@@ -16,6 +16,8 @@ def executor():  # type: ignore[no-untyped-def]
         table = i64(r.table)
         clock = i64(r.clock)
         generation = 0
+        if r.clock != 0 and tid == 0:
+            clock[r.begin] = cycles()
         for i in range(r.begin, r.end):
             function = table[4 * i]
             step = table[4 * i + 1]

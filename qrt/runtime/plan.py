@@ -15,7 +15,7 @@ from qrt.core.errors import KernelError
 from qrt.core.target import Target
 from qrt.jit import Kernel
 from qrt.jit.load import address
-from qrt.ops.op import Array, Base, Operand, Ref, Spec, View
+from qrt.ops.op import Array, Base, Operand, Ref, Spec
 from qrt.ops.program import Call, Program
 from qrt.runtime.arena import ALIGNMENT, Buffer, place
 from qrt.runtime.kernels import JOB, STEP
@@ -126,22 +126,13 @@ class _Builder:
         self._open_scratch.clear()
 
 
-def _roots(program: Program) -> list[int]:
-    """For each value, the value whose buffer it shares: itself, or the root of what it views."""
-    roots = list(range(len(program.specs)))
-    for call in program.calls:
-        if isinstance(call.op, View):
-            roots[call.outputs[0]] = roots[call.inputs[0]]
-    return roots
-
-
-def _share_in_place(program: Program, roots: list[int], kept: set[int]) -> None:
+def _share_in_place(program: Program, roots: list[int]) -> None:
     """Lets outputs take over the buffers of inputs that die there, where the op allows it."""
     last: dict[int, int] = {}
     for position, call in enumerate(program.calls):
         for value in (*call.inputs, *call.outputs):
             last[roots[value]] = position
-    fixed = {roots[v] for v in (*program.inputs, *program.constants, *program.outputs, *kept)}
+    fixed = {roots[v] for v in (*program.inputs, *program.constants, *program.outputs)}
     for position, call in enumerate(program.calls):
         for index in call.op.inplace:
             source, result = roots[call.inputs[index]], roots[call.outputs[0]]
@@ -159,8 +150,8 @@ def build(program: Program, target: Target, threads: int, packs: Packs, taps: Se
     """The plan of `program` for `target` and up to `threads` threads. `taps`: values that must stand in memory, whole,
     right after the step that makes them."""
     builder = _Builder(program, target, threads, packs)
-    roots = _roots(program)
-    _share_in_place(program, roots, set(taps))
+    roots = program.roots()
+    _share_in_place(program, roots)
     refs: dict[int, Ref] = {}
     for index, value in enumerate(program.inputs):
         refs[roots[value]] = Ref(Base.INPUT, index)

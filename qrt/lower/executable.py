@@ -1,0 +1,213 @@
+"""Executable: a fused graph cut into stages, each a native program or a Python step, with a plan per input shape."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from qrt.core.target import Target
+from qrt.graph import Model, ir
+from qrt.lower.handlers import HANDLERS
+from qrt.lower.lowering import Constants, Lowering, NotConstant, NotNative
+from qrt.lower.python_step import PythonStep
+from qrt.ops.op import Array
+from qrt.ops.program import Program
+from qrt.runtime.plan import Packs, Plan, build
+
+__all__ = ["Executable", "TapFunction"]
+
+TapFunction = Callable[[str, Array], None]
+
+# Plans kept per stage; a server that sees more shapes than this plans the oldest again.
+MAX_PLANS = 64
+# An input of more elements than this is data, not a shape.
+MAX_SHAPE_ELEMENTS = 64
+
+_Names = dict[int, list[tuple[str, tuple[int, ...]]]]
+_Planned = tuple[Plan, Program, _Names]
+
+
+@dataclass
+class _Native:
+    """A run of nodes that one plan carries out. `by_value`: inputs whose contents decide shapes, so that plans are keyed
+    by their contents as well."""
+
+    nodes: list[ir.Node]
+    inputs: list[ir.Value]
+    outputs: list[ir.Value]
+    plans: dict[object, _Planned] = field(default_factory=dict)
+    by_value: set[ir.Value] = field(default_factory=set)
+
+
+class Executable:
+    """A model made runnable for one target. `run` may be called from many threads at once.
+
+    `taps`: names of values that a tapped run hands to the tap. `why`: for each node that runs in Python, the reason.
+    """
+
+    def __init__(self, model: Model, target: Target, threads: int, taps: Sequence[str] = ()) -> None:
+        self.model, self.target, self.threads = model, target, threads
+        self.taps = frozenset(taps)
+        self.packs = Packs()
+        self.constants = Constants()
+        self.why: dict[str, str] = {}
+        self._lock = threading.RLock()
+        self._nodes = list(model.graph)
+        self._stages = self._cut()
+
+    # -- stages -----------------------------------------------------------------------------------------------------------
+    def _cut(self) -> list[_Native | PythonStep]:
+        """Cuts the nodes, in order, into stretches of native nodes and single Python nodes."""
+        groups: list[list[ir.Node]] = []
+        python: list[bool] = []
+        for node in self._nodes:
+            reason = self._why_python(node)
+            if reason is not None:
+                self.why[node.name or node.op_type] = reason
+                groups.append([node])
+                python.append(True)
+            elif groups and not python[-1]:
+                groups[-1].append(node)
+            else:
+                groups.append([node])
+                python.append(False)
+        needed = {v for v in self.model.graph.outputs}
+        stages: list[_Native | PythonStep] = []
+        for nodes, is_python in reversed(list(zip(groups, python, strict=True))):
+            if is_python:
+                step = PythonStep(nodes[0], self.model)
+                needed.update(step.inputs)
+                stages.append(step)
+                continue
+            made = {v for node in nodes for v in node.outputs}
+            uses = [v for node in nodes for v in node.inputs if v is not None]
+            inputs = [v for v in dict.fromkeys(uses) if v not in made and v.const_value is None]
+            outputs = [v for node in nodes for v in node.outputs if v in needed]
+            needed.update(inputs)
+            stages.append(_Native(nodes, inputs, outputs))
+        return stages[::-1]
+
+    def _why_python(self, node: ir.Node) -> str | None:
+        if node.name in self.why:
+            return self.why[node.name]
+        if (node.domain, node.op_type) not in HANDLERS:
+            return "no kernel for this operator"
+        return None
+
+    # -- running ----------------------------------------------------------------------------------------------------------
+    def run(
+        self, feeds: Mapping[str, Array], tap: TapFunction | None = None, clock: Callable[[Plan, Array], None] | None = None
+    ) -> list[Array]:
+        """The graph's outputs, in order, for `feeds`: each input's name to a C-contiguous array of its dtype and rank."""
+        while True:
+            try:
+                return self._run(feeds, tap, clock)
+            except _Recut as found:
+                # A node turned out to need Python only when its shapes were known: cut again around it.
+                with self._lock:
+                    self.why[found.node.name or found.node.op_type] = found.reason
+                    self._stages = self._cut()
+
+    def _run(self, feeds: Mapping[str, Array], tap: TapFunction | None, clock: Callable[[Plan, Array], None] | None) -> list[Array]:
+        values: dict[ir.Value, Array] = {v: feeds[v.name or ""] for v in self.model.graph.inputs}
+        if tap is not None:
+            for value, array in values.items():
+                if value.name in self.taps:
+                    tap(value.name or "", array)
+        for stage in self._stages:
+            if isinstance(stage, PythonStep):
+                for value, array in zip(stage.outputs, stage.run(values), strict=True):
+                    values[value] = array
+                    if tap is not None and value.name in self.taps:
+                        tap(value.name, array)
+                continue
+            arrays = [values[v] for v in stage.inputs]
+            plan, _, names = self._plan(stage, arrays)
+            watch: list[Array] | None = [] if clock is not None else None
+            results = plan.run(arrays, None if tap is None else _named(tap, names), watch)
+            values.update(zip(stage.outputs, results, strict=True))
+            if clock is not None and watch:
+                clock(plan, watch[0])
+        return [values[v] if v in values else v.const_value.numpy() for v in self.model.graph.outputs]  # type: ignore[union-attr]
+
+    def plans(self, feeds: Mapping[str, Array]) -> list[tuple[Plan, Program]]:
+        """The plans that a run on `feeds` walks: for inspection. Runs the model once."""
+        found: list[tuple[Plan, Program]] = []
+        self.run(feeds)
+        for stage in self._stages:
+            if isinstance(stage, _Native):
+                found += [(plan, program) for plan, program, _ in stage.plans.values()][-1:]
+        return found
+
+    def _plan(self, stage: _Native, arrays: Sequence[Array]) -> _Planned:
+        """The stage's plan for inputs like `arrays`, made at first sight of their shapes."""
+        found = stage.plans.get(_key(stage, arrays))
+        if found is not None:
+            return found
+        with self._lock:
+            found = stage.plans.get(_key(stage, arrays))
+            if found is None:
+                program, names = self._lower(stage, arrays)
+                found = (build(program, self.target, self.threads, self.packs, tuple(names)), program, names)
+                if len(stage.plans) >= MAX_PLANS:
+                    del stage.plans[next(iter(stage.plans))]
+                stage.plans[_key(stage, arrays)] = found
+            return found
+
+    def _lower(self, stage: _Native, arrays: Sequence[Array]) -> tuple[Program, _Names]:
+        """The stage's program for inputs like `arrays`, and the tapped values in it."""
+        while True:
+            low = Lowering(HANDLERS, self.constants)
+            for value, array in zip(stage.inputs, arrays, strict=True):
+                low.feed(value, array, value in stage.by_value)
+            node = stage.nodes[0]
+            try:
+                for node in stage.nodes:
+                    low.lower(node)
+            except NotNative as reason:
+                wanted = _origins(reason.value, stage, arrays) if isinstance(reason, NotConstant) else set()
+                if wanted <= stage.by_value:
+                    raise _Recut(node, str(reason)) from reason
+                stage.by_value |= wanted
+                stage.plans.clear()
+                continue
+            names = low.tapped(self.taps)
+            return low.finish(stage.outputs), names
+
+
+def _named(tap: TapFunction, names: _Names) -> Callable[[int, Array], None]:
+    """The plan's view of `tap`: each value under each of its names, in logical layout."""
+
+    def look(value: int, array: Array) -> None:
+        for name, perm in names[value]:
+            tap(name, array.transpose([perm.index(axis) for axis in range(len(perm))]))
+
+    return look
+
+
+def _key(stage: _Native, arrays: Sequence[Array]) -> object:
+    """What a plan depends on: shapes and dtypes, and the contents of the inputs that decide shapes."""
+    return tuple((a.shape, a.dtype.str, a.tobytes() if v in stage.by_value else None) for v, a in zip(stage.inputs, arrays, strict=True))
+
+
+def _origins(value: ir.Value | None, stage: _Native, arrays: Sequence[Array]) -> set[ir.Value]:
+    """The stage's small integer inputs that `value` is computed from."""
+    small = {v for v, a in zip(stage.inputs, arrays, strict=True) if a.dtype.kind in "iub" and a.size <= MAX_SHAPE_ELEMENTS}
+    seen: set[ir.Value] = set()
+    open_ = [value] if value is not None else []
+    while open_:
+        this = open_.pop()
+        if this in seen:
+            continue
+        seen.add(this)
+        producer = this.producer()
+        if producer is not None and this not in small:
+            open_ += [v for v in producer.inputs if v is not None]
+    return seen & small
+
+
+class _Recut(Exception):
+    def __init__(self, node: ir.Node, reason: str) -> None:
+        super().__init__(reason)
+        self.node, self.reason = node, reason

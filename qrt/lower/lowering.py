@@ -1,0 +1,253 @@
+"""Lowering: a fused graph and the shapes of its inputs → a Program.
+
+Lowering runs once per set of input shapes, with every extent known, so nothing here is symbolic: Shape gives a constant,
+and whatever is computed from constants is computed now.
+
+A value's physical layout is a permutation of its logical axes, and a Transpose only renames axes: no bytes move until an
+op asks for another order. Images therefore flow channels-last between convolutions whatever the file says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qrt.core.errors import ModelError
+from qrt.graph import ir
+from qrt.ops.movement import Copy, Transpose
+from qrt.ops.op import Array, Op, Spec
+from qrt.ops.program import Program, interpret
+
+__all__ = ["Constants", "Handler", "Lowering", "NotConstant", "NotNative", "Tensor", "channels_last", "identity"]
+
+
+class NotNative(Exception):
+    """A node that qrt has no kernel for; the argument says why. It runs in Python instead."""
+
+
+class NotConstant(NotNative):
+    """A node that has a kernel only where the contents of `value` are known before the run."""
+
+    def __init__(self, value: ir.Value | None, what: str) -> None:
+        super().__init__(f"{what} is not a constant")
+        self.value = value
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a logical value lives: program value `value`, whose axis k is the logical axis perm[k]."""
+
+    value: int
+    perm: tuple[int, ...]
+
+
+def identity(rank: int) -> tuple[int, ...]:
+    """The layout in which physical and logical axes agree."""
+    return tuple(range(rank))
+
+
+def channels_last(rank: int) -> tuple[int, ...]:
+    """The layout of images: batch, space, channels. For rank 4: (0, 2, 3, 1)."""
+    return (0, *range(2, rank), 1) if rank > 2 else identity(rank)
+
+
+class Constants:
+    """A model's constants, in every layout asked for: each array is made once, so that what is packed from it is too."""
+
+    def __init__(self) -> None:
+        self._logical: dict[str, Array] = {}
+        self._laid: dict[tuple[int, tuple[int, ...]], tuple[Array, Array]] = {}
+
+    def logical(self, name: str, make: Callable[[], Array]) -> Array:
+        """The initializer `name`."""
+        if name not in self._logical:
+            self._logical[name] = make()
+        return self._logical[name]
+
+    def laid(self, array: Array, perm: tuple[int, ...]) -> Array:
+        """`array` with its axes in the order `perm`, C-contiguous."""
+        key = (id(array), perm)
+        if key not in self._laid:
+            laid = array.transpose(perm)
+            self._laid[key] = (array, np.ascontiguousarray(laid).reshape(laid.shape))
+        return self._laid[key][1]
+
+
+Handler = Callable[["Lowering", ir.Node], None]
+
+
+class Lowering:
+    """The state of one lowering, and the words that handlers write in.
+
+    A handler reads its node's inputs (`const`, `get`, `image`), calls ops (`call`) and binds the node's outputs (`bind`,
+    `bind_const`). It raises NotNative for what it cannot do.
+    """
+
+    def __init__(self, handlers: Mapping[tuple[str, str], Handler], constants: Constants) -> None:
+        self.program = Program()
+        self.constants = constants
+        self._handlers = handlers
+        self._known: dict[ir.Value, Array] = {}
+        self._tensors: dict[ir.Value, Tensor] = {}
+        self._laid: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._constant_values: dict[int, int] = {}
+        self.node: ir.Node | None = None
+
+    # -- reading inputs -------------------------------------------------------------------------------------------------
+    def const(self, value: ir.Value | None) -> Array | None:
+        """The contents of `value` in logical layout, if they are known before the run."""
+        if value is None:
+            return None
+        if value in self._known:
+            return self._known[value]
+        tensor = value.const_value
+        if tensor is None:
+            return None
+        array = self._known[value] = self.constants.logical(value.name or "", tensor.numpy)
+        return array
+
+    def require_const(self, value: ir.Value | None, what: str) -> Array:
+        """`const`, or NotConstant: `what` has to be known."""
+        array = self.const(value)
+        if array is None:
+            raise NotConstant(value, what)
+        return array
+
+    def shape(self, value: ir.Value) -> tuple[int, ...]:
+        """Logical shape."""
+        known = self.const(value)
+        if known is not None:
+            return known.shape
+        tensor = self._tensors[value]
+        physical = self.program.specs[tensor.value].shape
+        return tuple(physical[tensor.perm.index(axis)] for axis in range(len(physical)))
+
+    def dtype(self, value: ir.Value) -> np.dtype:  # type: ignore[type-arg]
+        """NumPy dtype."""
+        known = self.const(value)
+        return known.dtype if known is not None else self.program.specs[self._tensors[value].value].dtype
+
+    def perm(self, value: ir.Value) -> tuple[int, ...]:
+        """The layout that `value` has now; constants have the logical one."""
+        tensor = self._tensors.get(value)
+        return tensor.perm if tensor is not None else identity(len(self.shape(value)))
+
+    def get(self, value: ir.Value, perm: tuple[int, ...] | None = None) -> int:
+        """The program value that holds `value` in layout `perm` (default: logical). Data moves only if it has to."""
+        known = self.const(value)
+        wanted = perm if perm is not None else identity(len(self.shape(value)))
+        if known is not None and value not in self._tensors:
+            return self.constant(self.constants.laid(known, wanted))
+        tensor = self._tensors[value]
+        return self._relayout(tensor, wanted)
+
+    def image(self, value: ir.Value) -> int:
+        """`get`, channels last."""
+        return self.get(value, channels_last(len(self.shape(value))))
+
+    def constant(self, array: Array) -> int:
+        """The program value of a constant array; the same array gives the same value."""
+        key = id(array)
+        if key not in self._constant_values:
+            index = self.program.constant(array)
+            self.program.constants[index] = array if array.flags.c_contiguous else self.program.constants[index]
+            self._constant_values[key] = index
+        return self._constant_values[key]
+
+    def _relayout(self, tensor: Tensor, wanted: tuple[int, ...]) -> int:
+        if tensor.perm == wanted:
+            return tensor.value
+        key = (tensor.value, wanted)
+        if key not in self._laid:
+            steps = tuple(tensor.perm.index(axis) for axis in wanted)
+            self._laid[key] = self.call(Transpose(steps), [tensor.value])[0]
+        return self._laid[key]
+
+    # -- writing outputs ------------------------------------------------------------------------------------------------
+    def call(self, op: Op, inputs: Sequence[int]) -> tuple[int, ...]:
+        """Appends `op` to the program, in the name of the current node."""
+        name = (self.node.name or self.node.op_type) if self.node is not None else "input"
+        return self.program.call(op, inputs, name)
+
+    def bind(self, value: ir.Value, index: int, perm: tuple[int, ...] | None = None) -> None:
+        """Says that `value` is the program value `index` in layout `perm` (default: logical)."""
+        rank = len(self.program.specs[index].shape)
+        self._tensors[value] = Tensor(index, perm if perm is not None else identity(rank))
+
+    def bind_image(self, value: ir.Value, index: int) -> None:
+        """`bind`, channels last."""
+        self.bind(value, index, channels_last(len(self.program.specs[index].shape)))
+
+    def bind_const(self, value: ir.Value, array: Array) -> None:
+        """Says that the contents of `value` are known."""
+        self._known[value] = array
+
+    def rename(self, source: ir.Value, target: ir.Value, axes: Sequence[int]) -> None:
+        """Binds `target` to `source` with its logical axes permuted: target axis i is source axis axes[i]. No bytes move."""
+        known = self.const(source)
+        if known is not None and source not in self._tensors:
+            self.bind_const(target, known.transpose(tuple(axes)))
+            return
+        tensor = self._tensors[source]
+        self.bind(target, tensor.value, tuple(list(axes).index(axis) for axis in tensor.perm))
+
+    # -- running ----------------------------------------------------------------------------------------------------------
+    def feed(self, value: ir.Value, array: Array, known: bool) -> None:
+        """Declares `value` an input of the program, like `array`; `known`: its contents are those of `array`."""
+        index = self.program.value(Spec(array.shape, array.dtype))
+        self.program.inputs.append(index)
+        if known:
+            self.bind_const(value, array.copy())
+        else:
+            self.bind(value, index)
+
+    def lower(self, node: ir.Node) -> None:
+        """Lowers one node, or computes it now if its inputs are known."""
+        self.node = node
+        handler = self._handlers.get((node.domain, node.op_type))
+        if handler is None:
+            raise NotNative("no kernel for this operator")
+        given = [v for v in node.inputs if v is not None]
+        if given and all(self.const(v) is not None and v not in self._tensors for v in given) and not node.graph_attributes():
+            self._compute(node, handler)
+        else:
+            handler(self, node)
+
+    def _compute(self, node: ir.Node, handler: Handler) -> None:
+        """Binds the outputs of a node of known inputs, through the references of its own ops."""
+        side = Lowering(self._handlers, self.constants)
+        side.node = node
+        side._known = dict(self._known)
+        handler(side, node)
+        wanted = [v for v in node.outputs if v.name and (v in side._tensors or v in side._known)]
+        side.program.outputs = [side.get(v) for v in wanted if side.const(v) is None]
+        results = iter(interpret(side.program, []))
+        for value in wanted:
+            known = side.const(value)
+            self.bind_const(value, known if known is not None else next(results))
+
+    def tapped(self, names: frozenset[str]) -> dict[int, list[tuple[str, tuple[int, ...]]]]:
+        """The program values that the graph values `names` live in, each with its names and their layouts."""
+        found: dict[int, list[tuple[str, tuple[int, ...]]]] = {}
+        for value, tensor in self._tensors.items():
+            if value.name in names and tensor.value not in self.program.inputs:
+                found.setdefault(tensor.value, []).append((value.name, tensor.perm))
+        return found
+
+    def finish(self, outputs: Sequence[ir.Value]) -> Program:
+        """Declares the program's outputs, each in its logical layout and in a buffer of its own."""
+        taken = {*self.program.inputs, *self.program.constants}
+        for value in outputs:
+            if value not in self._tensors and self.const(value) is None:
+                raise ModelError(f"graph output {value.name!r} is never computed")
+            index = self.get(value)
+            roots = self.program.roots()
+            if roots[index] in taken:
+                index = self.call(Copy(), [index])[0]
+                roots = self.program.roots()
+            taken.add(roots[index])
+            self.program.outputs.append(index)
+        return self.program
+

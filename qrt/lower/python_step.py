@@ -1,0 +1,38 @@
+"""The fallback: one node run by onnx.reference, with the bodies of If, Loop and Scan inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qrt.core.errors import UnsupportedOp
+from qrt.graph import Model, ir, single_node_model
+
+if TYPE_CHECKING:
+    from qrt.ops.op import Array
+
+__all__ = ["PythonStep"]
+
+
+class PythonStep:
+    """A node without a kernel: slow and right. `inputs` holds the values it reads, those its bodies capture included."""
+
+    def __init__(self, node: ir.Node, model: Model) -> None:
+        from onnx.reference import ReferenceEvaluator
+
+        self.node = node
+        self.inputs, self.outputs, proto = single_node_model(model, node)
+        try:
+            self._evaluator = ReferenceEvaluator(proto)
+        except Exception as error:  # onnx.reference raises many kinds; all mean that it does not know the operator
+            raise UnsupportedOp(f"node {node.name!r}: neither qrt nor onnx.reference can run {node.op_type}: {error}") from error
+
+    def run(self, values: Mapping[ir.Value, Array]) -> list[Array]:
+        """The node's outputs for the values known so far."""
+        feeds = {v.name: values[v] for v in self.inputs}
+        try:
+            return [np.asarray(r) for r in self._evaluator.run(None, feeds)]
+        except Exception as error:  # as above: its errors are not ours, and the node's name is what the user needs
+            raise UnsupportedOp(f"node {self.node.name!r} ({self.node.op_type}) failed in onnx.reference: {error}") from error
