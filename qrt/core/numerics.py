@@ -1,9 +1,9 @@
 """The one definition of rounding: quantize, dequantize, requantize, fake-quantize, in NumPy float32.
 
-Each formula follows the ONNX operator of the same name: divide (or multiply) in float32, round half to even, clamp, add
-the zero point. Clamping happens on the rounded float, before the conversion to integers and before the zero point is
-added; both bounds are integers, so this equals clamping the code, and it is defined for every float, NaN included (the
-lower bound, as an x86 `maxps` gives it). Every kernel on every ISA equals these functions bit for bit.
+Each formula follows the ONNX operator of the same name: divide (or multiply) in float32, round half to even, add the zero
+point, clamp. The sum and the clamp are exact, in integers, and defined for every float: infinity becomes the bound of its
+sign, NaN the lower bound (as an x86 `maxps` gives it). A kernel may clamp before it adds the zero point: the bounds are
+integers, so the code is the same. Every kernel on every ISA equals these functions bit for bit.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from qrt.core.qparams import QParams
 __all__ = ["dequantize", "fake_quantize", "quantize", "requantize", "round_clamp"]
 
 F32 = np.float32
+FAR = F32(2.0**40)  # past every code and zero point, and safe to convert to int64
 
 
 def round_clamp(x: np.ndarray, zero_point: np.ndarray, qmin: int, qmax: int) -> np.ndarray:
@@ -23,14 +24,11 @@ def round_clamp(x: np.ndarray, zero_point: np.ndarray, qmin: int, qmax: int) -> 
 
     `x`: float32 in units of one code, any shape; `zero_point`: int32, broadcastable. Ties go to even; NaN gives `qmin`.
     """
-    lo = (np.int64(qmin) - zero_point).astype(F32)
-    hi = (np.int64(qmax) - zero_point).astype(F32)
     r = np.rint(np.asarray(x, F32))
-    r = np.where(r > lo, r, lo)
-    r = np.where(r < hi, r, hi)
-    # int64 first: 2**31 - 1 is not a float32, so the upper bound of a 32-bit code rounds up past it.
-    code = r.astype(np.int64) + zero_point
-    return np.clip(code, qmin, qmax).astype(np.int32)
+    r = np.where(r > -FAR, r, -FAR)  # NaN is not greater
+    r = np.where(r < FAR, r, FAR)
+    codes: np.ndarray = np.clip(r.astype(np.int64) + zero_point, qmin, qmax).astype(np.int32)
+    return codes
 
 
 def quantize(x: np.ndarray, qparams: QParams) -> np.ndarray:
@@ -39,7 +37,7 @@ def quantize(x: np.ndarray, qparams: QParams) -> np.ndarray:
     `x`: float32 of any shape whose `qparams.axis` has as many entries as there are scales.
     """
     x = np.asarray(x, F32)
-    scale, zero_point = qparams.along(x.ndim)
+    scale, zero_point = qparams.along(x.shape)
     with np.errstate(over="ignore", invalid="ignore"):
         steps = x / scale
     return round_clamp(steps, zero_point, qparams.dtype.qmin, qparams.dtype.qmax).astype(qparams.dtype.storage)
@@ -47,9 +45,12 @@ def quantize(x: np.ndarray, qparams: QParams) -> np.ndarray:
 
 def dequantize(q: np.ndarray, qparams: QParams) -> np.ndarray:
     """Real values of codes (ONNX DequantizeLinear): float32(code − zero_point) · scale, float32."""
-    scale, zero_point = qparams.along(np.ndim(q))
+    q = np.asarray(q)
+    scale, zero_point = qparams.along(q.shape)
     # The difference wraps in int32 as it does in the kernels; no code of 16 bits or fewer comes near that.
-    return ((q.astype(np.int64) - zero_point).astype(np.int32)).astype(F32) * scale
+    steps = (q.astype(np.int64) - zero_point).astype(np.int32).astype(F32)
+    with np.errstate(over="ignore"):
+        return np.asarray(steps * scale)
 
 
 def requantize(acc: np.ndarray, multiplier: np.ndarray, zero_point: np.ndarray, dtype: QDType) -> np.ndarray:
@@ -57,7 +58,8 @@ def requantize(acc: np.ndarray, multiplier: np.ndarray, zero_point: np.ndarray, 
 
     `acc`: int32; `multiplier`: float32, the input scales' product over the output scale, broadcastable to `acc`.
     """
-    steps = acc.astype(F32) * np.asarray(multiplier, F32)
+    with np.errstate(over="ignore"):
+        steps = acc.astype(F32) * np.asarray(multiplier, F32)
     return round_clamp(steps, np.asarray(zero_point, np.int32), dtype.qmin, dtype.qmax).astype(dtype.storage)
 
 

@@ -18,7 +18,7 @@ class QParams:
 
     `scale`: float32, shape () per tensor or (C,) per channel; finite and > 0.
     `zero_point`: int32 of the same shape, inside the code range of `dtype`.
-    `axis`: the channel axis, None per tensor.
+    `axis`: the channel axis, None per tensor; negative counts from the last.
     Raises QuantizationError where one of these does not hold.
     """
 
@@ -28,8 +28,9 @@ class QParams:
     axis: int | None = None
 
     def __post_init__(self) -> None:
-        scale = np.asarray(self.scale, np.float32)
-        zero_point = np.asarray(self.zero_point, np.int32)
+        with np.errstate(over="ignore"):
+            scale = np.asarray(self.scale, np.float32)
+        zero_point = np.asarray(self.zero_point)
         if scale.ndim > 1 or scale.shape != zero_point.shape or (scale.ndim == 1) != (self.axis is not None):
             raise QuantizationError(
                 f"scale {scale.shape} and zero point {zero_point.shape} do not fit axis {self.axis}: give two scalars and "
@@ -37,15 +38,22 @@ class QParams:
             )
         if not (np.isfinite(scale).all() and (scale > 0).all()):
             raise QuantizationError(f"scale {scale} is not finite and positive")
+        if zero_point.dtype.kind not in "iu":
+            raise QuantizationError(f"zero point {zero_point} has dtype {zero_point.dtype}: give integers")
         if ((zero_point < self.dtype.qmin) | (zero_point > self.dtype.qmax)).any():
             raise QuantizationError(f"zero point {zero_point} is outside {self.dtype!r} ({self.dtype.qmin}..{self.dtype.qmax})")
         object.__setattr__(self, "scale", scale)
-        object.__setattr__(self, "zero_point", zero_point)
+        object.__setattr__(self, "zero_point", zero_point.astype(np.int32))
 
-    def along(self, ndim: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scale and zero point shaped to broadcast over an array of `ndim` dimensions."""
+    def along(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and zero point shaped to broadcast over an array of `shape`.
+
+        Raises QuantizationError if that has no such axis, or another number of channels on it.
+        """
         if self.axis is None:
             return self.scale, self.zero_point
-        shape = [1] * ndim
-        shape[self.axis] = -1
-        return self.scale.reshape(shape), self.zero_point.reshape(shape)
+        if not -len(shape) <= self.axis < len(shape) or shape[self.axis] != self.scale.size:
+            raise QuantizationError(f"{self.scale.size} scales along axis {self.axis} do not fit an array of shape {shape}")
+        broadcast = [1] * len(shape)
+        broadcast[self.axis] = -1
+        return self.scale.reshape(broadcast), self.zero_point.reshape(broadcast)
