@@ -1,1 +1,5 @@
-"""Files in, models out."""
+"""File → Model, with limits and typed errors. Loading a file runs no code from it."""
+
+from qrt.loaders.onnx_file import load
+
+__all__ = ["load"]

@@ -1,1 +1,42 @@
-"""See docs/architecture.md."""
+"""Passes: each brings the whole graph one step nearer to a clean form. One pass a file: requires → call → ensures."""
+
+from __future__ import annotations
+
+from qrt.graph.model import Model
+from qrt.graph.passes.convert_opset import OPSET, convert_opset
+from qrt.graph.passes.drop_dead import drop_dead
+from qrt.graph.passes.drop_identity import drop_identity
+from qrt.graph.passes.infer_shapes import check_types, infer_shapes
+from qrt.graph.passes.inline_functions import inline_functions
+from qrt.graph.passes.lift_constants import lift_constants
+from qrt.graph.passes.name_everything import name_everything
+
+__all__ = ["OPSET", "PASSES", "prepare"]
+
+# In this order, again and again until none changes anything: each fold lets inference see further, which lets the next fold in.
+PASSES = (
+    inline_functions,
+    lift_constants,
+    convert_opset,
+    infer_shapes,
+    drop_identity,
+    drop_dead,
+    name_everything,
+)
+
+# Each round knows at least one more shape than the one before; graphs met so far settle in two or three.
+_MAX_ROUNDS = 10
+
+
+def prepare(model: Model) -> Model:
+    """A clean copy of `model`: same inputs, outputs and results (to float rounding), in the form that rules and the lowering take.
+
+    Constants are initializers, the opset is at least 21, every node has its name, every value of the top graph its dtype and rank.
+    Raises ModelError for a graph that is ill-typed or whose types cannot be inferred.
+    """
+    model = model.clone()
+    for _ in range(_MAX_ROUNDS):
+        if not any([run(model) for run in PASSES]):
+            break
+    check_types(model)
+    return model
