@@ -25,7 +25,6 @@ __all__ = ["assembly", "object_code"]
 _LIBC = ("memcpy", "memset", "memmove", "sched_yield", "fmod", "fmodf")
 _LIBM = "acos acosh asin asinh atan atanh ceil cos cosh erf exp expm1 floor fma log log10 log1p log2 nearbyint pow rint round roundeven sin sinh tan tanh trunc"
 ALLOWED_SYMBOLS = frozenset(_LIBC) | {name + suffix for name in _LIBM.split() for suffix in ("", "f")}
-)
 
 _LOCK = threading.Lock()
 
