@@ -81,5 +81,5 @@ def _typed(value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
     if value.type is None:
         value.type = ir.TensorType(tensor.dtype)
     if value.shape is None:
-        value.shape = ir.Shape(tensor.shape)
+        value.shape = ir.Shape(tensor.shape.numpy())
     return value

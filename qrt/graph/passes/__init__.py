@@ -6,10 +6,14 @@ from qrt.graph.model import Model
 from qrt.graph.passes.convert_opset import OPSET, convert_opset
 from qrt.graph.passes.drop_dead import drop_dead
 from qrt.graph.passes.drop_identity import drop_identity
+from qrt.graph.passes.fold_batchnorm import fold_batchnorm
+from qrt.graph.passes.fold_constants import fold_constants
+from qrt.graph.passes.fold_shapes import fold_shapes
 from qrt.graph.passes.infer_shapes import check_types, infer_shapes
 from qrt.graph.passes.inline_functions import inline_functions
 from qrt.graph.passes.lift_constants import lift_constants
 from qrt.graph.passes.name_everything import name_everything
+from qrt.graph.passes.split_batchnorm import split_batchnorm
 
 __all__ = ["OPSET", "PASSES", "prepare"]
 
@@ -18,10 +22,14 @@ PASSES = (
     inline_functions,
     lift_constants,
     convert_opset,
+    name_everything,
     infer_shapes,
     drop_identity,
+    fold_shapes,
+    fold_constants,
+    fold_batchnorm,
+    split_batchnorm,
     drop_dead,
-    name_everything,
 )
 
 # Each round knows at least one more shape than the one before; graphs met so far settle in two or three.
@@ -36,7 +44,14 @@ def prepare(model: Model) -> Model:
     """
     model = model.clone()
     for _ in range(_MAX_ROUNDS):
-        if not any([run(model) for run in PASSES]):
+        if not _run_all(model):
             break
     check_types(model)
     return model
+
+
+def _run_all(model: Model) -> bool:
+    changed = False
+    for run in PASSES:
+        changed |= run(model)
+    return changed

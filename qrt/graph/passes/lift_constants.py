@@ -41,6 +41,6 @@ def _lift_node(model: Model, node: ir.Node) -> bool:
 def _move(model: Model, value: ir.Value, tensor: ir.TensorProtocol) -> None:
     top = value.graph is model.graph
     name = value.name if top and value.name else unique_name(model.graph, f"{value.name or 'constant'}_lifted")
-    new = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    new = ir.Value(name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor)
     model.graph.register_initializer(new)
     value.replace_all_uses_with(new)

@@ -1,0 +1,65 @@
+"""Compute once what depends on constants alone."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from qrt.graph.evaluate import evaluate, output_bytes
+from qrt.graph.model import Model
+from qrt.graph.nodes import all_graphs, constant, has_subgraph, is_constant, new_initializer
+
+__all__ = ["fold_constants"]
+
+# DequantizeLinear of a weight is how a graph says that the weight is quantized; the others draw random numbers.
+_NEVER = frozenset(
+    {
+        "DequantizeLinear",
+        "Constant",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Multinomial",
+        "Bernoulli",
+        "Dropout",
+    }
+)
+# A fold must not turn a small file into a big one.
+_MAX_BYTES = 16 << 20
+_MAX_GROWTH = 100
+_ALWAYS_BYTES = 64 << 10
+
+
+def fold_constants(model: Model) -> bool:
+    """Requires: constants are initializers. Ensures: standard nodes that read only constants are gone.
+
+    Kept: nodes that make a graph output, random ones, DequantizeLinear, and results past 16 MiB or 100 times their inputs.
+    """
+    changed = False
+    for graph in list(all_graphs(model.graph)):
+        for node in list(graph):
+            changed |= _fold(model, node)
+    return changed
+
+
+def _fold(model: Model, node: ir.Node) -> bool:
+    if node.domain != "" or node.op_type in _NEVER or has_subgraph(node) or any(v.is_graph_output() for v in node.outputs):
+        return False
+    if not all(v is None or is_constant(v) for v in node.inputs):
+        return False
+    inputs = [constant(v) for v in node.inputs]
+    size = output_bytes(node, inputs, model.ir.opset_imports)
+    most = min(_MAX_BYTES, max(_ALWAYS_BYTES, _MAX_GROWTH * sum(a.nbytes for a in inputs if a is not None)))
+    if size is None or size > most:
+        return False
+    outputs = evaluate(node, inputs, model.ir.opset_imports)
+    if outputs is None:
+        return False
+    for value, array in zip(node.outputs, outputs, strict=True):
+        if value.uses():
+            # The reference may widen a dtype; the type that inference found is the one that readers expect.
+            wanted = array.dtype if value.dtype is None else value.dtype.numpy()
+            value.replace_all_uses_with(new_initializer(model.graph, f"{value.name}_folded", array.astype(wanted, copy=False)))
+    if node.graph is not None:
+        node.graph.remove(node, safe=True)
+    return True
