@@ -1,4 +1,4 @@
-"""Writes tests/golden/observers.npz: what torch.ao.quantization's observers answer on tests/unit/observer_streams.py.
+"""Writes tests/golden/observers.npz: what torch.ao.quantization's observers answer on tests/observer_streams.py.
 
 Run it with torch 2.13.0 on an x86-64 machine with AVX2: `python tools/make_golden_observers.py`. The test suite reads the
 file and does not need torch.
@@ -16,7 +16,7 @@ import torch
 from torch.ao.quantization import observer as torch_observers
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "unit"))
+sys.path.insert(0, str(ROOT / "tests"))
 from observer_streams import CONFIGS, STREAMS, stream  # noqa: E402 - the path has to be set first
 
 DTYPES = {"quint8": torch.quint8, "qint8": torch.qint8, "qint16": torch.int16}

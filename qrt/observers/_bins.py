@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qrt.core.errors import QuantizationError
+from qrt.observers.kernels import count_exact
 
 __all__ = ["GrowingHistogram"]
 
@@ -33,12 +34,11 @@ class GrowingHistogram:
         return float(np.ldexp(1.0, self.exponent)) / self.bins
 
     def update(self, x: np.ndarray, low: np.float32, high: np.float32) -> None:
-        """Count `x`: float32 (n,), finite, with smallest value `low` and largest `high`."""
+        """Count `x`: float32 (n,), contiguous, finite, with smallest value `low` and largest `high`."""
         exponent = int(np.frexp(max(-low, high, F32(0)))[1])
         if exponent > self.exponent:
             self._grow(exponent - self.exponent)
-        index = np.floor(x * F32(1 / self.width)).astype(np.int64) + self.bins
-        self.counts += np.bincount(index, minlength=2 * self.bins)
+        self.counts += count_exact(x, 2 * self.bins, F32(1 / self.width))
 
     def _grow(self, doublings: int) -> None:
         """Make every bin 2**doublings times wider."""

@@ -1,35 +1,29 @@
-"""The arithmetic of the histogram observer in NumPy float32: binning, re-binning and the search for a range.
-
-It follows torch.ao.quantization's HistogramObserver operation by operation, so that the chosen range equals torch's. The
-search is the L2 minimisation of Caffe2's `NormMinimization::NonlinearQuantizationParamsSearch`.
-"""
+"""Binning and re-binning of the histogram observer, operation by operation as torch.ao.quantization does them."""
 
 from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["UPSAMPLE", "count", "linspace", "search", "upscale"]
+from qrt.observers.kernels import count_uniform
+
+__all__ = ["count", "linspace", "upscale"]
 
 F32 = np.float32
 UPSAMPLE = 16  # every old bin is cut into so many before it is sorted into the new bins
-STEP = 1e-5  # share of the data by which one step of the search may cut a tail
 
 
 def count(x: np.ndarray, bins: int, low: np.float32, high: np.float32) -> np.ndarray:
-    """Counts of `x` in `bins` equal bins over low..high, as float32 (bins,).
+    """Counts of `x` in `bins` equal bins over low..high, as float32 (bins,). One value alone lies in the middle.
 
-    `x`: float32 (n,), every value inside low..high.
+    `x`: float32 (n,), contiguous, every value inside low..high.
     """
     if low == high:
         low, high = F32(low - F32(1)), F32(high + F32(1))
-    width = F32(high - low)
-    if width == 0:  # the values are so large that ±1 is lost
-        index = np.full(x.size, bins // 2)
-    else:
-        with np.errstate(over="ignore"):
-            position = (x - low) * F32(bins) / width
-        index = np.minimum(position, F32(bins - 1)).astype(np.int64)
-    return np.bincount(index, minlength=bins).astype(F32)
+    if low == high:  # the values are so large that ±1 is lost
+        counts = np.zeros(bins, F32)
+        counts[bins // 2] = x.size
+        return counts
+    return count_uniform(x, bins, low, high).astype(F32)
 
 
 def linspace(start: np.float32, stop: np.float32, n: int) -> np.ndarray:
@@ -66,62 +60,3 @@ def upscale(histogram: np.ndarray, low: np.float32, high: np.float32, new_low: n
     out = np.zeros(bins, F32)
     np.add.at(out, bucket, fine)
     return out
-
-
-def search(histogram: np.ndarray, low: np.float32, high: np.float32, levels: int) -> tuple[int, int]:
-    """First and last bin of the range whose quantization to `levels` codes has the least squared error.
-
-    Tails are cut step by step, always the one whose next quantile spans more bins, until the error grows. The error is a
-    float32 per bin, summed in float64.
-    """
-    bins = histogram.size
-    total = float(F32(histogram.sum(dtype=np.float64)))
-    cumulated = np.cumsum(histogram, dtype=np.float64).astype(F32)
-    width = (float(high) - float(low)) / bins
-    alpha, beta, start, end, best = 0.0, 1.0, 0, bins - 1, np.inf
-    while alpha < beta:
-        next_alpha, next_beta = alpha + STEP, beta - STEP
-        left, right = start, end
-        while left < end and cumulated[left] < F32(next_alpha * total):
-            left += 1
-        while right > start and cumulated[right] > F32(next_beta * total):
-            right -= 1
-        next_start, next_end = start, end
-        if left - start > end - right:
-            next_start, alpha = left, next_alpha
-        else:
-            next_end, beta = right, next_beta
-        if (next_start, next_end) == (start, end):
-            continue
-        error = quantization_error(histogram, width, next_start, next_end, levels)
-        # An error that overflows float32 says nothing: the range stays as it is.
-        if not (error <= best and error < np.inf):
-            break
-        best, start, end = error, next_start, next_end
-    return start, end
-
-
-def quantization_error(histogram: np.ndarray, width: float, start: int, end: int, levels: int) -> float:
-    """Squared error of quantizing the histogram's data with `levels` codes over bins start..end (both included).
-
-    Data are taken as uniform inside each bin of `width`; what lies outside goes to the nearest code.
-    """
-    step = width * (end - start + 1) / levels
-    if step == 0.0:
-        return 0.0
-    w, d, half = F32(width), F32(step), F32(step / 2)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        begin = (np.arange(histogram.size) - start).astype(F32) * w
-        stop = begin + w
-        code_of_begin = np.clip(np.floor_divide(begin, d), F32(0), F32(levels - 1))
-        code_of_stop = np.clip(np.floor_divide(stop, d), F32(0), F32(levels - 1))
-        density = histogram / w
-        norm = density * _cubes(begin - (code_of_begin + F32(0.5)) * d, half)
-        norm += (code_of_stop - code_of_begin - F32(1)) * (density * _cubes(-half, half))
-        norm += density * _cubes(-half, stop - (code_of_stop * d + half))
-        return float(F32(np.cumsum(norm, dtype=np.float64)[-1]))
-
-
-def _cubes(x0: np.ndarray | np.float32, x1: np.ndarray | np.float32) -> np.ndarray:
-    """The integral of x² from x0 to x1."""
-    return np.asarray(((x1 * x1) * x1 - (x0 * x0) * x0) / F32(3), F32)

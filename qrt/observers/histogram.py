@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qrt.core.errors import QuantizationError
-from qrt.observers import _histogram
+from qrt.observers._histogram import count, upscale
 from qrt.observers.base import F32, Observer
+from qrt.observers.kernels import search
 
 __all__ = ["HistogramObserver"]
 
@@ -38,14 +39,14 @@ class HistogramObserver(Observer):
                 # No bin can be placed; calculate_qparams reports the range.
                 self._min, self._max = np.asarray(new_low), np.asarray(new_high)
                 return
-        update = _histogram.count(x, self.bins, new_low, new_high)
+        update = count(x, self.bins, new_low, new_high)
         if not self._seen or (new_low == old_low and new_high == old_high):
             self.histogram += update
         elif old_low == old_high:
             total = F32(self.histogram.sum(dtype=np.float64))
-            self.histogram = _histogram.count(old_low.reshape(1), self.bins, new_low, new_high) * total + update
+            self.histogram = count(old_low.reshape(1), self.bins, new_low, new_high) * total + update
         else:
-            self.histogram = update + _histogram.upscale(self.histogram, old_low, old_high, new_low, new_high)
+            self.histogram = update + upscale(self.histogram, old_low, old_high, new_low, new_high)
         self._min, self._max = np.asarray(new_low), np.asarray(new_high)
 
     def _range(self) -> tuple[np.ndarray, np.ndarray]:
@@ -53,5 +54,5 @@ class HistogramObserver(Observer):
             width = F32(F32(self._max - self._min) / F32(self.bins))
         if not np.isfinite(width):
             return self._min, self._max
-        start, end = _histogram.search(self.histogram, F32(self._min), F32(self._max), 2**self.dtype.bits)
+        start, end = search(self.histogram, F32(self._min), F32(self._max), 2**self.dtype.bits)
         return self._min + width * F32(start), self._min + width * F32(end + 1)

@@ -1,0 +1,119 @@
+"""Kernels of the observers: binning, and the search of the histogram observer. One thread each.
+
+Bins are clamped: whatever the values are, NaN included, no count lands outside its table.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from qrt.jit.lang import device, f32, fields, i64
+
+
+def count_uniform(ways):  # type: ignore[no-untyped-def]
+    """counts[ways][bins] over low..low + width, in the float32 arithmetic of torch.histc."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, counts = f32(r.x), i64(r.counts)
+        bins, low, width = np.float32(r.bins), r.low, r.width
+        first, last = np.float32(0), np.float32(r.bins - 1)
+        for i in range(r.n):
+            position = (x[i] - low) * bins / width
+            position = position if position < last else last
+            position = position if position > first else first
+            counts[(i % ways) * r.bins + np.int64(position)] += 1
+
+    return kernel
+
+
+def count_exact(ways):  # type: ignore[no-untyped-def]
+    """counts[ways][bins], bin floor(x · scale) + bins / 2, where scale is a power of two: no rounding at all."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, counts, half = f32(r.x), i64(r.counts), r.bins // 2
+        first, last = np.float32(-half), np.float32(half - 1)
+        for i in range(r.n):
+            position = x[i] * r.scale
+            position = position if position < last else last
+            position = position if position > first else first
+            index = np.int64(position)
+            if position < np.float32(index):
+                index -= 1
+            counts[(i % ways) * r.bins + half + index] += 1
+
+    return kernel
+
+
+@device
+def _cubes(x0, x1):  # type: ignore[no-untyped-def]
+    """The integral of x² from x0 to x1."""
+    return ((x1 * x1) * x1 - (x0 * x0) * x0) / np.float32(3)
+
+
+@device
+def _code(x, step, last):  # type: ignore[no-untyped-def]
+    """Which of the codes 0..last holds `x`. The quotient of two float32 is never so near an integer that float64 could
+    round it there, so the floor is exact."""
+    code = np.float32(math.floor(np.float64(x) / np.float64(step)))
+    code = code if code > np.float32(0) else np.float32(0)
+    return code if code < last else last
+
+
+@device
+def _error(density, norm, bins, width, start, end, levels):  # type: ignore[no-untyped-def]
+    """Squared error of quantizing the histogram's data with `levels` codes over bins start..end. `norm`: scratch (bins,)."""
+    step64 = width * (end - start + 1) / levels
+    if step64 == 0.0:
+        return 0.0
+    w, step, half = np.float32(width), np.float32(step64), np.float32(step64 / 2)
+    last, middle, one = np.float32(levels - 1), np.float32(0.5), np.float32(1)
+    between = _cubes(-half, half)
+    for i in range(bins):
+        begin = np.float32(i - start) * w
+        stop = begin + w
+        first, second = _code(begin, step, last), _code(stop, step, last)
+        value = density[i] * _cubes(begin - (first + middle) * step, half)
+        value += (second - first - one) * (density[i] * between)
+        value += density[i] * _cubes(-half, stop - (second * step + half))
+        norm[i] = value
+    # A loop of its own: the one above runs in vectors, this one keeps its order.
+    total = 0.0
+    for i in range(bins):
+        total += np.float64(norm[i])
+    return np.float64(np.float32(total))
+
+
+def search():  # type: ignore[no-untyped-def]
+    """range_[0], range_[1]: the first and the last bin to keep."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        density, cumulated, norm, kept = f32(r.density), f32(r.cumulated), f32(r.norm), i64(r.range_)
+        alpha, beta, start, end, best = 0.0, 1.0, 0, r.bins - 1, np.inf
+        while alpha < beta:
+            next_alpha, next_beta = alpha + r.step, beta - r.step
+            low, high = np.float32(next_alpha * r.total), np.float32(next_beta * r.total)
+            left, right = start, end
+            while left < end and cumulated[left] < low:
+                left += 1
+            while right > start and cumulated[right] > high:
+                right -= 1
+            next_start, next_end = start, end
+            if left - start > end - right:
+                next_start, alpha = left, next_alpha
+            else:
+                next_end, beta = right, next_beta
+            if next_start == start and next_end == end:
+                continue
+            error = _error(density, norm, r.bins, r.width, next_start, next_end, r.levels)
+            # An error that overflows float32 says nothing: the range stays as it is.
+            if not (error <= best and error < np.inf):
+                break
+            best, start, end = error, next_start, next_end
+        kept[0], kept[1] = start, end
+
+    return kernel

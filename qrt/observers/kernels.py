@@ -1,0 +1,90 @@
+"""Records, kernels and calls of the observers' native code."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+
+import numpy as np
+
+from qrt.core.target import Target
+from qrt.jit import Kernel, host_target, record_dtype
+
+__all__ = ["KERNELS", "count_exact", "count_uniform", "search"]
+
+F32 = np.float32
+WAYS = 4  # tables counted into in turn: in one table, a run of equal values would wait for its own last store
+STEP = 1e-5  # share of the data by which one step of the search may cut a tail
+
+COUNT_UNIFORM_RECORD = record_dtype(("x", "i8"), ("n", "i8"), ("counts", "i8"), ("bins", "i8"), ("low", "f4"), ("width", "f4"))
+COUNT_EXACT_RECORD = record_dtype(("x", "i8"), ("n", "i8"), ("counts", "i8"), ("bins", "i8"), ("scale", "f4"))
+SEARCH_RECORD = record_dtype(
+    ("density", "i8"),
+    ("cumulated", "i8"),
+    ("norm", "i8"),
+    ("range_", "i8"),
+    ("bins", "i8"),
+    ("levels", "i8"),
+    ("width", "f8"),
+    ("total", "f8"),
+    ("step", "f8"),
+)
+COUNT_UNIFORM = Kernel("count_f32_uniform__generic", COUNT_UNIFORM_RECORD, "qrt.observers.cpu:count_uniform", (WAYS,))
+COUNT_EXACT = Kernel("count_f32_exact__generic", COUNT_EXACT_RECORD, "qrt.observers.cpu:count_exact", (WAYS,))
+SEARCH = Kernel("search_f32_histogram__generic", SEARCH_RECORD, "qrt.observers.cpu:search")
+KERNELS: tuple[Kernel, ...] = (COUNT_UNIFORM, COUNT_EXACT, SEARCH)
+
+_ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+
+
+@functools.cache
+def _entry(name: str, target: Target) -> ctypes._FuncPointer:
+    from qrt.jit.load import address
+
+    return _ENTRY(address(next(k for k in KERNELS if k.name == name), target))
+
+
+def _call(kernel: Kernel, record: np.ndarray) -> None:
+    _entry(kernel.name, host_target())(record.ctypes.data, 0, 1)
+
+
+def _count(kernel: Kernel, x: np.ndarray, bins: int, *parameters: np.float32) -> np.ndarray:
+    counts = np.zeros((WAYS, bins), np.int64)
+    _call(kernel, np.array([(x.ctypes.data, x.size, counts.ctypes.data, bins, *parameters)], kernel.record))
+    return np.asarray(counts.sum(axis=0))
+
+
+def count_uniform(x: np.ndarray, bins: int, low: np.float32, high: np.float32) -> np.ndarray:
+    """Counts of `x` in `bins` equal bins over low..high, low < high, as int64 (bins,).
+
+    `x`: float32 (n,), contiguous, every value inside low..high. An element's bin is
+    int(f32(f32(f32(x − low) · bins) / f32(high − low))), and the last bin holds `high` itself.
+    """
+    return _count(COUNT_UNIFORM, x, bins, low, F32(high - low))
+
+
+def count_exact(x: np.ndarray, bins: int, scale: np.float32) -> np.ndarray:
+    """Counts of `x` in bins floor(x · scale) + bins / 2, as int64 (bins,).
+
+    `x`: float32 (n,), contiguous; `scale`: a power of two for which every bin is one of 0..bins − 1.
+    """
+    return _count(COUNT_EXACT, x, bins, scale)
+
+
+def search(histogram: np.ndarray, low: np.float32, high: np.float32, levels: int) -> tuple[int, int]:
+    """First and last bin of the range whose quantization to `levels` codes has the least squared error.
+
+    Tails are cut step by step, always the one whose next quantile spans more bins, until the error grows. Data are taken
+    as uniform inside each bin, and what lies outside the range goes to the nearest code. The error is a float32 per bin,
+    summed in float64. (Caffe2's `NormMinimization::NonlinearQuantizationParamsSearch`.)
+    """
+    bins = histogram.size
+    width = (float(high) - float(low)) / bins
+    total = float(F32(histogram.sum(dtype=np.float64)))
+    cumulated = np.cumsum(histogram, dtype=np.float64).astype(F32)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        density = np.asarray(histogram / F32(width))
+    norm, kept = np.empty(bins, F32), np.empty(2, np.int64)
+    addresses = tuple(array.ctypes.data for array in (density, cumulated, norm, kept))
+    _call(SEARCH, np.array([(*addresses, bins, levels, width, total, STEP)], SEARCH_RECORD))
+    return int(kept[0]), int(kept[1])
