@@ -27,6 +27,7 @@ from data import (
     ort_session,
     speech_chunks,
 )
+from minilm import embeddings, feeds, minilm, needs_minilm, tokenize
 
 
 def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
@@ -102,3 +103,21 @@ def test_magika() -> None:
         label, score = predict(case.content)
         assert label == case.label
         assert score == pytest.approx(case.score, abs=2e-6)
+
+
+@needs_minilm
+def test_minilm() -> None:
+    """The similarities that the quick start of sentence-transformers prints for this model and these sentences."""
+    batch = feeds(["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."])
+    (states,) = ort_session(minilm().SerializeToString()).run(None, batch)
+    unit = embeddings(states, batch["attention_mask"])
+    assert (unit @ unit.T)[np.triu_indices(3, 1)] == pytest.approx([0.6660, 0.1046, 0.1411], abs=1e-4)
+
+
+@needs_minilm
+def test_tokenize() -> None:
+    """Accents and case go, punctuation stands alone, unknown words fall into pieces; ids as the tokenizers library gives them."""
+    assert tokenize("Élan") == tokenize("elan")
+    assert tokenize("Hello, world!") == [101, 7592, 1010, 2088, 999, 102]
+    assert tokenize("embeddings") == [101, 7861, 8270, 4667, 2015, 102]
+    assert tokenize("") == [101, 102]
