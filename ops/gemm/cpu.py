@@ -1,0 +1,242 @@
+"""The matrix product's kernels: a micro-kernel in IR, and the loops around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from qrt.jit.lang import fields, share
+from qrt.jit.lang.simd import F32, I8, I32, I64, LANES, Simd
+
+
+class _Micro:
+    """Builds one tile: accumulate over taps and K, then the epilogue."""
+
+    def __init__(self, s: Simd, rows: int, vectors: int, addressing: str, epilogue: str, values: dict[str, Any]) -> None:
+        self.s, self.b = s, s.b
+        self.rows, self.vectors, self.addressing, self.epilogue = rows, vectors, addressing, epilogue
+        self.v = values
+        self.floats = epilogue in ("f32", "f32add")
+        self.kind = s.f32 if self.floats else s.i32
+
+    def row_index(self, i: int) -> Any:
+        """Row i of the tile, or the last one there is: surplus rows repeat it, and store the same bytes again."""
+        last = self.b.sub(self.v["rows"], I64(1))
+        return self.b.select(self.b.icmp_signed("<", I64(i), last), I64(i), last)
+
+    def build(self) -> None:
+        b, s, v = self.b, self.s, self.v
+        self.index = [self.row_index(i) for i in range(self.rows)]
+        start = [self._start(j) for j in range(self.vectors)]
+        direct = [b.add(v["x"], b.mul(self.index[i], v["x_row"])) for i in range(self.rows)]
+        entry = b.block
+        tap_block, k_block, tap_end, done = (b.append_basic_block(name) for name in ("tap", "k", "tap_end", "done"))
+        b.branch(tap_block)
+
+        b.position_at_end(tap_block)
+        tap, w_tap = b.phi(I64), b.phi(I64)
+        tap.add_incoming(I64(0), entry)
+        w_tap.add_incoming(v["w"], entry)
+        outer = [[b.phi(self.kind) for _ in range(self.vectors)] for _ in range(self.rows)]
+        for row in outer:
+            for j, phi in enumerate(row):
+                phi.add_incoming(start[j], entry)
+        a_rows = direct if self.addressing == "direct" else [self._indirect(i, tap) for i in range(self.rows)]
+        b.branch(k_block)
+
+        b.position_at_end(k_block)
+        k, w_k = b.phi(I64), b.phi(I64)
+        k.add_incoming(I64(0), tap_block)
+        w_k.add_incoming(w_tap, tap_block)
+        inner = [[b.phi(self.kind) for _ in range(self.vectors)] for _ in range(self.rows)]
+        for i in range(self.rows):
+            for j in range(self.vectors):
+                inner[i][j].add_incoming(outer[i][j], tap_block)
+        width = 4 * s.lanes
+        w_vectors = [s.load(s.at(w_k, width * j), self.kind) for j in range(self.vectors)]
+        step = s.fma if self.floats else s.dot
+        offset = b.shl(k, I64(2))
+        acc = []
+        for i in range(self.rows):
+            a = s.splat(s.load(b.add(a_rows[i], offset), F32 if self.floats else I32))
+            acc.append([step(inner[i][j], a, w_vectors[j]) for j in range(self.vectors)])
+        k_next, w_next = b.add(k, I64(1)), b.add(w_k, I64(width * self.vectors))
+        k.add_incoming(k_next, k_block)
+        w_k.add_incoming(w_next, k_block)
+        for i in range(self.rows):
+            for j in range(self.vectors):
+                inner[i][j].add_incoming(acc[i][j], k_block)
+        b.cbranch(b.icmp_signed("<", k_next, v["k4"]), k_block, tap_end)
+
+        b.position_at_end(tap_end)
+        tap_next = b.add(tap, I64(1))
+        tap.add_incoming(tap_next, tap_end)
+        w_tap.add_incoming(w_next, tap_end)
+        for i in range(self.rows):
+            for j in range(self.vectors):
+                outer[i][j].add_incoming(acc[i][j], tap_end)
+        b.cbranch(b.icmp_signed("<", tap_next, v["taps"]), tap_block, done)
+
+        b.position_at_end(done)
+        whole = b.icmp_signed("==", v["columns"], I64(self.vectors * s.lanes))
+        with b.if_else(whole) as (then, otherwise):
+            with then:
+                self._finish(acc, masked=False)
+            with otherwise:
+                self._finish(acc, masked=True)
+
+    def _start(self, j: int) -> Any:
+        if self.epilogue == "f32d":
+            return ir.Constant(self.kind, [0] * self.s.lanes)
+        return self.s.load(self.s.at(self.v["bias"], 4 * self.s.lanes * j), self.kind)
+
+    def _indirect(self, i: int, tap: Any) -> Any:
+        b, s, v = self.b, self.s, self.v
+        at = b.add(b.mul(self.index[i], v["taps"]), tap)
+        offset = b.sext(s.load(b.add(v["offsets"], b.shl(at, I64(2))), I32), I64)
+        return b.select(b.icmp_signed("<", offset, I64(0)), v["zeros"], b.add(v["x"], offset))
+
+    def _finish(self, acc: list[list[Any]], masked: bool) -> None:
+        s, b, v = self.s, self.b, self.v
+        size = 1 if self.epilogue in ("u8", "u8add") else 4
+        for j in range(self.vectors):
+            mask = s.mask(b.sub(v["columns"], I64(j * s.lanes))) if masked else None
+            finish = getattr(self, f"_{self.epilogue}")(j)
+            for i in range(self.rows):
+                at = b.add(b.mul(self.index[i], v["y_row"]), I64(size * s.lanes * j))
+                value = finish(acc[i][j], at, mask)
+                address = b.add(v["y"], at)
+                if mask is None:
+                    s.store(address, value)
+                else:
+                    s.store_masked(address, value, mask)
+
+    # Each epilogue loads what its column needs and gives the function (accumulator, offset in y, mask) → what is stored.
+    def _column(self, name: str, j: int, kind: Any) -> Any:
+        return self.s.load(self.s.at(self.v[name], 4 * self.s.lanes * j), kind)
+
+    def _residual(self, at: Any, mask: Any, element: Any) -> Any:
+        address = self.b.add(self.v["r"], at)
+        kind = ir.VectorType(element, self.s.lanes)
+        return self.s.load(address, kind) if mask is None else self.s.load_masked(address, kind, mask)
+
+    def _code(self, steps: Any, zero_point: str = "y_zero_point") -> Any:
+        s = self.s
+        return s.narrow_u8(self.b.add(s.round(steps), s.splat(self.v[zero_point])))
+
+    def _u8(self, j: int) -> Any:
+        s, b, v = self.s, self.b, self.v
+        scale, lo, hi = self._column("scale", j, s.f32), s.splat(v["lo"]), s.splat(v["hi"])
+        return lambda acc, at, mask: self._code(s.clamp(b.fmul(s.to_float(acc), scale), lo, hi))
+
+    def _u8add(self, j: int) -> Any:
+        s, b, v = self.s, self.b, self.v
+        scale = self._column("scale", j, s.f32)
+        lo, hi, c_lo, c_hi, c_ratio, r_ratio = (s.splat(v[name]) for name in ("lo", "hi", "c_lo", "c_hi", "c_ratio", "r_ratio"))
+        r_zero_point = s.splat(v["r_zero_point"])
+
+        def finish(acc: Any, at: Any, mask: Any) -> Any:
+            c = s.to_float(s.round(s.clamp(b.fmul(s.to_float(acc), scale), c_lo, c_hi)))
+            r = s.to_float(b.sub(s.widen_u8(self._residual(at, mask, I8)), r_zero_point))
+            return self._code(s.clamp(b.fadd(b.fmul(c, c_ratio), b.fmul(r, r_ratio)), lo, hi))
+
+        return finish
+
+    def _s32(self, j: int) -> Any:
+        return lambda acc, at, mask: acc
+
+    def _f32d(self, j: int) -> Any:
+        s, b, v = self.s, self.b, self.v
+        a_scale = s.splat(s.load(v["a_scale"], F32))
+        a_zero_point = s.splat(b.zext(s.load(v["a_zero_point"], I8), I32))
+        scale = b.fmul(a_scale, self._column("scale", j, s.f32))
+        bias = self._column("bias", j, s.f32)
+        correction = b.mul(a_zero_point, self._column("column_sums", j, s.i32))
+        return lambda acc, at, mask: b.fadd(b.fmul(s.to_float(b.sub(acc, correction)), scale), bias)
+
+    def _f32(self, j: int) -> Any:
+        s, v = self.s, self.v
+        lo, hi = s.splat(v["lo"]), s.splat(v["hi"])
+        return lambda acc, at, mask: s.clamp(acc, lo, hi)
+
+    def _f32add(self, j: int) -> Any:
+        s, b, v = self.s, self.b, self.v
+        lo, hi = s.splat(v["lo"]), s.splat(v["hi"])
+        return lambda acc, at, mask: s.clamp(b.fadd(acc, self._residual(at, mask, F32)), lo, hi)
+
+
+_ADDRESSES = ("x", "x_row", "offsets", "zeros", "w", "bias", "scale", "y", "y_row", "r", "a_scale", "a_zero_point", "column_sums")
+_COUNTS = ("rows", "columns", "taps", "k4")
+_FLOATS = ("lo", "hi", "c_lo", "c_hi", "c_ratio", "r_ratio")
+_CODES = ("y_zero_point", "r_zero_point")
+_NAMES = (*_ADDRESSES, *_COUNTS, *_FLOATS, *_CODES)
+
+
+def gemm(isa, tile_rows, tile_vectors, addressing, epilogue):  # type: ignore[no-untyped-def]
+    """All tiles of one product: threads share the (batch, group, column block, row block) blocks, in that order."""
+    arguments = (types.int64,) * (len(_ADDRESSES) + len(_COUNTS)) + (types.float32,) * len(_FLOATS) + (types.int32,) * len(_CODES)
+
+    @intrinsic
+    def micro(typing_context, values):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            members = [builder.extract_value(args[0], i) for i in range(len(_NAMES))]
+            named = dict(zip(_NAMES, members, strict=True))
+            _Micro(Simd(isa, builder), tile_rows, tile_vectors, addressing, epilogue, named).build()
+            return context.get_dummy_value()
+
+        return types.void(types.Tuple(arguments)), codegen
+
+    nr = tile_vectors * LANES[isa]
+    size = 1 if epilogue in ("u8", "u8add") else 4
+    indirect = addressing == "indirect"
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        row_blocks = (r.m + tile_rows - 1) // tile_rows
+        column_blocks = (r.n + nr - 1) // nr
+        w_block = r.taps * r.k4 * nr * 4
+        lo, hi = share(r.batch * r.groups * column_blocks * row_blocks, tid, nthreads)
+        for block in range(lo, hi):
+            m = block % row_blocks * tile_rows
+            rest = block // row_blocks
+            n = rest % column_blocks * nr
+            rest //= column_blocks
+            group = rest % r.groups
+            image = rest // r.groups
+            x = r.x + image * r.x_batch + group * r.x_group
+            at = image * r.y_batch + group * r.y_group + m * r.y_row + n * size
+            column = 4 * (group * column_blocks * nr + n)
+            micro(
+                (
+                    x if indirect else x + m * r.x_row,
+                    r.x_row,
+                    r.offsets + 4 * m * r.taps,
+                    r.zeros,
+                    r.w + image * r.w_batch + group * r.w_group + n // nr * w_block,
+                    r.bias + column,
+                    r.scale + column,
+                    r.y + at,
+                    r.y_row,
+                    r.r + at,
+                    r.a_scale,
+                    r.a_zero_point,
+                    r.column_sums + column,
+                    min(tile_rows, r.m - m),
+                    min(nr, r.n - n),
+                    r.taps,
+                    r.k4,
+                    r.lo,
+                    r.hi,
+                    r.c_lo,
+                    r.c_hi,
+                    r.c_ratio,
+                    r.r_ratio,
+                    r.y_zero_point,
+                    r.r_zero_point,
+                )
+            )
+
+    return kernel

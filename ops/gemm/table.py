@@ -1,0 +1,119 @@
+"""The matrix product's table: tiles per instruction set, the record, the epilogues. Kernels: `cpu.py`.
+
+One kernel family serves matrix products and convolutions, integer and float: rows of A are found by a stride (`direct`) or
+through a table of offsets (`indirect`, one per output pixel and tap), and are read four bytes at a time: four uint8 or
+one float32. B is packed [N / NR][taps][K4][NR][4 bytes].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qrt.core.target import LADDERS, Target
+from qrt.jit import Kernel, record_dtype
+
+__all__ = ["EPILOGUES", "KERNELS", "RECORD", "TILES", "Tile", "choose_tile", "kernel_for"]
+
+RECORD = record_dtype(
+    ("x", "i8"),  # A: row m of batch i, group g starts at x + i·x_batch + g·x_group + m·x_row (direct) or + offsets[m][tap]
+    ("x_batch", "i8"),
+    ("x_group", "i8"),
+    ("x_row", "i8"),
+    ("offsets", "i8"),  # int32 [m][taps], bytes; negative: the tap lies in the padding and reads `zeros`
+    ("zeros", "i8"),
+    ("w", "i8"),  # packed B
+    ("w_batch", "i8"),
+    ("w_group", "i8"),
+    ("bias", "i8"),  # int32 or float32 [groups][N rounded up to NR]: what accumulators start from
+    ("scale", "i8"),  # float32 [groups][N rounded up to NR]
+    ("y", "i8"),  # output: row m, column n at y + i·y_batch + g·y_group + m·y_row + n·size
+    ("y_batch", "i8"),
+    ("y_group", "i8"),
+    ("y_row", "i8"),
+    ("r", "i8"),  # residual, walked like y
+    ("a_scale", "i8"),  # address of A's float32 scale and of its zero point (a byte), where they are computed in the run
+    ("a_zero_point", "i8"),
+    ("column_sums", "i8"),  # int32 like bias: Σ of each column of B, for a zero point computed in the run
+    ("batch", "i8"),
+    ("groups", "i8"),
+    ("m", "i8"),
+    ("n", "i8"),  # columns of one group
+    ("taps", "i8"),
+    ("k4", "i8"),
+    ("lo", "f4"),  # bounds: of the float result, or of the code less its zero point
+    ("hi", "f4"),
+    ("y_zero_point", "i4"),
+    ("c_lo", "f4"),  # the same for the convolution's own output in `u8add`
+    ("c_hi", "f4"),
+    ("c_ratio", "f4"),  # c_scale / y_scale
+    ("r_ratio", "f4"),  # r_scale / y_scale
+    ("r_zero_point", "i4"),
+)
+
+# What becomes of an accumulator. The first word is its type.
+EPILOGUES: dict[str, str] = {
+    "u8": "int: clamp(rint(acc · scale[n])) + y_zero_point as uint8",
+    "u8add": "int: c = clamp(rint(acc · scale[n])); clamp(rint(c · c_ratio + (r − r_zero_point) · r_ratio)) + y_zero_point as uint8",
+    "s32": "int: acc as int32",
+    "f32d": "int: float32(acc − a_zero_point · column_sums[n]) · (a_scale · scale[n]) + bias[n] as float32",
+    "f32": "float: clamp(acc) as float32",
+    "f32add": "float: clamp(acc + r) as float32",
+}
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A micro-kernel's block of accumulators: `rows` of A times `vectors` of the ISA's lanes."""
+
+    rows: int
+    vectors: int
+
+
+# Accumulators + vectors + one broadcast fit the registers: 32 of 512 bits, 16 of 256 or 128. One-row tiles are for M = 1.
+TILES: dict[str, tuple[Tile, ...]] = {
+    "avx512vnni": (Tile(6, 4), Tile(8, 3), Tile(12, 2), Tile(14, 1), Tile(1, 4)),
+    "avxvnni": (Tile(4, 2), Tile(6, 2), Tile(8, 1), Tile(1, 4)),
+    "avx2": (Tile(3, 2), Tile(6, 1), Tile(1, 4)),
+    "neon_dot": (Tile(6, 4), Tile(8, 2), Tile(1, 4)),
+    "generic": (Tile(2, 2), Tile(4, 1), Tile(1, 2)),
+}
+LANES = {"avx512vnni": 16, "avxvnni": 8, "avx2": 8, "neon_dot": 4, "generic": 4}
+
+
+def _kernel(isa: str, tile: Tile, addressing: str, epilogue: str) -> Kernel:
+    types = "f32" if EPILOGUES[epilogue].startswith("float") else "u8s8"
+    shape = f"{tile.rows}x{tile.vectors * LANES[isa]}_{addressing}"
+    name = f"gemm_{types}_{epilogue}_{shape}__{isa}"
+    return Kernel(name, RECORD, "qrt.ops.gemm.cpu:gemm", (isa, tile.rows, tile.vectors, addressing, epilogue))
+
+
+KERNELS: tuple[Kernel, ...] = tuple(
+    _kernel(isa, tile, addressing, epilogue)
+    for ladder in LADDERS.values()
+    for isa in ladder
+    for tile in TILES[isa]
+    for addressing in ("direct", "indirect")
+    for epilogue in EPILOGUES
+    if isa != "generic" or ladder is LADDERS["x86_64"]
+)
+
+
+def choose_tile(target: Target, m: int, n: int) -> tuple[str, Tile]:
+    """The ISA and tile that do least work for m rows and n columns: padded work, plus what loading A and B costs it.
+
+    A tile's inner step is rows·vectors products, `vectors` loads of B and `rows` broadcasts of A; two loads a cycle
+    against one or two products a cycle make the loads weigh about a half.
+    """
+    isa = target.isa
+
+    def cost(tile: Tile) -> float:
+        nr = tile.vectors * LANES[isa]
+        steps = -(-m // tile.rows) * -(-n // nr)
+        return steps * (tile.rows * tile.vectors + 0.5 * (tile.rows + tile.vectors) + 2)
+
+    return isa, min(TILES[isa], key=cost)
+
+
+def kernel_for(target: Target, tile: Tile, addressing: str, epilogue: str) -> Kernel:
+    """The table's row for a tile, a way of finding rows and an epilogue."""
+    return _kernel(target.isa, tile, addressing, epilogue)

@@ -1,0 +1,153 @@
+"""SIMD for micro-kernels: what each instruction set offers, behind one set of names that build LLVM IR.
+
+A micro-kernel is built in Python loops that unroll into IR. `Simd(isa)` knows the vector width and the best instruction
+for each step. Every method that computes stands in TWINS beside the NumPy function that it equals bit for bit; one
+table-driven test holds them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils
+
+__all__ = ["LANES", "TWINS", "Simd"]
+
+I1, I8, I16, I32, I64, F32 = ir.IntType(1), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+
+# 32-bit lanes of one vector.
+LANES = {"avx512vnni": 16, "avxvnni": 8, "avx2": 8, "neon_dot": 4, "generic": 4}
+
+
+class Simd:
+    """Vectors of LANES[isa] 32-bit lanes, built with the IR builder `b`."""
+
+    def __init__(self, isa: str, b: Any) -> None:
+        self.isa, self.b, self.lanes = isa, b, LANES[isa]
+        self.i32 = ir.VectorType(I32, self.lanes)
+        self.f32 = ir.VectorType(F32, self.lanes)
+
+    def call(self, name: str, result: ir.Type, *args: Any) -> Any:
+        """Calls the LLVM intrinsic `name`."""
+        kind = ir.FunctionType(result, [a.type for a in args])
+        return self.b.call(cgutils.get_or_insert_function(self.b.module, kind, name), args)
+
+    # -- memory -----------------------------------------------------------------------------------------------------------
+    def at(self, address: Any, offset: int = 0) -> Any:
+        """`address` + a constant."""
+        return self.b.add(address, I64(offset)) if offset else address
+
+    def load(self, address: Any, kind: ir.Type) -> Any:
+        """Unaligned load of a vector or scalar."""
+        value = self.b.load(self.b.inttoptr(address, kind.as_pointer()))
+        value.align = 1
+        return value
+
+    def store(self, address: Any, value: Any) -> None:
+        """Unaligned store."""
+        self.b.store(value, self.b.inttoptr(address, value.type.as_pointer())).align = 1
+
+    def mask(self, count: Any) -> Any:
+        """The lanes below `count` (int64)."""
+        lanes = ir.Constant(self.i32, list(range(self.lanes)))
+        return self.b.icmp_signed("<", lanes, self.splat(self.b.trunc(count, I32)))
+
+    def load_masked(self, address: Any, kind: ir.VectorType, mask: Any) -> Any:
+        """Load of the lanes in `mask`; the others are 0 and their memory is not touched."""
+        pointer = self.b.inttoptr(address, kind.as_pointer())
+        name = f"llvm.masked.load.v{kind.count}{_short(kind.element)}.p0"
+        return self.call(name, kind, pointer, mask, ir.Constant(kind, None))
+
+    def store_masked(self, address: Any, value: Any, mask: Any) -> None:
+        """Store of the lanes in `mask`."""
+        kind = value.type
+        pointer = self.b.inttoptr(address, kind.as_pointer())
+        self.call(f"llvm.masked.store.v{kind.count}{_short(kind.element)}.p0", ir.VoidType(), value, pointer, mask)
+
+    # -- arithmetic -------------------------------------------------------------------------------------------------------
+    def splat(self, scalar: Any) -> Any:
+        """A scalar in every lane."""
+        kind = ir.VectorType(scalar.type, self.lanes)
+        undefined = ir.Constant(kind, ir.Undefined)
+        return self.b.shuffle_vector(
+            self.b.insert_element(undefined, scalar, I32(0)), undefined, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
+        )
+
+    def dot(self, acc: Any, a: Any, w: Any) -> Any:
+        """acc + Σ of the four products of a lane's u8 bytes of `a` and s8 bytes of `w`, in int32, exact."""
+        b = self.b
+        if self.isa in ("avx512vnni", "avxvnni"):
+            bits = 32 * self.lanes
+            bytes_ = ir.VectorType(I8, 4 * self.lanes)
+            return self.call(f"llvm.x86.avx512.vpdpbusd.{bits}", self.i32, acc, b.bitcast(a, bytes_), b.bitcast(w, bytes_))
+        if self.isa == "avx2":
+            pairs = ir.VectorType(I16, 2 * self.lanes)
+            eight = ir.Constant(pairs, [8] * 2 * self.lanes)
+            a16, w16 = b.bitcast(a, pairs), b.bitcast(w, pairs)
+            even = self.call("llvm.x86.avx2.pmadd.wd", self.i32, b.and_(a16, ir.Constant(pairs, [255] * 2 * self.lanes)), b.ashr(b.shl(w16, eight), eight))
+            odd = self.call("llvm.x86.avx2.pmadd.wd", self.i32, b.lshr(a16, eight), b.ashr(w16, eight))
+            return b.add(acc, b.add(even, odd))
+        for byte in range(4):
+            low, high = ir.Constant(self.i32, [8 * byte] * self.lanes), ir.Constant(self.i32, [24 - 8 * byte] * self.lanes)
+            u = b.and_(b.lshr(a, low), ir.Constant(self.i32, [255] * self.lanes))
+            s = b.ashr(b.shl(w, high), ir.Constant(self.i32, [24] * self.lanes))
+            acc = b.add(acc, b.mul(u, s))
+        return acc
+
+    def fma(self, acc: Any, a: Any, w: Any) -> Any:
+        """acc + a · w in float32: one rounding where the instruction set has FMA, two on `generic`."""
+        if self.isa == "generic":
+            return self.b.fadd(acc, self.b.fmul(a, w))
+        return self.call(f"llvm.fma.v{self.lanes}f32", self.f32, a, w, acc)
+
+    def clamp(self, x: Any, lo: Any, hi: Any) -> Any:
+        """min(max(x, lo), hi) in float32; a NaN gives `lo`."""
+        x = self.b.select(self.b.fcmp_ordered(">", x, lo), x, lo)
+        return self.b.select(self.b.fcmp_ordered("<", x, hi), x, hi)
+
+    def round(self, x: Any) -> Any:
+        """float32 → int32, half to even; |x| < 2**31."""
+        if self.isa == "avx512vnni":
+            undefined = ir.Constant(self.i32, ir.Undefined)
+            return self.call("llvm.x86.avx512.mask.cvtps2dq.512", self.i32, x, undefined, I16(-1), I32(4))
+        if self.isa in ("avxvnni", "avx2"):
+            return self.call("llvm.x86.avx.cvt.ps2dq.256", self.i32, x)
+        return self.b.fptosi(self.call(f"llvm.roundeven.v{self.lanes}f32", self.f32, x), self.i32)
+
+    def to_float(self, x: Any) -> Any:
+        """int32 → float32, half to even."""
+        return self.b.sitofp(x, self.f32)
+
+    def widen_u8(self, x: Any) -> Any:
+        """u8 lanes → int32."""
+        return self.b.zext(x, self.i32)
+
+    def narrow_u8(self, x: Any) -> Any:
+        """int32 lanes of 0..255 → u8."""
+        return self.b.trunc(x, ir.VectorType(I8, self.lanes))
+
+
+def _short(kind: ir.Type) -> str:
+    return "f32" if isinstance(kind, ir.FloatType) else f"i{kind.width}"
+
+
+def _dot(acc: np.ndarray, a: np.ndarray, w: np.ndarray) -> np.ndarray:
+    u, s = a.view(np.uint8).astype(np.int64), w.view(np.int8).astype(np.int64)
+    return (acc + (u * s).reshape(-1, 4).sum(1)).astype(np.int32)
+
+
+def _clamp(x: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
+    x = np.where(x > lo, x, lo)
+    return np.where(x < hi, x, hi)
+
+
+# name: (operand kinds, result kind, the NumPy function that it equals)
+TWINS: dict[str, tuple[str, str, Callable[..., np.ndarray]]] = {
+    "dot": ("iii", "i", _dot),
+    "clamp": ("fff", "f", _clamp),
+    "round": ("f", "i", lambda x: np.rint(x).astype(np.int32)),
+    "to_float": ("i", "f", lambda x: x.astype(np.float32)),
+}
