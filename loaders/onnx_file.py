@@ -1,20 +1,121 @@
-"""ONNX file → Model."""
+"""ONNX file, bytes or ModelProto → Model. What is taken, and up to which size, is in `_limits.py`."""
 
 from __future__ import annotations
 
 import os
+import stat
+from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships without stubs
 
-from qrt.graph import Model, ir
+from qrt.core.errors import ModelError, QrtError, UnsupportedOp
+from qrt.graph import Model, all_graphs, ir
+from qrt.graph.passes.infer_shapes import infer_shapes
+from qrt.graph.proto import skeleton
+from qrt.loaders._limits import MAX_FILE_BYTES
+from qrt.loaders._structure import check_structure
+from qrt.loaders._tensors import check_tensors
+
+__all__ = ["load"]
+
+_NOT_COMPUTED = (ir.DataType.STRING, ir.DataType.COMPLEX64, ir.DataType.COMPLEX128)
 
 
 def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Model:
-    """Read a model."""
-    proto = onnx.load(source)
-    m = ir.from_proto(proto)
-    for v in list(m.graph.inputs):
-        if v.is_initializer():
-            m.graph.inputs.remove(v)
-    m.ir_version = max(m.ir_version, 4)
-    return Model(m, os.path.basename(source))
+    """A model from an ONNX file (with its external data), from the bytes of one, or from a proto, which stays untouched.
+
+    A Model comes back as it is. Initializers listed among the inputs (IR version 3) are constants, not inputs.
+    Raises ModelError for what cannot be read or is not a sound model, UnsupportedOp for what qrt cannot run.
+    """
+    if isinstance(source, Model):
+        return source
+    folder: Path | None = None
+    if isinstance(source, onnx.ModelProto):
+        where = source.graph.name or "<ModelProto>"
+        proto = onnx.ModelProto()
+        proto.CopyFrom(source)
+    elif isinstance(source, bytes):
+        where = "<bytes>"
+        proto = _parse(source, where)
+    else:
+        # First of all: what a relative path means must not change while the file is read.
+        path = Path(os.path.abspath(source))
+        where, folder = path.name, path.parent
+        proto = _parse(_read(path), str(path))
+    try:
+        check_tensors(proto, folder, where)
+        check_structure(proto, where)
+        model = _build(proto, where)
+        _check_graph(model)
+    except QrtError:
+        raise
+    except Exception as error:  # whatever a damaged message makes the libraries below say
+        raise ModelError(
+            f"{where} is not a sound ONNX model: {_first_line(error)}; check it with onnx.checker or export it again"
+        ) from error
+    return model
+
+
+def _read(path: Path) -> bytes:
+    try:
+        info = path.stat()
+        if not stat.S_ISREG(info.st_mode):
+            raise ModelError(f"{path} is not a file; give the path of an ONNX file")
+        if info.st_size > MAX_FILE_BYTES:
+            raise ModelError(f"{path} has {info.st_size:,} bytes, and an ONNX file ends at 2 GiB; save it with external data")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; give the path of an ONNX file") from error
+
+
+def _parse(data: bytes, where: str) -> onnx.ModelProto:
+    if not data:
+        raise ModelError(f"{where} is empty; export or download the model again")
+    try:
+        proto = onnx.ModelProto()
+        proto.ParseFromString(data)
+        return proto
+    except DecodeError as error:
+        raise ModelError(f"{where} is no ONNX file, or it is cut off or damaged ({error}); export or download it again") from error
+
+
+def _build(proto: onnx.ModelProto, where: str) -> Model:
+    model = ir.from_proto(proto)
+    graph = model.graph
+    for value in list(graph.inputs):
+        if value.is_initializer():
+            graph.inputs.remove(value)
+    # From IR version 4 on, an initializer need not be an input.
+    model.ir_version = max(model.ir_version, 4)
+    for inner in all_graphs(graph):
+        try:
+            inner.sort()
+        except ValueError as error:
+            raise ModelError(f"{where}: graph {inner.name!r} has a cycle: a node needs its own result; export the model again") from error
+    return Model(model, where)
+
+
+def _check_graph(model: Model) -> None:
+    """What onnx knows about the graph: attributes, arities and types."""
+    proto, _ = skeleton(model, value_info=False)
+    for info in (*proto.graph.input, *proto.graph.output):
+        # The checker wants a shape where ONNX Runtime and inference do without; it does not read what the shape says.
+        if info.type.HasField("tensor_type"):
+            info.type.tensor_type.shape.SetInParent()
+    onnx.checker.check_model(proto, full_check=False)
+    infer_shapes(model)
+    for value in model.graph.inputs:
+        if value.type is None:
+            raise ModelError(f"{model.name}: input {value.name!r} has no type; export the model again")
+    for node in model.graph.all_nodes():
+        for operand in (*node.inputs, *node.outputs):
+            if operand is not None and operand.dtype in _NOT_COMPUTED:
+                raise UnsupportedOp(
+                    f"{model.name}: node {node.name!r} ({node.op_type}) works on {operand.name!r}, a tensor of {operand.dtype.name.lower()}; "
+                    "qrt computes with real numbers and booleans: leave this part of the model outside"
+                )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

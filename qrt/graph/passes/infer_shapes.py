@@ -20,7 +20,9 @@ def infer_shapes(model: Model) -> bool:
     Where a file's own claim about an inner value or an output contradicts what is inferred, inference wins, as in ONNX Runtime.
     Raises ModelError for a node whose inputs do not fit it.
     """
-    proto, _ = skeleton(model, value_info=False, expand=expand_vendor_op)
+    # DequantizeLinear, which vendor operators are spelled with, came with opset 10.
+    expand = expand_vendor_op if model.ir.opset_imports.get("", 0) >= 10 else None
+    proto, _ = skeleton(model, value_info=False, expand=expand)
     try:
         inferred = shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     except Exception as error:
