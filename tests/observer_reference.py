@@ -14,8 +14,8 @@ def count_uniform(x: np.ndarray, bins: int, low: np.float32, high: np.float32) -
     return np.bincount(np.minimum(position, F32(bins - 1)).astype(np.int64), minlength=bins)
 
 
-def count_exact(x: np.ndarray, bins: int, scale: np.float32) -> np.ndarray:
-    return np.bincount(np.floor(x.astype(np.float64) * float(scale)).astype(np.int64) + bins // 2, minlength=bins)
+def count_exact(x: np.ndarray, bins: int, scale: float) -> np.ndarray:
+    return np.bincount(np.floor(x.astype(np.float64) * scale).astype(np.int64) + bins // 2, minlength=bins)
 
 
 def search(histogram: np.ndarray, low: np.float32, high: np.float32, levels: int) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from qrt.observers.kernels import count_exact
 __all__ = ["GrowingHistogram"]
 
 F32 = np.float32
-LEAST_EXPONENT = -100  # magnitudes below 2⁻¹⁰⁰ share the bins at zero; smaller bins would leave float32's normal numbers
+LEAST_EXPONENT = -148  # of the smallest float32 above zero, 2⁻¹⁴⁹ = ½ · 2⁻¹⁴⁸
 
 
 class GrowingHistogram:
@@ -35,10 +35,11 @@ class GrowingHistogram:
 
     def update(self, x: np.ndarray, low: np.float32, high: np.float32) -> None:
         """Count `x`: float32 (n,), contiguous, finite, with smallest value `low` and largest `high`."""
-        exponent = int(np.frexp(max(-low, high, F32(0)))[1])
-        if exponent > self.exponent:
+        largest = max(-low, high)
+        exponent = int(np.frexp(largest)[1])  # largest < 2**exponent
+        if largest > 0 and exponent > self.exponent:
             self._grow(exponent - self.exponent)
-        self.counts += count_exact(x, 2 * self.bins, F32(1 / self.width))
+        self.counts += count_exact(x, 2 * self.bins, 1 / self.width)
 
     def _grow(self, doublings: int) -> None:
         """Make every bin 2**doublings times wider."""

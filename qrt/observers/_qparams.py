@@ -72,12 +72,14 @@ def calculate_qparams(
     with np.errstate(over="ignore"):
         if qscheme.symmetric:
             scale = np.maximum(np.maximum(-neg, pos) / F32((qmax - qmin) / 2), F32(eps))
-            zero_point = np.full(scale.shape, _middle(dtype, qmin, qmax, custom), np.int32)
         else:
             scale = np.maximum((pos - neg) / F32(qmax - qmin), F32(eps))
-            zero_point = round_clamp(-(neg / scale), np.asarray(qmin), qmin, qmax)
     if not np.isfinite(scale).all():
         raise CalibrationError(f"{site}: the range {np.min(neg)}..{np.max(pos)} is too wide for float32; check the calibration data")
+    if qscheme.symmetric:
+        zero_point = np.full(scale.shape, _middle(dtype, qmin, qmax, custom), np.int32)
+    else:
+        zero_point = round_clamp(-(neg / scale), np.asarray(qmin), qmin, qmax)
     return QParams(scale, zero_point, dtype, axis)
 
 

@@ -44,6 +44,7 @@ class Observer(ABC):
         if not 0 < self.eps < np.inf:
             raise QuantizationError(f"eps must be a positive number, not {self.eps}")
         self._qmin, self._qmax = quant_range(self.dtype, self.qscheme, self.reduce_range, self.quant_min, self.quant_max)
+        self._seen = False
         self._min: np.ndarray = np.array(np.inf, F32)
         self._max: np.ndarray = np.array(-np.inf, F32)
 
@@ -79,6 +80,7 @@ class Observer(ABC):
                 kind = "NaN" if np.isnan(low) else "infinity"
                 raise CalibrationError(f"{self._where}: saw {kind}; remove the sample or mend the model before this site")
             self._update(x, low, high)
+            self._seen = True
         return array
 
     def calculate_qparams(self) -> QParams:
@@ -102,10 +104,6 @@ class Observer(ABC):
     @property
     def _where(self) -> str:
         return self.site or type(self).__name__
-
-    @property
-    def _seen(self) -> bool:
-        return bool(np.isfinite(self._min).all())
 
     def _range(self) -> tuple[np.ndarray, np.ndarray]:
         """The range to quantize: what was learned, unless the observer clips it."""

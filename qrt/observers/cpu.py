@@ -35,13 +35,13 @@ def count_exact(ways):  # type: ignore[no-untyped-def]
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
         x, counts, half = f32(r.x), i64(r.counts), r.bins // 2
-        first, last = np.float32(-half), np.float32(half - 1)
+        first, last = np.float64(-half), np.float64(half - 1)
         for i in range(r.n):
-            position = x[i] * r.scale
+            position = np.float64(x[i]) * r.scale
             position = position if position < last else last
             position = position if position > first else first
             index = np.int64(position)
-            if position < np.float32(index):
+            if position < np.float64(index):
                 index -= 1
             counts[(i % ways) * r.bins + half + index] += 1
 

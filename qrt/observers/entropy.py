@@ -44,14 +44,11 @@ class EntropyObserver(Observer):
     def _range(self) -> tuple[np.ndarray, np.ndarray]:
         positive = self._counted.counts[self.bins :].astype(np.float64)
         negative = self._counted.counts[self.bins - 1 :: -1].astype(np.float64)
-        # Zero is always exact, however many there are (after a Relu, most): its bin counts as its neighbour does.
         if self.qscheme.symmetric:
             positive, negative = positive + negative, np.zeros(0)
-        else:
-            negative = negative[: int(np.flatnonzero(negative)[-1]) + 1 if negative.any() else 0]
-        positive = positive[: int(np.flatnonzero(positive)[-1]) + 1 if positive.any() else 0]
+        positive, negative = np.trim_zeros(positive, "b"), np.trim_zeros(negative, "b")
         for side in (positive, negative):
-            if side.size > 1:
+            if side.size > 1:  # zero is exact however many there are (after a Relu, most): its bin counts as its neighbour
                 side[0] = side[1]
         threshold = F32(_best_threshold(negative, positive, self._levels) * self._counted.width)
         return np.maximum(self._min, -threshold), np.minimum(self._max, threshold)
@@ -75,8 +72,8 @@ def _divergence(negative: np.ndarray, positive: np.ndarray, kept: int, levels: i
     p = kept_data.copy()
     p[0] += negative[kept:].sum()
     p[-1] += positive[kept:].sum()
-    if not p.any() or not kept_data.any():
-        return 0.0 if not p.any() else np.inf
+    if not kept_data.any():
+        return np.inf
     edges = np.arange(min(levels, p.size)) * p.size // min(levels, p.size)
     filled = p > 0
     mass = np.add.reduceat(kept_data, edges)

@@ -17,7 +17,7 @@ WAYS = 4  # tables counted into in turn: in one table, a run of equal values wou
 STEP = 1e-5  # share of the data by which one step of the search may cut a tail
 
 COUNT_UNIFORM_RECORD = record_dtype(("x", "i8"), ("n", "i8"), ("counts", "i8"), ("bins", "i8"), ("low", "f4"), ("width", "f4"))
-COUNT_EXACT_RECORD = record_dtype(("x", "i8"), ("n", "i8"), ("counts", "i8"), ("bins", "i8"), ("scale", "f4"))
+COUNT_EXACT_RECORD = record_dtype(("x", "i8"), ("n", "i8"), ("counts", "i8"), ("bins", "i8"), ("scale", "f8"))
 SEARCH_RECORD = record_dtype(
     ("density", "i8"),
     ("cumulated", "i8"),
@@ -48,7 +48,7 @@ def _call(kernel: Kernel, record: np.ndarray) -> None:
     _entry(kernel.name, host_target())(record.ctypes.data, 0, 1)
 
 
-def _count(kernel: Kernel, x: np.ndarray, bins: int, *parameters: np.float32) -> np.ndarray:
+def _count(kernel: Kernel, x: np.ndarray, bins: int, *parameters: np.float32 | float) -> np.ndarray:
     counts = np.zeros((WAYS, bins), np.int64)
     _call(kernel, np.array([(x.ctypes.data, x.size, counts.ctypes.data, bins, *parameters)], kernel.record))
     return np.asarray(counts.sum(axis=0))
@@ -63,7 +63,7 @@ def count_uniform(x: np.ndarray, bins: int, low: np.float32, high: np.float32) -
     return _count(COUNT_UNIFORM, x, bins, low, F32(high - low))
 
 
-def count_exact(x: np.ndarray, bins: int, scale: np.float32) -> np.ndarray:
+def count_exact(x: np.ndarray, bins: int, scale: float) -> np.ndarray:
     """Counts of `x` in bins floor(x · scale) + bins / 2, as int64 (bins,).
 
     `x`: float32 (n,), contiguous; `scale`: a power of two for which every bin is one of 0..bins − 1.

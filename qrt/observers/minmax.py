@@ -41,7 +41,8 @@ class MovingAverageMinMaxObserver(Observer):
         _check_constant(self.averaging_constant)
 
     def _update(self, x: np.ndarray, low: np.float32, high: np.float32) -> None:
-        self._min, self._max = _average(self, np.asarray(low), np.asarray(high))
+        self._min = _average(self._min, np.asarray(low), self.averaging_constant) if self._seen else np.asarray(low)
+        self._max = _average(self._max, np.asarray(high), self.averaging_constant) if self._seen else np.asarray(high)
 
 
 @dataclass(eq=False)
@@ -82,7 +83,9 @@ class MovingAveragePerChannelMinMaxObserver(PerChannelMinMaxObserver):
         _check_constant(self.averaging_constant)
 
     def _update(self, x: np.ndarray, low: np.float32, high: np.float32) -> None:
-        self._min, self._max = _average(self, *self._channel_extremes(x))
+        lows, highs = self._channel_extremes(x)
+        self._min = _average(self._min, lows, self.averaging_constant) if self._seen else lows
+        self._max = _average(self._max, highs, self.averaging_constant) if self._seen else highs
 
 
 def _check_constant(averaging_constant: float) -> None:
@@ -90,11 +93,6 @@ def _check_constant(averaging_constant: float) -> None:
         raise QuantizationError(f"averaging_constant must be in (0, 1], not {averaging_constant}")
 
 
-def _average(
-    observer: MovingAverageMinMaxObserver | MovingAveragePerChannelMinMaxObserver, low: np.ndarray, high: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    if not np.isfinite(observer.min_val).all():
-        return low, high
-    c = F32(observer.averaging_constant)
-    with np.errstate(over="ignore"):
-        return observer.min_val + c * (low - observer.min_val), observer.max_val + c * (high - observer.max_val)
+def _average(old: np.ndarray, new: np.ndarray, averaging_constant: float) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):  # calculate_qparams reports a range that is not finite
+        return np.asarray(old + F32(averaging_constant) * (new - old))
