@@ -162,14 +162,16 @@ class BatchNorm(Layer):
             self.var = BN_MOMENTUM * self.var + (1 - BN_MOMENTUM) * var
         self.inverse: np.ndarray = 1 / np.sqrt(var + np.float32(BN_EPSILON))
         self.normal: np.ndarray = (x - mean) * self.inverse
-        return self.normal * self.gamma.value + self.beta.value
+        y: np.ndarray = self.normal * self.gamma.value + self.beta.value
+        return y
 
     def backward(self, dy: np.ndarray) -> np.ndarray:
         count = np.float32(dy.size // dy.shape[3])
         self.beta.grad = dy.sum(axis=(0, 1, 2))
         self.gamma.grad = (dy * self.normal).sum(axis=(0, 1, 2))
-        centred: np.ndarray = dy - (self.beta.grad + self.normal * self.gamma.grad) / count
-        return centred * (self.gamma.value * self.inverse)
+        centred = dy - (self.beta.grad + self.normal * self.gamma.grad) / count
+        dx: np.ndarray = centred * (self.gamma.value * self.inverse)
+        return dx
 
     def emit(self, graph: Graph, x: str) -> str:
         weights = {"scale": self.gamma.value, "bias": self.beta.value, "mean": self.mean, "var": self.var}
