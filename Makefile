@@ -7,6 +7,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --no-input install --quiet
 # Directories count too: their time changes when a file is removed.
 SOURCES := pyproject.toml README.md LICENSE $(shell find qrt ops loaders -name __pycache__ -prune -o \( -type d -o -name '*.py' -o -path 'qrt/assets/*' \) -print)
 
+.NOTPARALLEL: # two installs at once would meet in .venv
 .PHONY: help demo test lint bench clean
 
 help:
@@ -27,7 +28,6 @@ lint: $(VENV)/installed-dev
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --quiet --check
 	@cd $(VENV) && bin/mypy --config-file ../pyproject.toml --package qrt
-	@$(BIN)/mypy tools
 
 bench: $(VENV)/installed-bench
 	@$(BIN)/python benchmarks
