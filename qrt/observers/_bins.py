@@ -9,7 +9,6 @@ from qrt.observers.kernels import count_exact
 
 __all__ = ["GrowingHistogram"]
 
-F32 = np.float32
 LEAST_EXPONENT = -148  # of the smallest float32 above zero, 2⁻¹⁴⁹ = ½ · 2⁻¹⁴⁸
 
 
