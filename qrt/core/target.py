@@ -66,8 +66,6 @@ def choose_target(arch: str, host_features: frozenset[str], wanted: str | None =
         if t.isa == wanted:
             if t not in runnable:
                 missing = ", ".join(sorted(t.needs - host_features))
-                raise InvalidInput(
-                    f"target {wanted!r} needs {missing}, which this machine lacks; it can run {', '.join(r.isa for r in runnable)}"
-                )
+                raise InvalidInput(f"target {wanted!r} needs {missing}, which this machine lacks; it can run {able}")
             return t
-    raise InvalidInput(f"unknown target {wanted!r}: this machine can run {', '.join(r.isa for r in runnable)} (QRT_TARGET or target=)")
+    raise InvalidInput(f"unknown target {wanted!r}: this machine can run {able} (QRT_TARGET or target=)")
