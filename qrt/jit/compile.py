@@ -32,6 +32,7 @@ _LOCK = threading.Lock()
 def _initialize() -> None:
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
+    llvm.initialize_native_asmparser()  # for inline assembly (pause)
 
 
 def _front_end(kernel: Kernel) -> tuple[str, str]:
