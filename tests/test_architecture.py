@@ -37,8 +37,11 @@ DOORS: dict[str, tuple[str, ...]] = {
 # Where numba may be imported as a module loads: the files that are themselves imported only to compile.
 KERNEL_SOURCES = ("qrt/jit/lang/**", "qrt/jit/lang*.py", "qrt/jit/compile.py", "**/cpu*.py")
 
-# Where NumPy rounds: the one definition, and the twins of the SIMD instructions, which say what an instruction does.
-ROUNDING = ("qrt/core/numerics.py", "qrt/jit/lang/**")
+ROUNDING = (
+    "qrt/core/numerics.py",  # the one definition
+    "qrt/jit/lang/**",  # the NumPy twins of SIMD instructions: what an instruction does
+    "ops/elementwise/unary.py",  # ONNX's Round, an operator on floats
+)
 ROUNDERS = {"rint", "round", "round_", "around", "fix"}
 
 PRINTERS = ("qrt/cli/**",)
