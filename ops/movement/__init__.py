@@ -1,5 +1,29 @@
-"""Ops that move bytes and compute nothing: transpose, copy, concat, slice, gather, pad, tile."""
+"""Ops that move bytes and compute nothing: transpose, copy, concat, slice, gather, scatter, pad, expand."""
 
-from qrt.ops.movement.transpose import Copy, Transpose
+from qrt.ops.movement import gather, join, strided
+from qrt.ops.movement.gather import Gather, GatherElements, GatherND, ScatterElements, ScatterND, Triangle
+from qrt.ops.movement.join import Concat, Pad, QConcat
+from qrt.ops.movement.strided import SERIAL_BYTES, contiguous, emit_strided
+from qrt.ops.movement.transpose import Copy, Expand, Slice, Transpose
 
-__all__ = ["Copy", "Transpose"]
+__all__ = [
+    "KERNELS",
+    "SERIAL_BYTES",
+    "Concat",
+    "Copy",
+    "Expand",
+    "Gather",
+    "GatherElements",
+    "GatherND",
+    "Pad",
+    "QConcat",
+    "ScatterElements",
+    "ScatterND",
+    "Slice",
+    "Transpose",
+    "Triangle",
+    "contiguous",
+    "emit_strided",
+]
+
+KERNELS = (*strided.KERNELS, *join.KERNELS, *gather.KERNELS)

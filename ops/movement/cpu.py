@@ -1,37 +1,198 @@
-"""Kernels of the movement ops."""
+"""Kernels of strided copies: what every movement op that knows its addresses is made of."""
 
 from __future__ import annotations
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
 
 from qrt.jit.lang import fields, share, u8, u16, u32, u64
 
 _POINTER = {1: u8, 2: u16, 4: u32, 8: u64}
 
+# Side of the square that registers transpose, by element size, and of the block that a thread takes at once.
+_TILE = {1: 16, 2: 8, 4: 8, 8: 4}
+_BLOCK = 64
 
-def transpose(size):  # type: ignore[no-untyped-def]
-    """y = x walked with six strides, in elements of `size` bytes."""
+
+def rows(size):  # type: ignore[no-untyped-def]
+    """y = x, walked with six strides each, in elements of `size` bytes; fast where y has stride 1 along axis 5, and x 1 or 0."""
     pointer = _POINTER[size]
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
         x, y = pointer(r.x), pointer(r.y)
-        n5, s5 = r.n5, r.s5
-        rows = r.n0 * r.n1 * r.n2 * r.n3 * r.n4
-        lo, hi = share(rows, tid, nthreads)
-        for row in range(lo, hi):
-            rest = row
-            i4 = rest % r.n4
-            rest //= r.n4
+        n1, n2, n3, n4, n5 = r.n1, r.n2, r.n3, r.n4, r.n5
+        # One long row is shared by splitting it.
+        split = 1
+        if r.n0 * n1 * n2 * n3 * n4 < nthreads:
+            split = nthreads
+        lo, hi = share(r.n0 * n1 * n2 * n3 * n4 * split, tid, nthreads)
+        rest = lo // split
+        i4 = rest % n4
+        rest //= n4
+        i3 = rest % n3
+        rest //= n3
+        i2 = rest % n2
+        rest //= n2
+        i1 = rest % n1
+        i0 = rest // n1
+        for unit in range(lo, hi):
+            begin, end = share(n5, unit % split, split)
+            at = i0 * r.s0 + i1 * r.s1 + i2 * r.s2 + i3 * r.s3 + i4 * r.s4 + begin * r.s5
+            to = i0 * r.t0 + i1 * r.t1 + i2 * r.t2 + i3 * r.t3 + i4 * r.t4 + begin * r.t5
+            n = end - begin
+            if r.t5 != 1:
+                for i in range(n):
+                    y[to + i * r.t5] = x[at + i * r.s5]
+            elif r.s5 == 1:
+                for i in range(n):
+                    y[to + i] = x[at + i]
+            elif r.s5 == 0:
+                value = x[at]
+                for i in range(n):
+                    y[to + i] = value
+            else:
+                for i in range(n):
+                    y[to + i] = x[at + i * r.s5]
+            if unit % split == split - 1:
+                i4 += 1
+                if i4 == n4:
+                    i4 = 0
+                    i3 += 1
+                    if i3 == n3:
+                        i3 = 0
+                        i2 += 1
+                        if i2 == n2:
+                            i2 = 0
+                            i1 += 1
+                            if i1 == n1:
+                                i1 = 0
+                                i0 += 1
+
+    return kernel
+
+
+def _tile(size):  # type: ignore[no-untyped-def]
+    """The intrinsic tile(x, x_stride, y, y_stride), all in bytes: a square of _TILE[size] rows of x is written transposed.
+
+    log2(rows) rounds of interleaving row i with row i + rows / 2 transpose a square.
+    """
+    side = _TILE[size]
+    vector = ir.VectorType(ir.IntType(8 * size), side)
+    low = ir.Constant(ir.VectorType(ir.IntType(32), side), [i // 2 + side * (i % 2) for i in range(side)])
+    high = ir.Constant(ir.VectorType(ir.IntType(32), side), [side // 2 + i // 2 + side * (i % 2) for i in range(side)])
+
+    @intrinsic
+    def tile(typing_context, x, x_stride, y, y_stride):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            def row(start, stride, i):  # type: ignore[no-untyped-def]
+                address = builder.add(start, builder.mul(stride, ir.Constant(stride.type, i)))
+                return builder.inttoptr(address, vector.as_pointer())
+
+            values = [builder.load(row(args[0], args[1], i), align=1) for i in range(side)]
+            for _ in range(side.bit_length() - 1):
+                pairs = list(zip(values[: side // 2], values[side // 2 :], strict=True))
+                values = [builder.shuffle_vector(a, b, mask) for a, b in pairs for mask in (low, high)]
+            for i, value in enumerate(values):
+                builder.store(value, row(args[2], args[3], i), align=1)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.int64, types.int64), codegen
+
+    return tile
+
+
+def tiles(size):  # type: ignore[no-untyped-def]
+    """As `rows`, where x has stride 1 along axis 4 and y along axis 5: squares are transposed in registers."""
+    pointer, side, tile = _POINTER[size], _TILE[size], _tile(size)
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, y = pointer(r.x), pointer(r.y)
+        n4, n5, s5, t4 = r.n4, r.n5, r.s5, r.t4
+        blocks4, blocks5 = (n4 + _BLOCK - 1) // _BLOCK, (n5 + _BLOCK - 1) // _BLOCK
+        lo, hi = share(r.n0 * r.n1 * r.n2 * r.n3 * blocks4 * blocks5, tid, nthreads)
+        for unit in range(lo, hi):
+            rest = unit
+            b = rest % blocks5 * _BLOCK
+            rest //= blocks5
+            a = rest % blocks4 * _BLOCK
+            rest //= blocks4
             i3 = rest % r.n3
             rest //= r.n3
             i2 = rest % r.n2
             rest //= r.n2
-            at = (rest // r.n1) * r.s0 + (rest % r.n1) * r.s1 + i2 * r.s2 + i3 * r.s3 + i4 * r.s4
-            to = row * n5
-            if s5 == 1:
-                for i in range(n5):
-                    y[to + i] = x[at + i]
-            else:
-                for i in range(n5):
-                    y[to + i] = x[at + i * s5]
+            at = (rest // r.n1) * r.s0 + (rest % r.n1) * r.s1 + i2 * r.s2 + i3 * r.s3
+            to = (rest // r.n1) * r.t0 + (rest % r.n1) * r.t1 + i2 * r.t2 + i3 * r.t3
+            a_end, b_end = min(a + _BLOCK, n4), min(b + _BLOCK, n5)
+            a_whole, b_whole = a + (a_end - a) // side * side, b + (b_end - b) // side * side
+            for j in range(b, b_whole, side):
+                for i in range(a, a_whole, side):
+                    tile(r.x + (at + j * s5 + i) * size, s5 * size, r.y + (to + i * t4 + j) * size, t4 * size)
+            for i in range(a, a_whole):
+                for j in range(b_whole, b_end):
+                    y[to + i * t4 + j] = x[at + j * s5 + i]
+            for i in range(a_whole, a_end):
+                for j in range(b, b_end):
+                    y[to + i * t4 + j] = x[at + j * s5 + i]
+
+    return kernel
+
+
+def zip_rows(size, count):  # type: ignore[no-untyped-def]
+    """As `tiles` where axis 5 has `count` elements and axis 4 of y has that stride: rows of x are interleaved."""
+    pointer = _POINTER[size]
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, y = pointer(r.x), pointer(r.y)
+        begin, end = share(r.n4, tid, nthreads)
+        s1 = r.s5
+        s2, s3 = 2 * s1, 3 * s1
+        for row in range(r.n0 * r.n1 * r.n2 * r.n3):
+            rest = row
+            i3 = rest % r.n3
+            rest //= r.n3
+            i2 = rest % r.n2
+            rest //= r.n2
+            at = (rest // r.n1) * r.s0 + (rest % r.n1) * r.s1 + i2 * r.s2 + i3 * r.s3
+            to = (rest // r.n1) * r.t0 + (rest % r.n1) * r.t1 + i2 * r.t2 + i3 * r.t3
+            for i in range(begin, end):
+                y[to + count * i] = x[at + i]
+                y[to + count * i + 1] = x[at + s1 + i]
+                if count > 2:
+                    y[to + count * i + 2] = x[at + s2 + i]
+                if count > 3:
+                    y[to + count * i + 3] = x[at + s3 + i]
+
+    return kernel
+
+
+def unzip_rows(size, count):  # type: ignore[no-untyped-def]
+    """As `tiles` where axis 4 has `count` elements and axis 5 of x has that stride: rows of y are picked apart from x."""
+    pointer = _POINTER[size]
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, y = pointer(r.x), pointer(r.y)
+        begin, end = share(r.n5, tid, nthreads)
+        t1 = r.t4
+        t2, t3 = 2 * t1, 3 * t1
+        for row in range(r.n0 * r.n1 * r.n2 * r.n3):
+            rest = row
+            i3 = rest % r.n3
+            rest //= r.n3
+            i2 = rest % r.n2
+            rest //= r.n2
+            at = (rest // r.n1) * r.s0 + (rest % r.n1) * r.s1 + i2 * r.s2 + i3 * r.s3
+            to = (rest // r.n1) * r.t0 + (rest % r.n1) * r.t1 + i2 * r.t2 + i3 * r.t3
+            for i in range(begin, end):
+                y[to + i] = x[at + count * i]
+                y[to + t1 + i] = x[at + count * i + 1]
+                if count > 2:
+                    y[to + t2 + i] = x[at + count * i + 2]
+                if count > 3:
+                    y[to + t3 + i] = x[at + count * i + 3]
 
     return kernel

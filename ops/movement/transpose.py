@@ -1,4 +1,4 @@
-"""Transpose and Copy."""
+"""Ops that are one strided copy: Transpose, Copy, Slice, Expand."""
 
 from __future__ import annotations
 
@@ -7,31 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qrt.jit import Kernel, record_dtype
+from qrt.core.errors import ModelError
+from qrt.ops.movement.strided import contiguous, emit_strided
 from qrt.ops.op import Array, Op, Operand, Spec, Steps
 
-__all__ = ["KERNELS", "Copy", "Transpose"]
-
-# Up to six axes, outermost first; missing ones have extent 1. Strides of x are in elements, y is contiguous.
-_RECORD = record_dtype(("x", "i8"), ("y", "i8"), *((f"n{k}", "i8") for k in range(6)), *((f"s{k}", "i8") for k in range(6)))
-MAX_AXES = 6
-
-KERNELS: tuple[Kernel, ...] = tuple(
-    Kernel(f"transpose_b{size}_strided__generic", _RECORD, "qrt.ops.movement.cpu:transpose", (size,)) for size in (1, 2, 4, 8)
-)
-
-
-def merge_axes(shape: Sequence[int], strides: Sequence[int]) -> tuple[list[int], list[int]]:
-    """The same walk with fewer axes: drops extents of 1, joins neighbours that one stride can walk."""
-    axes: list[list[int]] = []
-    for extent, stride in zip(shape, strides, strict=True):
-        if extent == 1:
-            continue
-        if axes and axes[-1][1] == stride * extent:
-            axes[-1] = [axes[-1][0] * extent, stride]
-        else:
-            axes.append([extent, stride])
-    return [a[0] for a in axes], [a[1] for a in axes]
+__all__ = ["Copy", "Expand", "Slice", "Transpose"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +21,8 @@ class Transpose(Op):
     perm: tuple[int, ...]
 
     def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
+        if sorted(self.perm) != list(range(len(inputs[0].shape))):
+            raise ModelError(f"{self.perm} does not permute the axes of a value of shape {inputs[0].shape}")
         return (Spec(tuple(inputs[0].shape[axis] for axis in self.perm), inputs[0].dtype),)
 
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
@@ -48,25 +30,8 @@ class Transpose(Op):
         return (np.ascontiguousarray(y).reshape(y.shape),)
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        x = inputs[0].spec
-        strides = [int(np.prod(x.shape[k + 1 :], dtype=np.int64)) for k in range(len(x.shape))]
+        strides = contiguous(inputs[0].spec.shape)
         emit_strided(steps, inputs[0], outputs[0], [strides[axis] for axis in self.perm])
-
-
-def emit_strided(steps: Steps, x: Operand, y: Operand, strides: Sequence[int], start: int = 0) -> None:
-    """y, walked in order, takes x[start + Σ index·stride] (elements); any stride, 0 and negative included."""
-    if y.spec.size == 0:
-        return
-    extents, merged = merge_axes(y.spec.shape, strides)
-    if len(extents) > MAX_AXES:
-        raise ValueError(f"more than {MAX_AXES} axes that cannot be joined: {y.spec.shape}")
-    extents = [1] * (MAX_AXES - len(extents)) + extents
-    merged = [0] * (MAX_AXES - len(merged)) + merged
-    itemsize = y.spec.dtype.itemsize
-    kernel = next(k for k in KERNELS if k.params == (itemsize,))
-    walk = {f"n{k}": n for k, n in enumerate(extents)} | {f"s{k}": s for k, s in enumerate(merged)}
-    threads = None if y.spec.nbytes > 1 << 15 else 1
-    steps.step(kernel, threads, x=x.ref + start * itemsize, y=y.ref, **walk)
 
 
 @dataclass(frozen=True)
@@ -80,5 +45,49 @@ class Copy(Op):
         return (inputs[0].copy(),)
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        shape = inputs[0].spec.shape
-        emit_strided(steps, inputs[0], outputs[0], [int(np.prod(shape[k + 1 :], dtype=np.int64)) for k in range(len(shape))])
+        emit_strided(steps, inputs[0], outputs[0], contiguous(inputs[0].spec.shape))
+
+
+@dataclass(frozen=True)
+class Slice(Op):
+    """y[i, j, …] = x[starts[0] + i · strides[0], …] for each index into `shape`; strides may be negative, not 0."""
+
+    starts: tuple[int, ...]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
+        extents = inputs[0].shape
+        for extent, start, n, stride in zip(extents, self.starts, self.shape, self.strides, strict=True):
+            if n > 0 and not (0 <= start < extent and 0 <= start + (n - 1) * stride < extent):
+                raise ModelError(f"slice of {n} elements from {start} in steps of {stride} leaves a value of shape {extents}")
+        return (Spec(self.shape, inputs[0].dtype),)
+
+    def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        walks = zip(self.starts, self.shape, self.strides, strict=True)
+        return (inputs[0][np.ix_(*(start + stride * np.arange(n) for start, n, stride in walks))],)
+
+    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        strides = contiguous(inputs[0].spec.shape)
+        start = sum(s * first for s, first in zip(strides, self.starts, strict=True))
+        emit_strided(steps, inputs[0], outputs[0], [s * step for s, step in zip(strides, self.strides, strict=True)], start)
+
+
+@dataclass(frozen=True)
+class Expand(Op):
+    """Axes of extent 1 repeated to those of `shape`, which has the same rank."""
+
+    shape: tuple[int, ...]
+
+    def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
+        extents = inputs[0].shape
+        if len(extents) != len(self.shape) or any(a not in (1, b) for a, b in zip(extents, self.shape, strict=True)):
+            raise ModelError(f"a value of shape {extents} cannot be expanded to {self.shape}")
+        return (Spec(self.shape, inputs[0].dtype),)
+
+    def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        return (np.broadcast_to(inputs[0], self.shape).copy(),)
+
+    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        extents = inputs[0].spec.shape
+        emit_strided(steps, inputs[0], outputs[0], [0 if n == 1 else s for n, s in zip(extents, contiguous(extents), strict=True)])

@@ -1,0 +1,141 @@
+"""Kernels that look elements up: gather, scatter, tables of codes.
+
+An index may be negative and counts from the end then. It is clamped to its axis: native code never leaves a buffer.
+"""
+
+from __future__ import annotations
+
+from numba import types
+
+from qrt.jit.lang import device, fields, i32, i64, share, u8, u16, u32, u64
+
+_POINTER = {1: u8, 2: u16, 4: u32, 8: u64}
+_INDEX = {4: i32, 8: i64}
+
+
+@device
+def clamped(index, extent):  # type: ignore[no-untyped-def]
+    """`index`, counted from the end if it is negative, as one of 0 … extent − 1."""
+    if index < 0:
+        index += extent
+    return max(0, min(index, extent - 1))
+
+
+def lut_rows():  # type: ignore[no-untyped-def]
+    """Rows of codes through a table of 256."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, y, table = u8(r.x), u8(r.y), u8(r.table)
+        split = 1
+        if r.rows < nthreads:
+            split = nthreads
+        lo, hi = share(r.rows * split, tid, nthreads)
+        for unit in range(lo, hi):
+            begin, end = share(r.n, unit % split, split)
+            at, to = unit // split * r.n, unit // split * r.stride
+            for i in range(begin, end):
+                y[to + i] = table[x[at + i]]
+
+    return kernel
+
+
+def gather(size, index_size):  # type: ignore[no-untyped-def]
+    """For each tuple of indices, `inner` elements from where it points."""
+    pointer, indices = _POINTER[size], _INDEX[index_size]
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, y, index = pointer(r.x), pointer(r.y), indices(r.index)
+        inner = r.inner
+        lo, hi = share(r.batches * r.tuples, tid, nthreads)
+        for unit in range(lo, hi):
+            batch = unit // r.tuples
+            k = batch * r.index_stride + unit % r.tuples * r.depth
+            at = batch * r.x_stride
+            at += clamped(types.int64(index[k]), r.n0) * r.s0
+            if r.depth > 1:
+                at += clamped(types.int64(index[k + 1]), r.n1) * r.s1
+            if r.depth > 2:
+                at += clamped(types.int64(index[k + 2]), r.n2) * r.s2
+            if r.depth > 3:
+                at += clamped(types.int64(index[k + 3]), r.n3) * r.s3
+            to = unit * inner
+            for i in range(inner):
+                y[to + i] = x[at + i]
+
+    return kernel
+
+
+def scatter(size, index_size):  # type: ignore[no-untyped-def]
+    """The reverse of `gather`, in order: for each tuple of indices, `inner` elements to where it points."""
+    pointer, indices = _POINTER[size], _INDEX[index_size]
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, y, index = pointer(r.x), pointer(r.y), indices(r.index)
+        inner = r.inner
+        for unit in range(r.tuples):
+            k = unit * r.depth
+            to = clamped(types.int64(index[k]), r.n0) * r.s0
+            if r.depth > 1:
+                to += clamped(types.int64(index[k + 1]), r.n1) * r.s1
+            if r.depth > 2:
+                to += clamped(types.int64(index[k + 2]), r.n2) * r.s2
+            if r.depth > 3:
+                to += clamped(types.int64(index[k + 3]), r.n3) * r.s3
+            for i in range(inner):
+                y[to + i] = x[unit * inner + i]
+
+    return kernel
+
+
+def along(size, index_size, scatters):  # type: ignore[no-untyped-def]
+    """One element for each index: it replaces the coordinate of one axis of its own position."""
+    pointer, indices = _POINTER[size], _INDEX[index_size]
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, y, index = pointer(r.x), pointer(r.y), indices(r.index)
+        n5, s5 = r.n5, r.s5
+        lo, hi = share(r.n0 * r.n1 * r.n2 * r.n3 * r.n4, tid, nthreads)
+        for row in range(lo, hi):
+            rest = row
+            at = rest % r.n4 * r.s4
+            rest //= r.n4
+            at += rest % r.n3 * r.s3
+            rest //= r.n3
+            at += rest % r.n2 * r.s2
+            rest //= r.n2
+            at += rest % r.n1 * r.s1 + rest // r.n1 * r.s0
+            for i in range(n5):
+                there = at + i * s5 + clamped(types.int64(index[row * n5 + i]), r.extent) * r.stride
+                if scatters:
+                    y[there] = x[row * n5 + i]
+                else:
+                    y[row * n5 + i] = x[there]
+
+    return kernel
+
+
+def triangle(size, upper):  # type: ignore[no-untyped-def]
+    """Matrices whose elements on the other side of a diagonal are 0."""
+    pointer = _POINTER[size]
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, y = pointer(r.x), pointer(r.y)
+        n = r.columns
+        lo, hi = share(r.matrices * r.rows, tid, nthreads)
+        for row in range(lo, hi):
+            # The first column on or above the diagonal, or the first strictly above it.
+            edge = row % r.rows + r.diagonal
+            if not upper:
+                edge += 1
+            edge = max(0, min(edge, n))
+            for i in range(row * n, row * n + edge):
+                y[i] = 0 if upper else x[i]
+            for i in range(row * n + edge, row * n + n):
+                y[i] = x[i] if upper else 0
+
+    return kernel

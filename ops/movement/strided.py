@@ -1,0 +1,117 @@
+"""Strided copies: one walk over two sets of strides, which every movement op that knows its addresses is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from qrt.jit import Kernel, record_dtype
+from qrt.ops.op import Operand, Steps
+
+__all__ = ["KERNELS", "SERIAL_BYTES", "contiguous", "emit_strided"]
+
+MAX_AXES = 6
+# Less than this is copied faster than a second thread hears of it.
+SERIAL_BYTES = 1 << 15
+
+# Up to six axes, outermost first; missing ones have extent 1. n: extents, s and t: strides of x and y, in elements.
+_RECORD = record_dtype(("x", "i8"), ("y", "i8"), *((f"{name}{k}", "i8") for name in "nst" for k in range(MAX_AXES)))
+_SIZES = (1, 2, 4, 8)
+_COUNTS = (2, 3, 4)
+
+
+def _kernel(kind: str, *params: int) -> Kernel:
+    name = f"copy_b{params[0]}_{kind}{''.join(str(p) for p in params[1:])}__generic"
+    return Kernel(name, _RECORD, f"qrt.ops.movement.cpu:{kind}", params)
+
+
+_ROWS = {size: _kernel("rows", size) for size in _SIZES}
+_TILES = {size: _kernel("tiles", size) for size in _SIZES}
+_ZIP = {(size, count): _kernel("zip_rows", size, count) for size in _SIZES for count in _COUNTS}
+_UNZIP = {(size, count): _kernel("unzip_rows", size, count) for size in _SIZES for count in _COUNTS}
+
+KERNELS: tuple[Kernel, ...] = (*_ROWS.values(), *_TILES.values(), *_ZIP.values(), *_UNZIP.values())
+
+_Axis = tuple[int, int, int]  # extent, stride of x, stride of y
+
+
+def contiguous(shape: Sequence[int]) -> list[int]:
+    """Strides, in elements, of a C-contiguous array."""
+    strides = [1] * len(shape)
+    for k in range(len(shape) - 2, -1, -1):
+        strides[k] = strides[k + 1] * shape[k + 1]
+    return strides
+
+
+def merge_axes(axes: Sequence[_Axis]) -> list[_Axis]:
+    """The same walk with fewer axes: drops extents of 1, joins neighbours that one stride can walk."""
+    merged: list[_Axis] = []
+    for n, s, t in axes:
+        if n == 1:
+            continue
+        if merged and merged[-1][1:] == (s * n, t * n):
+            merged[-1] = (merged[-1][0] * n, s, t)
+        else:
+            merged.append((n, s, t))
+    return merged
+
+
+def emit_strided(
+    steps: Steps,
+    x: Operand,
+    y: Operand,
+    x_strides: Sequence[int],
+    x_start: int = 0,
+    *,
+    shape: Sequence[int] | None = None,
+    y_strides: Sequence[int] | None = None,
+    y_start: int = 0,
+) -> None:
+    """y[y_start + Σ index·y_stride] = x[x_start + Σ index·x_stride] for each index into `shape` (default: all of y, in order).
+
+    Strides and starts are in elements; those of x may be 0 and negative. No element of y is written twice, and none is read.
+    """
+    shape = y.spec.shape if shape is None else shape
+    y_strides = contiguous(shape) if y_strides is None else y_strides
+    if 0 in shape:
+        return
+    # The order in which elements are copied does not matter: walk y as it lies in memory.
+    axes = sorted(zip(shape, x_strides, y_strides, strict=True), key=lambda axis: -axis[2])
+    itemsize = y.spec.dtype.itemsize
+    x = replace(x, ref=x.ref + x_start * itemsize)
+    y = replace(y, ref=y.ref + y_start * itemsize)
+    _emit(steps, x, y, merge_axes(axes), itemsize)
+
+
+def _emit(steps: Steps, x: Operand, y: Operand, axes: list[_Axis], itemsize: int) -> None:
+    if len(axes) > MAX_AXES:
+        shortest = min(axes)
+        rest = [axis for axis in axes if axis is not shortest]
+        for i in range(shortest[0]):
+            at, to = x.ref + i * shortest[1] * itemsize, y.ref + i * shortest[2] * itemsize
+            _emit(steps, replace(x, ref=at), replace(y, ref=to), rest, itemsize)
+        return
+    kernel, axes = _choose(axes, itemsize)
+    axes = [(1, 0, 0)] * (MAX_AXES - len(axes)) + axes
+    walk = {f"{name}{k}": axis[i] for i, name in enumerate("nst") for k, axis in enumerate(axes)}
+    nbytes = itemsize
+    for n, _, _ in axes:
+        nbytes *= n
+    steps.step(kernel, None if nbytes > SERIAL_BYTES else 1, x=x.ref, y=y.ref, **walk)
+
+
+def _choose(axes: list[_Axis], itemsize: int) -> tuple[Kernel, list[_Axis]]:
+    """The kernel for a walk, and the walk with the axes that the kernel looks at last."""
+    across = next((axis for axis in axes if axis[1] == 1), None)
+    along = next((axis for axis in axes if axis[2] == 1), None)
+    if across is None or along is None or across is along or along[1] < 0 or along[1] == 0:
+        return _ROWS[itemsize], axes
+    axes = [axis for axis in axes if axis is not across and axis is not along] + [across, along]
+    if along[0] in _COUNTS and across[2] == along[0]:
+        return _ZIP[itemsize, along[0]], axes
+    if across[0] in _COUNTS and along[1] == across[0]:
+        return _UNZIP[itemsize, across[0]], axes
+    if min(across[0], along[0]) < 4:
+        # Too narrow for squares: walk the longer of the two.
+        return _ROWS[itemsize], axes if along[0] >= across[0] else [*axes[:-2], along, across]
+    return _TILES[itemsize], axes
