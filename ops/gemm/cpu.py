@@ -12,7 +12,7 @@ from qrt.jit.lang import fields, share
 from qrt.jit.lang.simd import F32, I8, I32, I64, LANES, Simd
 
 
-class _Micro:
+class Micro:
     """Builds one tile: accumulate over taps and K, then the epilogue."""
 
     def __init__(self, s: Simd, rows: int, vectors: int, addressing: str, epilogue: str, values: dict[str, Any]) -> None:
@@ -172,22 +172,22 @@ _ADDRESSES = ("x", "x_row", "offsets", "zeros", "w", "bias", "scale", "y", "y_ro
 _COUNTS = ("rows", "columns", "taps", "k4")
 _FLOATS = ("lo", "hi", "c_lo", "c_hi", "c_ratio", "r_ratio")
 _CODES = ("y_zero_point", "r_zero_point")
-_NAMES = (*_ADDRESSES, *_COUNTS, *_FLOATS, *_CODES)
+NAMES = (*_ADDRESSES, *_COUNTS, *_FLOATS, *_CODES)
+NUMBA_TYPES = (types.int64,) * (len(_ADDRESSES) + len(_COUNTS)) + (types.float32,) * len(_FLOATS) + (types.int32,) * len(_CODES)
 
 
 def gemm(isa, tile_rows, tile_vectors, addressing, epilogue):  # type: ignore[no-untyped-def]
     """All tiles of one product: threads share the (batch, group, column block, row block) blocks, in that order."""
-    arguments = (types.int64,) * (len(_ADDRESSES) + len(_COUNTS)) + (types.float32,) * len(_FLOATS) + (types.int32,) * len(_CODES)
 
     @intrinsic
     def micro(typing_context, values):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            members = [builder.extract_value(args[0], i) for i in range(len(_NAMES))]
-            named = dict(zip(_NAMES, members, strict=True))
-            _Micro(Simd(isa, builder), tile_rows, tile_vectors, addressing, epilogue, named).build()
+            members = [builder.extract_value(args[0], i) for i in range(len(NAMES))]
+            named = dict(zip(NAMES, members, strict=True))
+            Micro(Simd(isa, builder), tile_rows, tile_vectors, addressing, epilogue, named).build()
             return context.get_dummy_value()
 
-        return types.void(types.Tuple(arguments)), codegen
+        return types.void(types.Tuple(NUMBA_TYPES)), codegen
 
     nr = tile_vectors * LANES[isa]
     size = 1 if epilogue in ("u8", "u8add") else 4
@@ -216,7 +216,7 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue):  # type: ignore[no
                     r.offsets + 4 * m * r.taps,
                     r.zeros,
                     r.w + image * r.w_batch + group * r.w_group + n // nr * w_block,
-                    r.bias + column,
+                    r.bias + image * r.bias_batch + column,
                     r.scale + column,
                     r.y + at,
                     r.y_row,

@@ -24,6 +24,7 @@ RECORD = record_dtype(
     ("w", "i8"),  # packed B
     ("w_batch", "i8"),
     ("w_group", "i8"),
+    ("bias_batch", "i8"),  # bytes from one batch's bias to the next: 0 but where B is computed in the run
     ("bias", "i8"),  # int32 or float32 [groups][N rounded up to NR]: what accumulators start from
     ("scale", "i8"),  # float32 [groups][N rounded up to NR]
     ("y", "i8"),  # output: row m, column n at y + i·y_batch + g·y_group + m·y_row + n·size
@@ -98,8 +99,8 @@ KERNELS: tuple[Kernel, ...] = tuple(
 )
 
 
-def choose_tile(target: Target, m: int, n: int) -> tuple[str, Tile]:
-    """The ISA and tile that do least work for m rows and n columns: padded work, plus what loading A and B costs it.
+def choose_tile(target: Target, m: int, n: int) -> Tile:
+    """The tile that does least work for m rows and n columns: padded work, plus what loading A and B costs it.
 
     A tile's inner step is rows·vectors products, `vectors` loads of B and `rows` broadcasts of A; two loads a cycle
     against one or two products a cycle make the loads weigh about a half.
@@ -111,7 +112,7 @@ def choose_tile(target: Target, m: int, n: int) -> tuple[str, Tile]:
         steps = -(-m // tile.rows) * -(-n // nr)
         return steps * (tile.rows * tile.vectors + 0.5 * (tile.rows + tile.vectors) + 2)
 
-    return isa, min(TILES[isa], key=cost)
+    return min(TILES[isa], key=cost)
 
 
 def kernel_for(target: Target, tile: Tile, addressing: str, epilogue: str) -> Kernel:

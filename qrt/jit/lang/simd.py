@@ -97,6 +97,18 @@ class Simd:
             acc = b.add(acc, b.mul(u, s))
         return acc
 
+    def multiply_add(self, acc: Any, a: Any, w: Any) -> Any:
+        """acc + a · w in int32 for a in 0..255 and w in int16's range: a 16-bit multiply, whose upper halves add 0."""
+        if self.isa == "avx512vnni":
+            pairs = ir.VectorType(I16, 2 * self.lanes)
+            product = self.call("llvm.x86.avx512.pmaddw.d.512", self.i32, self.b.bitcast(a, pairs), self.b.bitcast(w, pairs))
+        elif self.isa in ("avxvnni", "avx2"):
+            pairs = ir.VectorType(I16, 2 * self.lanes)
+            product = self.call("llvm.x86.avx2.pmadd.wd", self.i32, self.b.bitcast(a, pairs), self.b.bitcast(w, pairs))
+        else:
+            product = self.b.mul(a, w)
+        return self.b.add(acc, product)
+
     def fma(self, acc: Any, a: Any, w: Any) -> Any:
         """acc + a · w in float32: one rounding where the instruction set has FMA, two on `generic`."""
         if self.isa == "generic":
@@ -147,6 +159,7 @@ def _clamp(x: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
 # name: (operand kinds, result kind, the NumPy function that it equals)
 TWINS: dict[str, tuple[str, str, Callable[..., np.ndarray]]] = {
     "dot": ("iii", "i", _dot),
+    "multiply_add": ("iww", "i", lambda acc, a, w: (acc.astype(np.int64) + a.astype(np.int64) * w).astype(np.int32)),
     "clamp": ("fff", "f", _clamp),
     "round": ("f", "i", lambda x: np.rint(x).astype(np.int32)),
     "to_float": ("i", "f", lambda x: x.astype(np.float32)),

@@ -1,0 +1,104 @@
+"""Conv: convolution and transposed convolution of any rank and group count, integer or float."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from qrt.core.errors import ModelError
+from qrt.jit import Kernel, record_dtype
+from qrt.ops.conv.window import Window
+from qrt.ops.gemm.dense import check_extra, check_operand, product_reference
+from qrt.ops.gemm.epilogue import Epilogue
+from qrt.ops.gemm.product import Fields, Product, Weights, overread_safe
+from qrt.ops.op import Array, Op, Operand, Spec, Steps
+
+__all__ = ["FILL", "Conv"]
+
+# The row that padding reads, where its code is known only in the run.
+FILL = Kernel("fill_u8_flat__generic", record_dtype(("y", "i8"), ("n", "i8"), ("code", "i8")), "qrt.ops.conv.cpu:fill")
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(Op):
+    """y[n, o…, g, c] = epilogue(Σ over taps and channels of (x − x_zero_point) · w + bias), channels last.
+
+    Inputs: x [N, *space, groups · k], then what the epilogue reads. Output: [N, *out, groups · n].
+    `weights.w`: [groups, taps, k, n]; taps in row-major order of `window.kernel`. Padding counts as x_zero_point.
+    """
+
+    window: Window
+    weights: Weights
+    epilogue: Epilogue
+    x_zero_point: int = 0
+
+    def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
+        groups, taps, k, n = self.weights.w.shape
+        x = inputs[0]
+        check_operand(self.epilogue, x)
+        if len(x.shape) != len(self.window.kernel) + 2 or x.shape[-1] != groups * k or taps != self.window.taps or k == 0:
+            raise ModelError(f"an image of shape {list(x.shape)} does not fit weights of {groups} x {k} channels and {self.window.kernel} taps")
+        y = Spec((x.shape[0], *self.window.out_space(x.shape[1:-1]), groups * n), self.epilogue.dtype)
+        check_extra(self.epilogue, inputs[1:], y)
+        return (y,)
+
+    def macs(self, inputs: Sequence[Spec], outputs: Sequence[Spec]) -> int:
+        _, taps, k, _ = self.weights.w.shape
+        return outputs[0].size * taps * k
+
+    def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        x = inputs[0]
+        groups, _, k, _ = self.weights.w.shape
+        w = self.weights.centred()
+        known = self.epilogue.name not in ("f32", "f32add", "f32d")
+        pad = inputs[2].reshape(()) if self.epilogue.name == "f32d" else (self.x_zero_point if self.epilogue.integer else 0.0)
+        columns = self.window.columns(x, float(pad))
+        if self.epilogue.integer:
+            columns = columns.astype(np.int32) - (self.x_zero_point if known else 0)
+        parts = []
+        for group in range(groups):
+            rows = columns[..., group * k : (group + 1) * k]
+            parts.append(product_reference(rows.reshape(*rows.shape[:-2], -1), w[group].reshape(-1, w.shape[-1])))
+        acc = np.concatenate(parts, -1)
+        return (self.epilogue.reference(acc, self.weights.bias, inputs[1:], self.weights.sums()),)
+
+    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        x, y = inputs[0], outputs[0]
+        if y.spec.size == 0:
+            return
+        groups, taps, k, n = self.weights.w.shape
+        batch, *space, channels = x.spec.shape
+        size = 1 if self.epilogue.integer else 4
+        pixels, y_size = prod(y.spec.shape[1:-1]), y.spec.dtype.itemsize
+        point = self.window.is_point
+        m, images = (batch * pixels, 1) if point else (pixels, batch)
+        product, fields = Product(m, n, k, self.epilogue, taps, groups, images).with_constant(steps, self.weights, self.x_zero_point)
+        fields |= {
+            "x": overread_safe(steps, x, k) if self.epilogue.integer else x.ref,
+            "x_batch": prod(space) * channels * size,
+            "x_group": k * size,
+            "x_row": channels * size,
+            "y": y.ref,
+            "y_batch": pixels * groups * n * y_size,
+            "y_group": n * y_size,
+            "y_row": groups * n * y_size,
+        }
+        if not point:
+            fields |= self._table(steps, inputs, space, channels * size, product)
+        product.step(steps, inputs[1:], not point, fields)
+
+    def _table(self, steps: Steps, inputs: Sequence[Operand], space: Sequence[int], pixel: int, product: Product) -> Fields:
+        """The offsets of every tap, and the row that padding reads."""
+        copies = product.taps // self.window.taps
+        how = ("offsets", tuple(space), pixel, copies, self.window)
+        offsets = steps.packed(self.weights.w, how, lambda: np.repeat(self.window.offsets(space, pixel), copies, 1))
+        row = 4 * product.k4
+        if self.epilogue.name == "f32d":
+            zeros = steps.scratch(row)
+            steps.step(FILL, 1, y=zeros, n=row, code=inputs[2].ref)
+            return {"offsets": offsets, "zeros": zeros}
+        code = self.x_zero_point if self.epilogue.integer else 0
+        return {"offsets": offsets, "zeros": steps.packed(self.weights.w, ("padding", code, row), lambda: np.full(row, code, np.uint8))}

@@ -1,0 +1,147 @@
+"""Depthwise convolution: every channel has a window of its own, so lanes run over channels and nothing is packed in K."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from qrt.core.errors import ModelError
+from qrt.core.target import LADDERS, Target
+from qrt.jit import Kernel, record_dtype
+from qrt.ops.conv.conv import FILL
+from qrt.ops.conv.window import Window
+from qrt.ops.gemm.dense import check_extra, check_operand
+from qrt.ops.gemm.epilogue import Epilogue
+from qrt.ops.gemm.product import Fields, Weights, wrap32
+from qrt.ops.gemm.table import EPILOGUES, LANES, Tile
+from qrt.ops.gemm.table import RECORD as GEMM_RECORD
+from qrt.ops.op import Array, Op, Operand, Ref, Spec, Steps
+
+__all__ = ["KERNELS", "Depthwise"]
+
+# The product's record: `n` counts channels, `m` output pixels of an image, `taps` window positions, `k4` the bytes from one
+# tap's weights to the next; the rest as there.
+RECORD = record_dtype(*((name, GEMM_RECORD[name].str[1:]) for name in GEMM_RECORD.names or ()))
+# Accumulators stay in registers; pixels of a tile share its weights, vectors of a tile share the offsets of its pixels.
+TILES: dict[str, tuple[Tile, ...]] = {
+    "avx512vnni": (Tile(4, 4), Tile(6, 2), Tile(8, 1)),
+    "avxvnni": (Tile(3, 3), Tile(6, 1)),
+    "avx2": (Tile(3, 3), Tile(6, 1)),
+    "neon_dot": (Tile(4, 4), Tile(8, 1)),
+    "generic": (Tile(2, 2), Tile(4, 1)),
+}
+
+
+def _kernel(isa: str, tile: Tile, epilogue: str) -> Kernel:
+    types = "f32" if EPILOGUES[epilogue].startswith("float") else "u8s16"
+    name = f"depthwise_{types}_{epilogue}_{tile.rows}x{tile.vectors * LANES[isa]}__{isa}"
+    return Kernel(name, RECORD, "qrt.ops.conv.cpu:depthwise", (isa, tile.rows, tile.vectors, epilogue))
+
+
+KERNELS: tuple[Kernel, ...] = tuple(
+    _kernel(isa, tile, epilogue)
+    for ladder in LADDERS.values()
+    for isa in ladder
+    for tile in TILES[isa]
+    for epilogue in EPILOGUES
+    if isa != "generic" or ladder is LADDERS["x86_64"]
+)
+
+
+def kernel_for(target: Target, channels: int, epilogue: str) -> Kernel:
+    """The table's row that wastes least lanes on `channels`, and of those the widest."""
+
+    def waste(tile: Tile) -> tuple[int, int]:
+        lanes = tile.vectors * LANES[target.isa]
+        return -(-channels // lanes) * lanes, -tile.vectors
+
+    return _kernel(target.isa, min(TILES[target.isa], key=waste), epilogue)
+
+
+@dataclass(frozen=True, eq=False)
+class Depthwise(Op):
+    """y[n, o…, c] = epilogue(Σ over taps of (x − x_zero_point)[…, c] · w[tap, c] + bias[c]), channels last.
+
+    Inputs: x [N, *space, C], then what the epilogue reads. `weights.w`: [C, taps, 1, 1], as a convolution of C groups.
+    """
+
+    window: Window
+    weights: Weights
+    epilogue: Epilogue
+    x_zero_point: int = 0
+
+    def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
+        channels, taps, k, n = self.weights.w.shape
+        x = inputs[0]
+        check_operand(self.epilogue, x)
+        if (k, n) != (1, 1) or len(x.shape) != len(self.window.kernel) + 2 or x.shape[-1] != channels or taps != self.window.taps:
+            raise ModelError(f"an image of shape {list(x.shape)} does not fit {channels} depthwise windows of {self.window.kernel}")
+        y = Spec((x.shape[0], *self.window.out_space(x.shape[1:-1]), channels), self.epilogue.dtype)
+        check_extra(self.epilogue, inputs[1:], y)
+        return (y,)
+
+    def macs(self, inputs: Sequence[Spec], outputs: Sequence[Spec]) -> int:
+        return outputs[0].size * self.window.taps
+
+    def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        x = inputs[0]
+        w = self.weights.centred()[:, :, 0, 0].T  # [taps, C]
+        known = self.epilogue.name not in ("f32", "f32add", "f32d")
+        pad = inputs[2].reshape(()) if self.epilogue.name == "f32d" else (self.x_zero_point if self.epilogue.integer else 0.0)
+        columns = self.window.columns(x, float(pad))
+        if self.epilogue.integer:
+            columns = columns.astype(np.int64) - (self.x_zero_point if known else 0)
+        acc = (columns * w).sum(-2, dtype=columns.dtype)
+        return (self.epilogue.reference(acc, self.weights.bias, inputs[1:], self.weights.sums()),)
+
+    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        x, y = inputs[0], outputs[0]
+        if y.spec.size == 0:
+            return
+        batch, *space, channels = x.spec.shape
+        pixels = prod(y.spec.shape[1:-1])
+        taps, integer = self.window.taps, self.epilogue.integer
+        size, y_size = (1 if integer else 4), y.spec.dtype.itemsize
+        # Room for the widest tile past the last channel: constants are read whole, only x and y are masked.
+        columns = -(-channels // 64) * 64
+        w, row = self.weights, columns * size
+        zeros_of_w = w.zero_point.tobytes() if w.zero_point is not None else b""
+
+        def lay(source: Array, how: str, array: Array) -> Ref:
+            def make() -> Array:
+                padded = np.zeros(columns, array.dtype)
+                padded[:channels] = np.resize(array, channels)
+                return padded
+
+            return steps.packed(source, ("channels", how, columns), make)
+
+        def pack() -> Array:
+            padded = np.zeros((taps, columns), np.int32 if integer else np.float32)
+            padded[:, :channels] = w.centred()[:, :, 0, 0].T
+            return padded
+
+        how = ("offsets", tuple(space), channels * size, self.window)
+        fields: Fields = dict.fromkeys(RECORD.names or (), 0)
+        fields |= {"batch": batch, "m": pixels, "n": channels, "taps": taps, "groups": 1, "k4": columns * 4}
+        fields |= {"w": steps.packed(w.w, ("depthwise", columns, zeros_of_w), pack)}
+        fields |= {"offsets": steps.packed(w.w, how, lambda: self.window.offsets(space, channels * size))}
+        if self.epilogue.name == "f32d":
+            zeros = steps.scratch(row)
+            steps.step(FILL, 1, y=zeros, n=row, code=inputs[2].ref)
+            fields |= {"zeros": zeros, "column_sums": lay(w.w, f"sums{zeros_of_w!r}", wrap32(w.sums()))}
+        else:
+            code = self.x_zero_point if integer else 0
+            fields |= {"zeros": steps.packed(w.w, ("padding", code, row), lambda: np.full(row, code, np.uint8))}
+        bias = w.bias if w.bias is not None else np.zeros(1, np.float32)
+        source = w.w if w.bias is None else w.bias
+        if integer and self.epilogue.name != "f32d":
+            bias = wrap32(bias.astype(np.int64) - self.x_zero_point * w.sums())
+        fields |= {"bias": lay(source, f"start{self.x_zero_point}{zeros_of_w!r}{id(w.w)}", bias)}
+        fields |= {"x": x.ref, "x_batch": prod(space) * channels * size, "x_row": channels * size}
+        fields |= {"y": y.ref, "y_batch": pixels * channels * y_size, "y_row": channels * y_size}
+        fields |= self.epilogue.fields(inputs[1:], lay)
+        work = batch * pixels * channels * taps
+        steps.step(kernel_for(steps.target, channels, self.epilogue.name), 1 if work < 1 << 14 else None, **fields)

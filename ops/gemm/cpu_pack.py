@@ -1,0 +1,77 @@
+"""Kernels that pack a B that is computed in the run, and the byte copy."""
+
+from __future__ import annotations
+
+from qrt.jit.lang import f32, fields, i8, i32, share, u8
+
+
+def pack_float():  # type: ignore[no-untyped-def]
+    """B [k, n] by strides (in elements) → [n / nr][k][nr], zeros beyond n."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        nr = r.nr
+        blocks = (r.n + nr - 1) // nr
+        lo, hi = share(r.batch * r.groups * blocks, tid, nthreads)
+        for item in range(lo, hi):
+            block = item % blocks
+            group = item // blocks % r.groups
+            image = item // blocks // r.groups
+            b = f32(r.b + 4 * (image * r.b_batch + group * r.b_group + block * nr * r.b_n))
+            w = f32(r.w + 4 * item * r.k * nr)
+            count = min(nr, r.n - block * nr)
+            for k in range(r.k):
+                for n in range(count):
+                    w[k * nr + n] = b[k * r.b_k + n * r.b_n]
+                for n in range(count, nr):
+                    w[k * nr + n] = 0
+
+    return kernel
+
+
+def pack_codes():  # type: ignore[no-untyped-def]
+    """uint8 B [k, n] by strides → `parts` int8 taps that sum to B − b_zero_point, [n / nr][parts][k4][nr][4]; and the
+    bias of each column, less a_zero_point · Σ of the column."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        nr = r.nr
+        blocks = (r.n + nr - 1) // nr
+        k4 = (r.k + 3) // 4
+        lo, hi = share(r.batch * r.groups * blocks, tid, nthreads)
+        for item in range(lo, hi):
+            block = item % blocks
+            group = item // blocks % r.groups
+            image = item // blocks // r.groups
+            b = u8(r.b + image * r.b_batch + group * r.b_group + block * nr * r.b_n)
+            w = i8(r.w + item * r.parts * k4 * nr * 4)
+            count = min(nr, r.n - block * nr)
+            start = i32(r.start + 4 * item * nr)
+            bias = i32(r.bias + 4 * block * nr)
+            for n in range(nr):
+                total = 0
+                for k in range(4 * k4):
+                    rest = 0
+                    if n < count and k < r.k:
+                        rest = int(b[k * r.b_k + n * r.b_n]) - r.b_zero_point
+                    total += rest
+                    for part in range(r.parts):
+                        value = min(max(rest, -128), 127)
+                        rest -= value
+                        w[((part * k4 + k // 4) * nr + n) * 4 + k % 4] = value
+                start[n] = bias[n] - r.a_zero_point * total
+
+    return kernel
+
+
+def copy():  # type: ignore[no-untyped-def]
+    """y = x, n bytes."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, y = u8(r.x), u8(r.y)
+        lo, hi = share(r.n, tid, nthreads)
+        for i in range(lo, hi):
+            y[i] = x[i]
+
+    return kernel

@@ -1,0 +1,164 @@
+"""What becomes of the accumulators of a product: the typed half of the kernels' epilogues, with their references."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qrt.core.numerics import round_clamp
+from qrt.ops.op import Array, Operand, Ref
+
+__all__ = ["Codes", "CodesAdd", "DynamicFloat", "Epilogue", "Float", "Int32", "Padder"]
+
+F32 = np.float32
+
+# (source, how, array) → `array` [groups · N] as kernels read it, [groups][N rounded up to the tile]; made once per (source, how).
+Padder = Callable[[Array, str, Array], Ref]
+
+
+class Epilogue(ABC):
+    """`name` is the kernels' (see `table.EPILOGUES`); `extra` counts the op inputs it reads after operands and bias."""
+
+    name: str
+    integer: bool
+    dtype: np.dtype[np.generic]
+    extra: int = 0
+
+    @abstractmethod
+    def reference(self, acc: Array, bias: Array | None, extra: Sequence[Array], column_sums: Array) -> Array:
+        """The output for accumulators `acc` [..., N] (int32 without bias, or float32 without bias)."""
+
+    @abstractmethod
+    def fields(self, extra: Sequence[Operand], pad: Padder) -> dict[str, int | float | Ref]:
+        """The record fields that it reads."""
+
+
+def _wrap(acc: Array) -> Array:
+    """Accumulators as the kernels hold them: modulo 2**32."""
+    return acc.astype(np.int64).astype(np.uint32).view(np.int32)
+
+
+def _code_bounds(zero_point: int, qmin: int, qmax: int) -> tuple[float, float]:
+    return float(qmin - zero_point), float(qmax - zero_point)
+
+
+@dataclass(frozen=True, eq=False)
+class Float(Epilogue):
+    """float32 in, float32 out: bias, a residual if `residual`, then the bounds of a fused Relu or Clip."""
+
+    lo: float = float("-inf")
+    hi: float = float("inf")
+    residual: bool = False
+    integer = False
+    dtype = np.dtype(F32)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return "f32add" if self.residual else "f32"
+
+    @property
+    def extra(self) -> int:  # type: ignore[override]
+        return int(self.residual)
+
+    def reference(self, acc: Array, bias: Array | None, extra: Sequence[Array], column_sums: Array) -> Array:
+        y = acc if bias is None else acc + bias
+        y = y + extra[0] if self.residual else y
+        return np.minimum(np.maximum(y, F32(self.lo)), F32(self.hi)).astype(F32)
+
+    def fields(self, extra: Sequence[Operand], pad: Padder) -> dict[str, int | float | Ref]:
+        return {"lo": self.lo, "hi": self.hi} | ({"r": extra[0].ref} if self.residual else {})
+
+
+@dataclass(frozen=True, eq=False)
+class Int32(Epilogue):
+    """The accumulators themselves."""
+
+    name = "s32"
+    integer = True
+    dtype = np.dtype(np.int32)
+
+    def reference(self, acc: Array, bias: Array | None, extra: Sequence[Array], column_sums: Array) -> Array:
+        return _wrap(acc if bias is None else acc.astype(np.int64) + bias)
+
+    def fields(self, extra: Sequence[Operand], pad: Padder) -> dict[str, int | float | Ref]:
+        return {}
+
+
+@dataclass(frozen=True, eq=False)
+class Codes(Epilogue):
+    """uint8 codes: core.numerics.requantize with one multiplier a column, bounded by a fused Relu or Clip."""
+
+    multiplier: Array  # float32 [groups · N]: s_a · s_b[n] / s_y
+    zero_point: int
+    qmin: int = 0
+    qmax: int = 255
+    name = "u8"
+    integer = True
+    dtype = np.dtype(np.uint8)
+
+    def reference(self, acc: Array, bias: Array | None, extra: Sequence[Array], column_sums: Array) -> Array:
+        total = Int32().reference(acc, bias, extra, column_sums)
+        steps = total.astype(F32) * self.multiplier
+        return round_clamp(steps, np.int32(self.zero_point), self.qmin, self.qmax).astype(np.uint8)
+
+    def fields(self, extra: Sequence[Operand], pad: Padder) -> dict[str, int | float | Ref]:
+        lo, hi = _code_bounds(self.zero_point, self.qmin, self.qmax)
+        return {"scale": pad(self.multiplier, "scale", self.multiplier), "lo": lo, "hi": hi, "y_zero_point": self.zero_point}
+
+
+@dataclass(frozen=True, eq=False)
+class CodesAdd(Epilogue):
+    """uint8 codes of a sum: `conv` rounds the product to its own codes, then the residual's codes are added.
+
+    y = clamp(rint((c − c_zero_point) · c_ratio + (r − r_zero_point) · r_ratio) + zero_point), with
+    c_ratio = f32(c_scale / y_scale) and r_ratio = f32(r_scale / y_scale).
+    """
+
+    conv: Codes
+    c_ratio: float
+    r_ratio: float
+    r_zero_point: int
+    zero_point: int
+    qmin: int = 0
+    qmax: int = 255
+    name = "u8add"
+    integer = True
+    extra = 1
+    dtype = np.dtype(np.uint8)
+
+    def reference(self, acc: Array, bias: Array | None, extra: Sequence[Array], column_sums: Array) -> Array:
+        c = self.conv.reference(acc, bias, (), column_sums).astype(np.int32) - self.conv.zero_point
+        r = extra[0].astype(np.int32) - self.r_zero_point
+        steps = c.astype(F32) * F32(self.c_ratio) + r.astype(F32) * F32(self.r_ratio)
+        return round_clamp(steps, np.int32(self.zero_point), self.qmin, self.qmax).astype(np.uint8)
+
+    def fields(self, extra: Sequence[Operand], pad: Padder) -> dict[str, int | float | Ref]:
+        lo, hi = _code_bounds(self.zero_point, self.qmin, self.qmax)
+        c_lo, c_hi = _code_bounds(self.conv.zero_point, self.conv.qmin, self.conv.qmax)
+        bounds = {"lo": lo, "hi": hi, "c_lo": c_lo, "c_hi": c_hi, "c_ratio": self.c_ratio, "r_ratio": self.r_ratio}
+        codes: dict[str, int | float | Ref] = {"y_zero_point": self.zero_point, "r_zero_point": self.r_zero_point}
+        return bounds | codes | {"scale": pad(self.conv.multiplier, "scale", self.conv.multiplier), "r": extra[0].ref}
+
+
+@dataclass(frozen=True, eq=False)
+class DynamicFloat(Epilogue):
+    """float32 from integer accumulators whose input scale and zero point are computed in the run (extra inputs):
+    float32(acc − a_zero_point · Σb) · (a_scale · b_scale[n]) + bias[n]."""
+
+    b_scale: Array  # float32 [groups · N]
+    name = "f32d"
+    integer = True
+    extra = 2
+    dtype = np.dtype(F32)
+
+    def reference(self, acc: Array, bias: Array | None, extra: Sequence[Array], column_sums: Array) -> Array:
+        a_scale, a_zero_point = extra
+        corrected = _wrap(acc.astype(np.int64) - a_zero_point.reshape(()).astype(np.int64) * column_sums)
+        y = corrected.astype(F32) * (a_scale.reshape(()) * self.b_scale)
+        return (y + (F32(0) if bias is None else bias)).astype(F32)
+
+    def fields(self, extra: Sequence[Operand], pad: Padder) -> dict[str, int | float | Ref]:
+        return {"scale": pad(self.b_scale, "scale", self.b_scale), "a_scale": extra[0].ref, "a_zero_point": extra[1].ref}

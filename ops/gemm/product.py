@@ -1,0 +1,158 @@
+"""One product as the kernels see it: sizes and constant weights in, packed bytes and a step out. Convolution uses it too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qrt.jit import Kernel, record_dtype
+from qrt.ops.gemm.epilogue import Epilogue, Padder
+from qrt.ops.gemm.table import LANES, RECORD, choose_tile, kernel_for
+from qrt.ops.op import Array, Base, Operand, Ref, Steps
+
+__all__ = ["COPY", "Product", "Weights", "int8_parts", "overread_safe"]
+
+COPY = Kernel("copy_u8_flat__generic", record_dtype(("x", "i8"), ("y", "i8"), ("n", "i8")), "qrt.ops.gemm.cpu_pack:copy")
+
+# Below this many multiply-accumulates a barrier costs more than a second thread saves.
+SMALL = 1 << 15
+
+Fields = dict[str, int | float | Ref]
+
+
+def int8_parts(difference: Array) -> list[Array]:
+    """int8 arrays that sum exactly to `difference` (codes less zero points, −255..255): one if it fits, else two or three.
+
+    An asymmetric weight is multiplied as several symmetric ones over the same rows; no kernel knows of it.
+    """
+    parts = []
+    rest = difference
+    while True:
+        part = np.clip(rest, -128, 127)
+        parts.append(part.astype(np.int8))
+        rest = rest - part
+        if not rest.any():
+            return parts
+
+
+def wrap32(x: Array) -> Array:
+    """int64 → int32 modulo 2**32, as accumulators wrap."""
+    return (x & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
+
+
+def overread_safe(steps: Steps, x: Operand, k: int) -> Ref:
+    """Where the kernels may read the codes `x`: up to three bytes past a row's end when k is no multiple of 4.
+
+    Arena buffers and packed constants have room there; the caller's own arrays do not, and are copied first.
+    """
+    if k % 4 == 0 or x.ref.base is Base.ARENA:
+        return x.ref
+    scratch = steps.scratch(x.spec.nbytes)
+    steps.step(COPY, x=x.ref, y=scratch, n=x.spec.nbytes)
+    return scratch
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A constant B with its bias.
+
+    `w`: float32 or int8 [groups, taps, k, n]. `zero_point`: int32 [groups · n], for int8 only; None: all 0.
+    `bias`: [groups · n], float32 for float results and int32 for integer ones; None: all 0.
+    """
+
+    w: Array
+    zero_point: Array | None = None
+    bias: Array | None = None
+
+    def centred(self) -> Array:
+        """w less its zero points: int32 for codes, w itself for floats."""
+        if self.w.dtype == np.float32:
+            return self.w
+        if self.zero_point is None:
+            return self.w.astype(np.int32)
+        groups, _, _, n = self.w.shape
+        return self.w.astype(np.int32) - self.zero_point.reshape(groups, 1, 1, n)
+
+    def sums(self) -> Array:
+        """Σ of each centred column: int64 [groups · n]."""
+        return self.centred().astype(np.int64).sum((1, 2)).reshape(-1)
+
+
+@dataclass(frozen=True)
+class Product:
+    """Sizes of a product (`k` elements a group and tap), and what becomes of it."""
+
+    m: int
+    n: int
+    k: int
+    epilogue: Epilogue
+    taps: int = 1
+    groups: int = 1
+    batch: int = 1
+
+    @property
+    def k4(self) -> int:
+        """Four-byte steps along k."""
+        return -(-self.k // 4) if self.epilogue.integer else self.k
+
+    def nr(self, steps: Steps) -> int:
+        """Columns of the tile that suits this product."""
+        return choose_tile(steps.target, self.m, self.n).vectors * LANES[steps.target.isa]
+
+    def columns(self, steps: Steps) -> int:
+        """Columns of the packed B: n rounded up to the tile."""
+        nr = self.nr(steps)
+        return -(-self.n // nr) * nr
+
+    def pad(self, steps: Steps) -> Padder:
+        """Lays constants out as kernels read them: [groups][columns]."""
+        shape, columns = (self.groups, self.n), self.columns(steps)
+
+        def lay(source: Array, how: str, array: Array) -> Ref:
+            def make() -> Array:
+                padded = np.zeros((shape[0], columns), array.dtype)
+                padded[:, : shape[1]] = np.resize(array, shape)  # one value, one a column, or one a group and column
+                return padded
+
+            return steps.packed(source, ("columns", how, columns, shape), make)
+
+        return lay
+
+    def step(self, steps: Steps, extra: Sequence[Operand], indirect: bool, fields: Fields) -> None:
+        """Appends the kernel call. `fields`: addresses and strides; what the epilogue reads is added here."""
+        kernel = kernel_for(steps.target, choose_tile(steps.target, self.m, self.n), "indirect" if indirect else "direct", self.epilogue.name)
+        filled: Fields = dict.fromkeys(RECORD.names or (), 0)
+        filled |= {"batch": self.batch, "groups": self.groups, "m": self.m, "n": self.n, "taps": self.taps, "k4": self.k4}
+        filled |= self.epilogue.fields(extra, self.pad(steps)) | fields
+        work = self.batch * self.groups * self.m * self.n * self.k * self.taps
+        steps.step(kernel, 1 if work < SMALL else None, **filled)
+
+    def with_constant(self, steps: Steps, weights: Weights, a_zero_point: int) -> tuple[Product, Fields]:
+        """The product over packed `weights` (more taps, if they are asymmetric), and the fields that name them.
+
+        The bias that accumulators start from takes in a's zero point: Σ (a − za) · w = Σ a · w − za · Σ w.
+        """
+        parts = int8_parts(weights.centred()) if self.epilogue.integer and weights.zero_point is not None else [weights.w]
+        product = replace(self, taps=self.taps * len(parts))
+        nr, columns, per = product.nr(steps), product.columns(steps), 4 if self.epilogue.integer else 1
+        zeros = weights.zero_point.tobytes() if weights.zero_point is not None else b""
+
+        def pack() -> Array:
+            w = np.stack(parts, 2).reshape(self.groups, product.taps, self.k, self.n)
+            full = np.zeros((self.groups, product.taps, self.k4 * per, columns), w.dtype)
+            full[:, :, : self.k, : self.n] = w
+            blocks = full.reshape(self.groups, product.taps, self.k4, per, columns // nr, nr)
+            return np.ascontiguousarray(blocks.transpose(0, 4, 1, 2, 5, 3))
+
+        lay = product.pad(steps)
+        fields: Fields = {"w": steps.packed(weights.w, ("b", nr, zeros), pack), "w_group": columns * product.taps * self.k4 * 4}
+        bias = weights.bias if weights.bias is not None else np.zeros(1, np.float32)
+        source = weights.w if weights.bias is None else weights.bias
+        if self.epilogue.name == "f32d":
+            fields["column_sums"] = lay(weights.w, f"sums{zeros!r}", wrap32(weights.sums()))
+        elif self.epilogue.integer:
+            bias = wrap32(bias.astype(np.int64) - a_zero_point * weights.sums())
+            return product, fields | {"bias": lay(source, f"start{a_zero_point}{zeros!r}{id(weights.w)}", bias)}
+        return product, fields | {"bias": lay(source, "bias", bias)}
