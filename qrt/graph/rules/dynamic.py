@@ -1,0 +1,143 @@
+"""MatMulInteger or ConvInteger → Cast → Mul(scales) → (Add of a bias), as dynamic quantizers write it, becomes QMatMulFloat, QConvFloat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from qrt.graph.nodes import attr_int, constant, is_op, producer
+from qrt.graph.rules.geometry import conv_attributes
+from qrt.graph.rules.quant import constant_of, flip
+from qrt.graph.rules.rule import Attributes, Rule, WhyNot, add_node, single_use, substitute
+
+__all__ = ["DYNAMIC"]
+
+_UINT8 = ir.DataType.UINT8
+Operand = ir.Value | np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class _Dynamic:
+    """`inputs`: those of the fused node, `end`: the node whose result it computes."""
+
+    inputs: list[Operand | None]
+    attributes: Attributes
+    end: ir.Node
+
+
+def _match(node: ir.Node) -> _Dynamic | WhyNot | None:
+    if not is_op(node, "MatMulInteger", "ConvInteger"):
+        return None
+    conv = node.op_type == "ConvInteger"
+    cast = single_use(node.outputs[0])
+    if cast is None or not is_op(cast, "Cast") or attr_int(cast, "to", 0) != ir.DataType.FLOAT:
+        return WhyNot("its int32 result is not only cast to float32")
+    scaled = single_use(cast.outputs[0])
+    if scaled is None or not is_op(scaled, "Mul"):
+        return WhyNot("its result is not scaled")
+    operand = _operand_b(node)
+    if operand is None:
+        return WhyNot("its second input is neither uint8 nor a constant with a known zero point")
+    b, b_zero_point = operand
+    if node.inputs[0] is None or node.inputs[0].dtype != _UINT8:
+        return WhyNot("its first input is not uint8")
+    shape = b.shape if isinstance(b, np.ndarray) else None
+    channels = _channels(shape, conv)
+    factor = scaled.inputs[1] if scaled.inputs[0] is cast.outputs[0] else scaled.inputs[0]
+    scales = _factors(factor, channels)
+    if isinstance(scales, WhyNot):
+        return scales
+    if conv and shape is None:
+        return WhyNot("its weight is computed at run time")
+    attributes = conv_attributes(node, shape) if conv and shape is not None else {}
+    if isinstance(attributes, WhyNot):
+        return attributes
+    a_zero_point: Operand = np.zeros((), np.uint8)
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        a_zero_point = node.inputs[2]
+    end, bias = _bias(scaled, channels, conv)
+    a_scale, b_scale = scales
+    if isinstance(b_scale, np.ndarray) and isinstance(b_zero_point, np.ndarray):
+        b_scale, b_zero_point = np.broadcast_arrays(b_scale, b_zero_point)
+    return _Dynamic([node.inputs[0], a_scale, a_zero_point, b, b_scale, b_zero_point, bias], attributes, end)
+
+
+def _operand_b(node: ir.Node) -> tuple[Operand, Operand] | None:
+    """The second operand (constants as int8) and its zero point; None where the kernels do not take it."""
+    b = node.inputs[1]
+    given = node.inputs[3] if len(node.inputs) > 3 else None
+    held, zero_point = constant(b), constant(given)
+    if b is None:
+        return None
+    if held is None:
+        return (b, np.zeros((), np.uint8) if given is None else given) if b.dtype == _UINT8 else None
+    if given is not None and zero_point is None:
+        return None
+    if zero_point is None:
+        zero_point = np.zeros((), held.dtype)
+    zero_point = zero_point.reshape(-1) if zero_point.size > 1 else zero_point.reshape(())
+    return (flip(held), flip(zero_point)) if held.dtype == np.uint8 else (held, zero_point)
+
+
+def _channels(shape: tuple[int, ...] | None, conv: bool) -> int:
+    return 0 if shape is None else shape[0 if conv else -1]
+
+
+def _factors(factor: ir.Value | None, channels: int) -> tuple[Operand, Operand] | WhyNot:
+    """The scales of both operands, whose product `factor` is: what is computed first, what is constant second."""
+    one = np.ones((), np.float32)
+    held = _vector(factor, channels)
+    if held is not None:
+        return one, held
+    maker = producer(factor)
+    if maker is not None and is_op(maker, "Mul"):
+        x, y = maker.inputs
+        for computed, other in ((x, y), (y, x)):
+            held = _vector(other, channels)
+            if held is not None and computed is not None and _scalar(computed):
+                return computed, held
+        if x is not None and y is not None and _scalar(x) and _scalar(y):
+            return x, y
+    if factor is not None and _scalar(factor):
+        return factor, one
+    return WhyNot("its scales are neither one number nor constants of the output channels")
+
+
+def _vector(value: ir.Value | None, channels: int) -> np.ndarray | None:
+    """A constant with one number, or one for each channel, as float32 () or (channels,)."""
+    held = constant_of(value)
+    if held is None or held.size not in (1, channels) or held.dtype != np.float32:
+        return None
+    return held.reshape(()) if held.size == 1 else held.reshape(-1)
+
+
+def _scalar(value: ir.Value) -> bool:
+    """Whether `value` always holds one number."""
+    return value.shape is not None and all(d == 1 for d in value.shape)
+
+
+def _bias(node: ir.Node, channels: int, conv: bool) -> tuple[ir.Node, np.ndarray | None]:
+    """The Add of a constant for each channel that alone reads the result of `node`."""
+    add = single_use(node.outputs[0])
+    shape = node.outputs[0].shape
+    if add is None or not is_op(add, "Add") or shape is None or not channels:
+        return node, None
+    other = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
+    held = constant_of(other)
+    if held is None or held.dtype != np.float32 or held.size != channels or held.ndim > len(shape):
+        return node, None
+    axis = 1 - len(shape) if conv else -1
+    if held.ndim < -axis or held.shape[axis] != channels:
+        return node, None
+    return add, held.reshape(-1)
+
+
+def _rewrite(node: ir.Node, found: _Dynamic) -> None:
+    name = "QConvFloat" if node.op_type == "ConvInteger" else "QMatMulFloat"
+    fused = add_node(found.end, name, found.inputs, found.attributes, like=found.end.outputs, name=node.name)
+    substitute(found.end, fused.outputs)
+
+
+DYNAMIC = Rule("dynamically quantized product", frozenset({"MatMulInteger", "ConvInteger"}), _match, _rewrite)
