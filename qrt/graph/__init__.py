@@ -23,6 +23,7 @@ from qrt.graph.nodes import (
     replace,
     unique_name,
 )
+from qrt.graph.single import single_node_model
 
 __all__ = [
     "Model",
@@ -42,5 +43,6 @@ __all__ = [
     "only_use",
     "producer",
     "replace",
+    "single_node_model",
     "unique_name",
 ]

@@ -1,1 +1,5 @@
-"""See docs/architecture.md."""
+"""Floor 4: a fused graph becomes programs and plans."""
+
+from qrt.lower.executable import Executable
+
+__all__ = ["Executable"]

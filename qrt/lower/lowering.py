@@ -9,13 +9,13 @@ op asks for another order. Images therefore flow channels-last between convoluti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from qrt.core.errors import ModelError
-from qrt.graph import ir
+from qrt.graph import has_subgraph, ir
 from qrt.ops.movement import Copy, Transpose
 from qrt.ops.op import Array, Op, Spec
 from qrt.ops.program import Program, interpret
@@ -59,6 +59,14 @@ class Constants:
     def __init__(self) -> None:
         self._logical: dict[str, Array] = {}
         self._laid: dict[tuple[int, tuple[int, ...]], tuple[Array, Array]] = {}
+        self._derived: dict[tuple[int, Hashable], tuple[Array, Array]] = {}
+
+    def derived(self, source: Array, how: Hashable, make: Callable[[], Array]) -> Array:
+        """What `make()` computes from the constant `source`, once: lowering again for other shapes gives the same array."""
+        key = (id(source), how)
+        if key not in self._derived:
+            self._derived[key] = (source, make())
+        return self._derived[key][1]
 
     def logical(self, name: str, make: Callable[[], Array]) -> Array:
         """The initializer `name`."""
@@ -210,7 +218,7 @@ class Lowering:
         if handler is None:
             raise NotNative("no kernel for this operator")
         given = [v for v in node.inputs if v is not None]
-        if given and all(self.const(v) is not None and v not in self._tensors for v in given) and not node.graph_attributes():
+        if given and all(self.const(v) is not None and v not in self._tensors for v in given) and not has_subgraph(node):
             self._compute(node, handler)
         else:
             handler(self, node)
@@ -238,16 +246,15 @@ class Lowering:
 
     def finish(self, outputs: Sequence[ir.Value]) -> Program:
         """Declares the program's outputs, each in its logical layout and in a buffer of its own."""
-        taken = {*self.program.inputs, *self.program.constants}
+        taken = set(self.program.inputs)
         for value in outputs:
             if value not in self._tensors and self.const(value) is None:
                 raise ModelError(f"graph output {value.name!r} is never computed")
             index = self.get(value)
-            roots = self.program.roots()
-            if roots[index] in taken:
-                index = self.call(Copy(), [index])[0]
-                roots = self.program.roots()
-            taken.add(roots[index])
+            root = self.program.roots()[index]
+            if root in taken or root in self.program.constants:
+                index = root = self.call(Copy(), [index])[0]
+            taken.add(root)
             self.program.outputs.append(index)
         return self.program
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from qrt.lower.handlers import elementwise, gemm, movement, quantized, reduction, spatial, recurrent
+from qrt.lower.handlers import convolution, elementwise, gemm, movement, quantized, recurrent, reduction, spatial
 from qrt.lower.lowering import Handler
 
 __all__ = ["HANDLERS"]
 
 HANDLERS: dict[tuple[str, str], Handler] = {
+    **convolution.HANDLERS,
     **elementwise.HANDLERS,
     **gemm.HANDLERS,
     **movement.HANDLERS,

@@ -1,0 +1,119 @@
+"""Conv, ConvTranspose and ConvInteger, in float and in the fused form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qrt.graph import attr_int, attr_ints, attr_str, ir
+from qrt.lower.handlers import products
+from qrt.lower.handlers.products import QRT, operand
+from qrt.lower.lowering import Handler, Lowering, NotNative
+from qrt.ops.conv import Conv, Depthwise, Window
+from qrt.ops.gemm import Epilogue, Int32, Weights
+from qrt.ops.op import Array
+
+__all__ = ["HANDLERS", "window"]
+
+
+def window(node: ir.Node, space: Sequence[int], kernel: Sequence[int], transposed: bool = False) -> Window:
+    """The node's window over an image of extents `space`; every way that ONNX spells padding becomes explicit."""
+    rank = len(kernel)
+    strides, dilations = attr_ints(node, "strides", (1,) * rank), attr_ints(node, "dilations", (1,) * rank)
+    extra = attr_ints(node, "output_padding", (0,) * rank) if transposed else ()
+    mode, reach = attr_str(node, "auto_pad", "NOTSET"), [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    wanted = attr_ints(node, "output_shape", ())
+    if transposed and (wanted or mode in ("SAME_UPPER", "SAME_LOWER")):
+        shape = wanted[-rank:] if wanted else tuple(n * s for n, s in zip(space, strides, strict=True))
+        total = [max((n - 1) * s + e + r - o, 0) for n, s, e, r, o in zip(space, strides, extra, reach, shape, strict=True)]
+    elif mode in ("SAME_UPPER", "SAME_LOWER"):
+        total = [max((-(-n // s) - 1) * s + r - n, 0) for n, s, r in zip(space, strides, reach, strict=True)]
+    else:
+        pads = (0,) * (2 * rank) if mode == "VALID" else attr_ints(node, "pads", (0,) * (2 * rank))
+        return Window(tuple(kernel), strides, dilations, pads, transposed, extra)
+    # The odd pixel goes to the end for SAME_UPPER, else to the beginning (ConvTranspose's output_shape included).
+    less, more = [t // 2 for t in total], [t - t // 2 for t in total]
+    pads = (*less, *more) if mode == "SAME_UPPER" else (*more, *less)
+    return Window(tuple(kernel), strides, dilations, pads, transposed, extra)
+
+
+def _weights(low: Lowering, node: ir.Node, w: int, points: int | None, bias: int, transposed: bool) -> tuple[Weights, tuple[int, ...]]:
+    """The node's weights as [groups, taps, k, n] (inputs `w`, `points` and `bias`), and the kernel's extents."""
+    value = operand(node, w)
+    shape = low.require_const(value, "weight").shape
+    group = attr_int(node, "group", 1)
+    if len(shape) < 3 or shape[0] % group:
+        raise NotNative(f"a kernel of shape {list(shape)} in {group} groups")
+
+    def lay(array: Array) -> Array:
+        laid = array.reshape(group, shape[0] // group, shape[1], -1)
+        return laid.transpose(0, 3, 1, 2) if transposed else laid.transpose(0, 3, 2, 1)
+
+    zero_points = operand(node, points) if points is not None else None
+    return products.weights(low, value, zero_points, operand(node, bias), f"conv{group}{transposed}", lay), tuple(shape[2:])
+
+
+def _convolve(
+    low: Lowering, node: ir.Node, weights: Weights, kernel: tuple[int, ...], epilogue: Epilogue, zero_point: int, extra: list[int], transposed: bool
+) -> int:
+    """Appends the convolution of input 0."""
+    image = node.inputs[0]
+    assert image is not None
+    look = window(node, low.shape(image)[2:], kernel, transposed)
+    groups, _, k, n = weights.w.shape
+    kind = Depthwise if k == n == 1 and groups > 1 else Conv
+    return low.call(kind(look, weights, epilogue, zero_point), [low.image(image), *extra])[0]
+
+
+def _float(low: Lowering, node: ir.Node) -> None:
+    transposed = "Transpose" in node.op_type
+    residual = operand(node, 3)
+    weights, kernel = _weights(low, node, 1, None, 2, transposed)
+    epilogue, activation = products.float_epilogue(node, residual is not None)
+    if weights.w.dtype != np.float32:
+        raise NotNative(f"weights of {weights.w.dtype}")
+    extra = [low.image(residual)] if residual is not None else []
+    y = _convolve(low, node, weights, kernel, epilogue, 0, extra, transposed)
+    low.bind_image(node.outputs[0], products.activate(low, y, activation))
+
+
+def _codes(low: Lowering, node: ir.Node) -> None:
+    transposed = "Transpose" in node.op_type
+    weights, kernel = _weights(low, node, 3, 5, 8, transposed)
+    zero_point = products.zero_point(low, operand(node, 2))
+    if node.op_type == "QConvAdd":
+        residual = node.inputs[11]
+        assert residual is not None
+        y = _convolve(low, node, weights, kernel, products.codes_add(low, node, weights), zero_point, [low.image(residual)], transposed)
+    else:
+        y = _convolve(low, node, weights, kernel, products.codes(low, node, weights, (1, 4, 6)), zero_point, [], transposed)
+    low.bind_image(node.outputs[0], y)
+
+
+def _codes_to_float(low: Lowering, node: ir.Node) -> None:
+    weights, kernel = _weights(low, node, 3, 5, 6, False)
+    scale, point = node.inputs[1], node.inputs[2]
+    assert scale is not None
+    assert point is not None
+    y = _convolve(low, node, weights, kernel, products.dynamic(low, node, weights), 0, [low.get(scale), low.get(point)], False)
+    low.bind_image(node.outputs[0], y)
+
+
+def _integer(low: Lowering, node: ir.Node) -> None:
+    weights, kernel = _weights(low, node, 1, 3, 4, False)
+    y = _convolve(low, node, weights, kernel, Int32(), products.zero_point(low, operand(node, 2)), [], False)
+    low.bind_image(node.outputs[0], y)
+
+
+HANDLERS: dict[tuple[str, str], Handler] = {
+    ("", "Conv"): _float,
+    ("", "ConvTranspose"): _float,
+    ("", "ConvInteger"): _integer,
+    (QRT, "FusedConv"): _float,
+    (QRT, "FusedConvTranspose"): _float,
+    (QRT, "QConv"): _codes,
+    (QRT, "QConvTranspose"): _codes,
+    (QRT, "QConvAdd"): _codes,
+    (QRT, "QConvFloat"): _codes_to_float,
+}

@@ -1,0 +1,116 @@
+"""Handlers of ops that look elements up: Gather, GatherND, GatherElements, ScatterND, ScatterElements, Trilu, EyeLike."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qrt.core.errors import ModelError
+from qrt.graph import attr_int, attr_str, ir
+from qrt.lower.handlers.reading import axis_of, optional, required, sized
+from qrt.lower.lowering import Handler, Lowering, NotNative
+from qrt.ops.movement import Gather, GatherElements, GatherND, ScatterElements, ScatterND, Slice, Triangle
+from qrt.ops.op import View
+
+__all__ = ["HANDLERS"]
+
+
+def _known_indices(low: Lowering, node: ir.Node, extent: int) -> np.ndarray | None:
+    """Indices that are known before the run, none negative. Raises ModelError for one that is out of range."""
+    index = low.const(required(node, 1))
+    if index is None:
+        return None
+    if ((index < -extent) | (index >= extent)).any():
+        raise ModelError(f"node {node.name!r} ({node.op_type}): indices leave an axis of {extent} elements")
+    return np.where(index < 0, index + extent, index).astype(np.int64)
+
+
+def _gather(low: Lowering, node: ir.Node) -> None:
+    x, index = sized(low, required(node)), required(node, 1)
+    shape, perm = low.shape(x), low.perm(x)
+    axis = axis_of(node, attr_int(node, "axis", 0), len(shape))
+    physical, rank = perm.index(axis), len(low.shape(index))
+    source, known = low.get(x, perm), _known_indices(low, node, shape[axis])
+    if known is not None and known.size == 1:
+        starts = tuple(int(known.ravel()[0]) if k == physical else 0 for k in range(len(perm)))
+        extents = low.program.specs[source].shape
+        part = (*extents[:physical], 1, *extents[physical + 1 :])
+        result = low.call(Slice(starts, part, (1,) * len(perm)), [source])[0]
+        result = low.call(View((*part[:physical], *known.shape, *part[physical + 1 :])), [result])[0]
+    else:
+        where = low.get(index) if known is None else low.constant(np.ascontiguousarray(known))
+        result = low.call(Gather(physical), [source, where])[0]
+    # The axes of the indices stand where the axis was, in order.
+    layout: list[int] = []
+    for a in perm:
+        layout += range(axis, axis + rank) if a == axis else [a if a < axis else a + rank - 1]
+    low.bind(node.outputs[0], result, tuple(layout))
+
+
+def _gather_elements(low: Lowering, node: ir.Node) -> None:
+    x = sized(low, required(node))
+    axis = axis_of(node, attr_int(node, "axis", 0), len(low.shape(x)))
+    _known_indices(low, node, low.shape(x)[axis])
+    low.bind(node.outputs[0], low.call(GatherElements(axis), [low.get(x), low.get(required(node, 1))])[0])
+
+
+def _check_tuples(low: Lowering, node: ir.Node, batch: int) -> None:
+    """Raises ModelError for known tuples of indices that are out of range."""
+    shape, index = low.shape(required(node)), low.const(required(node, 1))
+    if index is not None and index.ndim and index.shape[-1] <= len(shape) - batch:
+        extents = np.array(shape[batch : batch + index.shape[-1]])
+        if ((index < -extents) | (index >= extents)).any():
+            raise ModelError(f"node {node.name!r} ({node.op_type}): indices leave a value of shape {shape}")
+
+
+def _gather_nd(low: Lowering, node: ir.Node) -> None:
+    batch = attr_int(node, "batch_dims", 0)
+    _check_tuples(low, node, batch)
+    low.bind(node.outputs[0], low.call(GatherND(batch), [low.get(sized(low, required(node))), low.get(required(node, 1))])[0])
+
+
+def _no_reduction(node: ir.Node) -> None:
+    if attr_str(node, "reduction", "none") != "none":
+        raise NotNative(f"scattering with reduction {attr_str(node, 'reduction', 'none')!r}")
+
+
+def _scatter_nd(low: Lowering, node: ir.Node) -> None:
+    _no_reduction(node)
+    _check_tuples(low, node, 0)
+    sized(low, required(node))
+    low.bind(node.outputs[0], low.call(ScatterND(), [low.get(required(node, k)) for k in range(3)])[0])
+
+
+def _scatter_elements(low: Lowering, node: ir.Node) -> None:
+    _no_reduction(node)
+    x = sized(low, required(node))
+    axis = axis_of(node, attr_int(node, "axis", 0), len(low.shape(x)))
+    _known_indices(low, node, low.shape(x)[axis])
+    low.bind(node.outputs[0], low.call(ScatterElements(axis), [low.get(required(node, k)) for k in range(3)])[0])
+
+
+def _trilu(low: Lowering, node: ir.Node) -> None:
+    diagonal = optional(node, 1)
+    k = 0 if diagonal is None else int(low.require_const(diagonal, "the diagonal").reshape(()))
+    # Beyond the matrix every diagonal is the same; the kernel's arithmetic is in int64.
+    k = max(-(1 << 31), min(k, 1 << 31))
+    op = Triangle(bool(attr_int(node, "upper", 1)), k)
+    low.bind(node.outputs[0], low.call(op, [low.get(sized(low, required(node)))])[0])
+
+
+def _eye_like(low: Lowering, node: ir.Node) -> None:
+    shape = low.shape(required(node))
+    if len(shape) != 2:
+        raise ModelError(f"node {node.name!r}: EyeLike needs a matrix, not a value of shape {shape}")
+    dtype = ir.DataType(attr_int(node, "dtype", 0)).numpy() if "dtype" in node.attributes else low.dtype(required(node))
+    low.bind_const(node.outputs[0], np.eye(*shape, k=attr_int(node, "k", 0), dtype=dtype))
+
+
+HANDLERS: dict[tuple[str, str], Handler] = {
+    ("", "EyeLike"): _eye_like,
+    ("", "Gather"): _gather,
+    ("", "GatherElements"): _gather_elements,
+    ("", "GatherND"): _gather_nd,
+    ("", "ScatterElements"): _scatter_elements,
+    ("", "ScatterND"): _scatter_nd,
+    ("", "Trilu"): _trilu,
+}

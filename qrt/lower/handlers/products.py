@@ -1,0 +1,124 @@
+"""What the handlers of products share: constants as weights, scales as multipliers, activations as bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from qrt.graph import attr_int, attr_str, ir
+from qrt.lower.lowering import Lowering, NotNative
+from qrt.ops.elementwise import Unary
+from qrt.ops.gemm import Codes, CodesAdd, DynamicFloat, Float, Weights
+from qrt.ops.op import Array
+
+__all__ = ["QRT", "activate", "codes", "codes_add", "dynamic", "float_epilogue", "operand", "scalar", "weights", "zero_point"]
+
+# The domain of the fused form.
+QRT = "ai.qrt"
+
+# Activations that are not bounds: the unary op that follows the product.
+_UNARY = {"LeakyRelu": "leaky_relu", "HardSwish": "hard_swish", "Sigmoid": "sigmoid"}
+
+
+def operand(node: ir.Node, index: int) -> ir.Value | None:
+    """Input `index`, or None where it is omitted."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def scalar(low: Lowering, value: ir.Value | None, what: str) -> float:
+    """A constant of one element; 0 where it is omitted."""
+    if value is None:
+        return 0
+    array = low.require_const(value, what)
+    if array.size != 1:
+        raise NotNative(f"{what} has {array.size} values; one is supported here")
+    return float(array.reshape(())) if array.dtype.kind == "f" else int(array.reshape(()))
+
+
+def zero_point(low: Lowering, value: ir.Value | None) -> int:
+    """A constant uint8 zero point; 0 where it is omitted."""
+    return int(scalar(low, value, "zero point"))
+
+
+def weights(low: Lowering, value: ir.Value | None, points: ir.Value | None, bias: ir.Value | None, how: str, lay: Callable[[Array], Array]) -> Weights:
+    """The constant `value` as int8 or float32 Weights: `lay` brings it into [groups, taps, k, n]. uint8 becomes int8."""
+    source = low.require_const(value, "weight")
+    shift = 128 if source.dtype == np.uint8 else 0
+    if source.dtype not in (np.uint8, np.int8, np.float32):
+        raise NotNative(f"weights of {source.dtype}")
+
+    def make() -> Array:
+        laid = lay(source)
+        return np.ascontiguousarray((laid.astype(np.int16) - 128).astype(np.int8) if shift else laid)
+
+    w = low.constants.derived(source, ("weights", how), make)
+    per_column = None
+    if points is not None and w.dtype == np.int8:
+        array = low.require_const(points, "weight zero point")
+        per_column = np.resize(array.astype(np.int32).reshape(-1) - shift, w.shape[0] * w.shape[3])
+    elif shift:
+        per_column = np.full(w.shape[0] * w.shape[3], -shift, np.int32)
+    if per_column is not None and not per_column.any():
+        per_column = None
+    flat = None
+    if bias is not None:
+        held = low.require_const(bias, "bias")
+        columns = w.shape[0] * w.shape[3]
+        if held.size not in (1, columns):
+            raise NotNative(f"bias of {held.size} values for {columns} columns")
+        flat = low.constants.derived(held, ("flat", columns), lambda: np.resize(held, columns))
+    return Weights(w, per_column, flat)
+
+
+def codes(low: Lowering, node: ir.Node, w: Weights, scales: Sequence[int], result: tuple[int, int] | None = None) -> Codes:
+    """The epilogue to codes. `scales`: indices of the inputs x_scale, w_scale, y_scale; y's zero point follows y_scale.
+
+    `result`: the bounds of the codes; None: the node's attributes."""
+    x_scale, y_scale = (np.float32(scalar(low, operand(node, i), "scale")) for i in (scales[0], scales[2]))
+    w_scale = low.require_const(operand(node, scales[1]), "weight scale")
+    columns = w.w.shape[0] * w.w.shape[3]
+
+    def make() -> Array:
+        return np.resize((x_scale * w_scale.reshape(-1).astype(np.float32)) / y_scale, columns)
+
+    multiplier = low.constants.derived(w.w, ("multiplier", node.name, tuple(scales)), make)
+    lo, hi = result or (attr_int(node, "qmin", 0), attr_int(node, "qmax", 255))
+    return Codes(multiplier, zero_point(low, operand(node, scales[2] + 1)), lo, hi)
+
+
+def codes_add(low: Lowering, node: ir.Node, w: Weights) -> CodesAdd:
+    """The epilogue of QConvAdd."""
+    y_scale, c_scale, r_scale = (np.float32(scalar(low, operand(node, i), "scale")) for i in (6, 9, 12))
+    conv = codes(low, node, w, (1, 4, 9), (0, 255))
+    lo, hi = attr_int(node, "qmin", 0), attr_int(node, "qmax", 255)
+    points = (zero_point(low, operand(node, 13)), zero_point(low, operand(node, 7)))
+    return CodesAdd(conv, float(c_scale / y_scale), float(r_scale / y_scale), *points, lo, hi)
+
+
+def dynamic(low: Lowering, node: ir.Node, w: Weights) -> DynamicFloat:
+    """The epilogue of QMatMulFloat and QConvFloat: b_scale is input 4."""
+    scale = low.require_const(operand(node, 4), "weight scale")
+    columns = w.w.shape[0] * w.w.shape[3]
+    return DynamicFloat(low.constants.derived(scale, ("flat", columns), lambda: np.resize(scale.astype(np.float32), columns)))
+
+
+def float_epilogue(node: ir.Node, residual: bool) -> tuple[Float, Unary | None]:
+    """The epilogue of a float product, and the activation that it cannot take in."""
+    name = attr_str(node, "activation", "")
+    params = node.attributes["activation_params"].as_floats() if "activation_params" in node.attributes else ()
+    if name == "":
+        return Float(residual=residual), None
+    if name == "Relu":
+        return Float(0.0, residual=residual), None
+    if name == "Clip":
+        return Float(*params, residual=residual), None
+    if name == "SiLU":
+        return Float(residual=residual), Unary("swish", (1.0,))
+    return Float(residual=residual), Unary(_UNARY[name], tuple(params))
+
+
+def activate(low: Lowering, index: int, activation: Unary | None) -> int:
+    """The value after the activation that did not fit the epilogue."""
+    return index if activation is None else low.call(activation, [index])[0]
+
