@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
@@ -38,7 +40,10 @@ def rows(size):  # type: ignore[no-untyped-def]
         i1 = rest % n1
         i0 = rest // n1
         for unit in range(lo, hi):
-            begin, end = share(n5, unit % split, split)
+            begin, end, last = 0, n5, True
+            if split > 1:
+                begin, end = share(n5, unit % split, split)
+                last = unit % split == split - 1
             at = i0 * r.s0 + i1 * r.s1 + i2 * r.s2 + i3 * r.s3 + i4 * r.s4 + begin * r.s5
             to = i0 * r.t0 + i1 * r.t1 + i2 * r.t2 + i3 * r.t3 + i4 * r.t4 + begin * r.t5
             n = end - begin
@@ -55,7 +60,7 @@ def rows(size):  # type: ignore[no-untyped-def]
             else:
                 for i in range(n):
                     y[to + i] = x[at + i * r.s5]
-            if unit % split == split - 1:
+            if last:
                 i4 += 1
                 if i4 == n4:
                     i4 = 0
@@ -73,7 +78,7 @@ def rows(size):  # type: ignore[no-untyped-def]
     return kernel
 
 
-def _tile(size):  # type: ignore[no-untyped-def]
+def _tile(size: int) -> Any:
     """The intrinsic tile(x, x_stride, y, y_stride), all in bytes: a square of _TILE[size] rows of x is written transposed.
 
     log2(rows) rounds of interleaving row i with row i + rows / 2 transpose a square.
@@ -86,7 +91,7 @@ def _tile(size):  # type: ignore[no-untyped-def]
     @intrinsic
     def tile(typing_context, x, x_stride, y, y_stride):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            def row(start, stride, i):  # type: ignore[no-untyped-def]
+            def row(start: Any, stride: Any, i: int) -> Any:
                 address = builder.add(start, builder.mul(stride, ir.Constant(stride.type, i)))
                 return builder.inttoptr(address, vector.as_pointer())
 

@@ -227,7 +227,7 @@ class GatherElements(Op):
 
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         x, index = inputs
-        where = list(np.indices(index.shape, sparse=True))
+        where: list[Array] = list(np.indices(index.shape, sparse=True))
         where[self.axis] = _clamped(index, x.shape[self.axis])
         return (np.broadcast_to(x[tuple(where)], index.shape).copy(),)
 

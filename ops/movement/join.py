@@ -59,21 +59,24 @@ class Concat(Op):
 
 
 @cache
-def _table(given: tuple[float, int], result: tuple[float, int]) -> Array:
-    """The code under `result` (scale, zero point) of each of the 256 codes under `given`."""
-    source, target = (QParams(np.float32(scale), np.int32(zero_point), quint8) for scale, zero_point in (given, result))
-    return quantize(dequantize(np.arange(256, dtype=np.uint8), source), target)
+def _table(given: tuple[float, int], result: tuple[float, int], qmin: int, qmax: int) -> Array:
+    """The code under `result` (scale, zero point), bounded, of each of the 256 codes under `given`."""
+    source, target = (QParams(np.array(scale, np.float32), np.array(zero_point), quint8) for scale, zero_point in (given, result))
+    codes: Array = np.clip(quantize(dequantize(np.arange(256, dtype=np.uint8), source), target), np.uint8(qmin), np.uint8(qmax))
+    return codes
 
 
 @dataclass(frozen=True)
 class QConcat(Op):
-    """Concat of uint8 codes, each input requantized to the output's scale and zero point: quantize(dequantize(code)).
+    """Concat of uint8 codes, each input requantized to the output's scale and zero point: quantize(dequantize(code)), bounded.
 
     `qparams`: (scale, zero point) of each input, then of the output.
     """
 
     axis: int
     qparams: tuple[tuple[float, int], ...]
+    qmin: int = 0
+    qmax: int = 255
 
     def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
         if any(i.dtype != np.uint8 for i in inputs):
@@ -81,7 +84,9 @@ class QConcat(Op):
         return Concat(self.axis).infer(inputs)
 
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        return (np.concatenate([_table(self.qparams[k], self.qparams[-1])[x] for k, x in enumerate(inputs)], self.axis),)
+        return (
+            np.concatenate([_table(self.qparams[k], self.qparams[-1], self.qmin, self.qmax)[x] for k, x in enumerate(inputs)], self.axis),
+        )
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         y = outputs[0]
@@ -89,10 +94,10 @@ class QConcat(Op):
         begin = 0
         for k, x in enumerate(inputs):
             rows, n = prod(x.spec.shape[: self.axis]), prod(x.spec.shape[self.axis :])
-            if self.qparams[k] == self.qparams[-1]:
+            if self.qparams[k] == self.qparams[-1] and (self.qmin, self.qmax) == (0, 255):
                 emit_strided(steps, x, y, [n, 1], shape=(rows, n), y_strides=(stride, 1), y_start=begin)
             elif rows * n:
-                table = _table(self.qparams[k], self.qparams[-1])
+                table = _table(self.qparams[k], self.qparams[-1], self.qmin, self.qmax)
                 ref = steps.packed(table, "table", table.copy)
                 threads = None if x.spec.nbytes > SERIAL_BYTES else 1
                 steps.step(LUT_ROWS, threads, x=x.ref, y=y.ref + begin, table=ref, rows=rows, n=n, stride=stride)

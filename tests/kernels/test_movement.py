@@ -81,12 +81,12 @@ def test_one_input(op: Op, shape: tuple[int, ...], dtype: type) -> None:
 @pytest.mark.parametrize("mode", ["constant", "edge", "reflect"])
 @pytest.mark.parametrize(("before", "after"), [((0, 1, 2), (0, 3, 1)), ((1, 0, 0), (0, 0, 3)), ((0, 0, 0), (0, 0, 0))])
 def test_pad(mode: str, before: tuple[int, ...], after: tuple[int, ...]) -> None:
-    inputs = [numbered((3, 4, 5)), np.float32(7)][: 2 if mode == "constant" else 1]
+    inputs = [numbered((3, 4, 5)), np.array(7, np.float32)][: 2 if mode == "constant" else 1]
     check(Pad(before, after, mode), inputs)
 
 
 def test_pad_of_nothing() -> None:
-    check(Pad((2, 1), (0, 0), "constant"), [np.zeros((0, 3), np.float32), np.float32(2)])
+    check(Pad((2, 1), (0, 0), "constant"), [np.zeros((0, 3), np.float32), np.array(2, np.float32)])
     with pytest.raises(ModelError):
         Pad((2, 1), (0, 0), "edge").infer([Spec((0, 3), np.dtype(np.float32))])
 

@@ -21,7 +21,7 @@ def _known_indices(low: Lowering, node: ir.Node, extent: int) -> np.ndarray | No
         return None
     if ((index < -extent) | (index >= extent)).any():
         raise ModelError(f"node {node.name!r} ({node.op_type}): indices leave an axis of {extent} elements")
-    return np.where(index < 0, index + extent, index).astype(np.int64)
+    return low.constants.derived(index, ("indices", extent), lambda: np.where(index < 0, index + extent, index).astype(np.int64))
 
 
 def _gather(low: Lowering, node: ir.Node) -> None:
@@ -37,7 +37,7 @@ def _gather(low: Lowering, node: ir.Node) -> None:
         result = low.call(Slice(starts, part, (1,) * len(perm)), [source])[0]
         result = low.call(View((*part[:physical], *known.shape, *part[physical + 1 :])), [result])[0]
     else:
-        where = low.get(index) if known is None else low.constant(np.ascontiguousarray(known))
+        where = low.get(index) if known is None else low.constant(known)
         result = low.call(Gather(physical), [source, where])[0]
     # The axes of the indices stand where the axis was, in order.
     layout: list[int] = []

@@ -27,7 +27,9 @@ def _groups(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], lis
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(old) or j < len(new):
-        source, target, have, want = [], [], 1, 1
+        source: list[int] = []
+        target: list[int] = []
+        have = want = 1
         while not (source or target) or have != want:
             if j == len(new) or (i < len(old) and have <= want):
                 have *= old[i]
@@ -177,8 +179,7 @@ def _slice(low: Lowering, node: ir.Node) -> None:
     begin, shape, stride = [0] * len(extents), list(extents), [1] * len(extents)
     for start, end, axis, step in zip(starts.tolist(), ends.tolist(), which.tolist(), strides.tolist(), strict=True):
         axis = axis_of(node, axis, len(extents))
-        walk = range(extents[axis])[slice(start, end, step)]
-        # `slice` counts a negative end from the end too, but one before the first element means that it is included.
+        walk = range(extents[axis])[start:end:step]
         begin[axis], shape[axis], stride[axis] = (walk.start if len(walk) else 0), len(walk), walk.step
     _cut(low, required(node), node.outputs[0], begin, shape, stride)
 
