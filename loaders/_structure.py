@@ -26,8 +26,8 @@ def check_structure(proto: ModelProto, where: str) -> None:
         raise ModelError(f"{where} holds no graph: it is not an ONNX model, or it is damaged; export it again")
     if proto.ir_version > onnx.IR_VERSION:
         raise ModelError(
-            f"{where} has IR version {proto.ir_version} and the installed onnx knows {onnx.IR_VERSION} at most; upgrade onnx or export for an "
-            "older IR version"
+            f"{where} has IR version {proto.ir_version} and the installed onnx knows {onnx.IR_VERSION} at most; upgrade onnx or "
+            "export for an older IR version"
         )
     functions = {_key(f): f for f in proto.functions}
     if len(functions) != len(proto.functions):

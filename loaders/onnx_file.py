@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 from qrt.core.errors import ModelError, QrtError, UnsupportedOp
 from qrt.graph import Model, all_graphs, ir
 from qrt.graph.passes.infer_shapes import infer_shapes
+from qrt.graph.passes.inline_functions import inline_functions
 from qrt.graph.proto import skeleton
 from qrt.loaders._limits import MAX_FILE_BYTES
 from qrt.loaders._structure import check_structure
@@ -25,6 +26,7 @@ _NOT_COMPUTED = (ir.DataType.STRING, ir.DataType.COMPLEX64, ir.DataType.COMPLEX1
 def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Model:
     """A model from an ONNX file (with its external data), from the bytes of one, or from a proto, which stays untouched.
 
+    Nodes come in order, calls of the file's own functions are written out, and shapes are inferred as far as they can be.
     A Model comes back as it is. Initializers listed among the inputs (IR version 3) are constants, not inputs.
     Raises ModelError for what cannot be read or is not a sound model, UnsupportedOp for what qrt cannot run.
     """
@@ -98,12 +100,13 @@ def _build(proto: onnx.ModelProto, where: str) -> Model:
 
 def _check_graph(model: Model) -> None:
     """What onnx knows about the graph: attributes, arities and types."""
-    proto, _ = skeleton(model, value_info=False)
-    for info in (*proto.graph.input, *proto.graph.output):
+    proto, _ = skeleton(model)
+    for info in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
         # The checker wants a shape where ONNX Runtime and inference do without; it does not read what the shape says.
         if info.type.HasField("tensor_type"):
             info.type.tensor_type.shape.SetInParent()
     onnx.checker.check_model(proto, full_check=False)
+    inline_functions(model)
     infer_shapes(model)
     for value in model.graph.inputs:
         if value.type is None:
@@ -112,7 +115,7 @@ def _check_graph(model: Model) -> None:
         for operand in (*node.inputs, *node.outputs):
             if operand is not None and operand.dtype in _NOT_COMPUTED:
                 raise UnsupportedOp(
-                    f"{model.name}: node {node.name!r} ({node.op_type}) works on {operand.name!r}, a tensor of {operand.dtype.name.lower()}; "
+                    f"{model.name}: node {node.name!r} ({node.op_type}) works on {operand.name!r}, a {operand.dtype.name.lower()}; "
                     "qrt computes with real numbers and booleans: leave this part of the model outside"
                 )
 

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-
 import onnx
 import onnx_ir as ir
 
 from qrt.graph.model import Model
 
-__all__ = ["opset_imports", "skeleton"]
+__all__ = ["skeleton"]
 
-# Shapes, axes and paddings, which shape inference reads, are far smaller; weights worth leaving out are far bigger.
+# Shapes, axes and paddings, which those tools read, are far smaller; weights worth leaving out are far bigger.
 _KEEP_BYTES = 8192
 
 
-def opset_imports(model: Model) -> dict[str, int]:
-    """Domain → opset version of a model."""
-    return dict(model.ir.opset_imports)
-
-
-def skeleton(
-    model: Model,
-    *,
-    value_info: bool = True,
-    expand: Callable[[ir.Node], Sequence[onnx.NodeProto] | None] | None = None,
-) -> tuple[onnx.ModelProto, dict[str, ir.Value]]:
+def skeleton(model: Model) -> tuple[onnx.ModelProto, dict[str, ir.Value]]:
     """The model without the initializers of its top graph that pass 8 KiB, and those initializers by name.
 
-    They are inputs of the skeleton, which is a valid model again. Without `value_info` nothing is said about what standard operators
-    compute: inference then finds it anew. `expand` may give the nodes to write in the place of a node.
+    They are inputs of the skeleton, which is a valid model again.
     """
     proto = onnx.ModelProto(ir_version=model.ir.ir_version)
     for domain, version in model.ir.opset_imports.items():
@@ -52,34 +39,16 @@ def skeleton(
             tensor.name = name
             ir.serde.serialize_tensor_into(graph.initializer.add(), tensor)
     for node in model.graph:
-        _write_node(graph, node, value_info, expand)
-    for value in model.graph.outputs:
-        ir.serde.serialize_value_into(graph.output.add(), value)
-        if not value_info and graph.output[-1].type.HasField("tensor_type"):
-            graph.output[-1].type.tensor_type.ClearField("shape")
-    return proto, held
-
-
-def _write_node(
-    graph: onnx.GraphProto,
-    node: ir.Node,
-    value_info: bool,
-    expand: Callable[[ir.Node], Sequence[onnx.NodeProto] | None] | None,
-) -> None:
-    replacement: Iterable[onnx.NodeProto] | None = expand(node) if expand is not None else None
-    if replacement is not None:
-        graph.node.extend(replacement)
-        return
-    ir.serde.serialize_node_into(graph.node.add(), node)
-    if value_info or node.domain != "":
+        ir.serde.serialize_node_into(graph.node.add(), node)
         for value in node.outputs:
             if value.type is not None and value.name and not value.is_graph_output():
                 ir.serde.serialize_value_into(graph.value_info.add(), value)
+    for value in model.graph.outputs:
+        ir.serde.serialize_value_into(graph.output.add(), value)
+    return proto, held
 
 
 def _typed(value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
-    if value.type is None:
-        value.type = ir.TensorType(tensor.dtype)
-    if value.shape is None:
-        value.shape = ir.Shape(tensor.shape.numpy())
+    value.type = value.type or ir.TensorType(tensor.dtype)
+    value.shape = value.shape or ir.Shape(tensor.shape.numpy())
     return value

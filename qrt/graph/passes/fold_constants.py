@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import onnx_ir as ir
 
-from qrt.graph.evaluate import evaluate, output_bytes
+from qrt.graph.evaluate import evaluate
 from qrt.graph.model import Model
 from qrt.graph.nodes import all_graphs, constant, has_subgraph, is_constant, new_initializer
 
@@ -31,7 +33,7 @@ _ALWAYS_BYTES = 64 << 10
 
 
 def fold_constants(model: Model) -> bool:
-    """Requires: constants are initializers. Ensures: standard nodes that read only constants are gone.
+    """Requires: constants are initializers, shapes are inferred. Ensures: standard nodes that read only constants are gone.
 
     Kept: nodes that make a graph output, random ones, DequantizeLinear, and results past 16 MiB or 100 times their inputs.
     """
@@ -43,14 +45,14 @@ def fold_constants(model: Model) -> bool:
 
 
 def _fold(model: Model, node: ir.Node) -> bool:
-    if node.domain != "" or node.op_type in _NEVER or has_subgraph(node) or any(v.is_graph_output() for v in node.outputs):
+    if node.domain != "" or node.op_type in _NEVER or has_subgraph(node) or any(v.is_graph_output() or not v.name for v in node.outputs):
         return False
     if not all(v is None or is_constant(v) for v in node.inputs):
         return False
     inputs = [constant(v) for v in node.inputs]
-    size = output_bytes(node, inputs, model.ir.opset_imports)
-    most = min(_MAX_BYTES, max(_ALWAYS_BYTES, _MAX_GROWTH * sum(a.nbytes for a in inputs if a is not None)))
-    if size is None or size > most:
+    # Before anything is computed: an Expand or a Range of a few bytes can ask for terabytes.
+    size = sum(_bytes(v) for v in node.outputs)
+    if size > min(_MAX_BYTES, max(_ALWAYS_BYTES, _MAX_GROWTH * sum(a.nbytes for a in inputs if a is not None))):
         return False
     outputs = evaluate(node, inputs, model.ir.opset_imports)
     if outputs is None:
@@ -63,3 +65,10 @@ def _fold(model: Model, node: ir.Node) -> bool:
     if node.graph is not None:
         node.graph.remove(node, safe=True)
     return True
+
+
+def _bytes(value: ir.Value) -> float:
+    """The bytes that `value` takes; infinity where its shape is not known."""
+    if value.shape is None or value.dtype is None or not value.shape.is_static():
+        return math.inf
+    return math.prod(value.shape.numpy()) * value.dtype.bitwidth / 8

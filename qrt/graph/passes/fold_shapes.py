@@ -32,7 +32,7 @@ def fold_shapes(model: Model) -> bool:
     known: dict[ir.Value, np.ndarray] = {}
     for node in list(model.graph):
         entries = _entries(node, known)
-        if entries is None or entries.size > _MAX_ENTRIES:
+        if entries is None or entries.size > _MAX_ENTRIES or not _fit(entries, node.outputs[0]):
             changed |= is_op(node, "Reshape") and _fix_target(model, node, known)
             continue
         value = node.outputs[0]
@@ -43,6 +43,14 @@ def fold_shapes(model: Model) -> bool:
             model.graph.remove(node, safe=True)
             changed = True
     return changed
+
+
+def _fit(entries: np.ndarray, value: ir.Value) -> bool:
+    """Whether no entry wraps around in the dtype of `value`, as it would in the run."""
+    if value.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
+        return False
+    bounds = np.iinfo(value.dtype.numpy())
+    return all(bounds.min <= e <= bounds.max for e in entries.flat if isinstance(e, int))
 
 
 def _read(value: ir.Value | None, known: dict[ir.Value, np.ndarray]) -> np.ndarray | None:

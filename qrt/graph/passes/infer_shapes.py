@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 import onnx_ir as ir
-from onnx import shape_inference
 
 from qrt.core.errors import ModelError
 from qrt.graph.model import Model
+from qrt.graph.nodes import has_subgraph, is_op
+from qrt.graph.passes._body_types import BODY_OPS, infer_bodies
+from qrt.graph.passes._node_types import check_dims, infer_node
 from qrt.graph.passes.vendor import expand_vendor_op
-from qrt.graph.proto import skeleton
 
 __all__ = ["check_types", "infer_shapes"]
 
+# Constants that tell about shapes (targets, axes, paddings) are smaller.
+_MAX_DATA_BYTES = 8192
+_UNTYPED = (None, ir.DataType.UNDEFINED)
+
 
 def infer_shapes(model: Model) -> bool:
-    """Requires: no functions. Ensures: values carry the dtype and shape that onnx can infer; known facts are kept.
+    """Requires: no functions; nodes in order. Ensures: values carry the dtype and shape that can be inferred; known facts are kept.
 
     Where a file's own claim about an inner value or an output contradicts what is inferred, inference wins, as in ONNX Runtime.
     Raises ModelError for a node whose inputs do not fit it.
     """
-    # DequantizeLinear, which vendor operators are spelled with, came with opset 10.
-    expand = expand_vendor_op if model.ir.opset_imports.get("", 0) >= 10 else None
-    proto, _ = skeleton(model, value_info=False, expand=expand)
-    try:
-        inferred = shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
-    except Exception as error:
-        raise ModelError(f"{model.name}: the graph is ill-typed: {error}; export it again or check it with onnx.checker") from error
-    symbols = {d.value for v in model.graph.inputs if v.shape is not None for d in v.shape if isinstance(d, ir.SymbolicDim)}
-    return _merge(model.graph, inferred.graph, symbols)
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        if value.shape is not None:
+            check_dims((d for d in value.shape if isinstance(d, int)), f"{model.name}: {value.name!r}")
+    return _infer_graph(model, model.graph)
 
 
 def check_types(model: Model) -> None:
@@ -46,46 +48,64 @@ def check_types(model: Model) -> None:
                 )
 
 
-def _merge(graph: ir.Graph, proto: onnx.GraphProto, symbols: set[str | None]) -> bool:
+def _infer_graph(model: Model, graph: ir.Graph) -> bool:
     changed = False
-    found = {info.name: info.type for info in (*proto.value_info, *proto.output)}
-    bodies = {node.output[0]: node for node in proto.node if node.output}
     for node in graph:
+        if is_op(node, *BODY_OPS):
+            before = [_facts(v) for v in node.outputs]
+            infer_bodies(node, lambda body: _infer_graph(model, body))
+            changed |= before != [_facts(v) for v in node.outputs]
+            continue
+        found = _infer(model, node)
         for value in node.outputs:
-            if value.name in found:
-                changed |= _learn(value, found[value.name], symbols)
-        for attr in node.attributes.values():
-            if attr.type == ir.AttributeType.GRAPH:
-                body = next((a for a in bodies[node.outputs[0].name or ""].attribute if a.name == attr.name), None)
-                if body is not None:
-                    changed |= _merge(attr.as_graph(), body.g, symbols)
+            if value.name and value.name in found:
+                changed |= _learn(value, found[value.name])
     return changed
 
 
-def _learn(value: ir.Value, type_proto: onnx.TypeProto, symbols: set[str | None]) -> bool:
+def _infer(model: Model, node: ir.Node) -> Mapping[str, onnx.TypeProto]:
+    if has_subgraph(node):  # SequenceMap, whose body works on sequences
+        return {}
+    label = f"{model.name}: node {node.name!r} ({node.op_type})"
+    opsets = model.ir.opset_imports
+    steps = [ir.serde.serialize_node(node)] if node.domain == "" else expand_vendor_op(node)
+    # DequantizeLinear, which vendor operators are spelled with, came with opset 10.
+    if steps is None or (node.domain != "" and opsets.get("", 0) < 10):
+        return {}
+    types: dict[str, onnx.TypeProto] = {}
+    data: dict[str, onnx.TensorProto] = {}
+    for value in node.inputs:
+        if value is None or not value.name:
+            continue
+        if value.type is not None and value.dtype not in _UNTYPED:
+            types[value.name] = ir.serde.serialize_value(value).type
+        if value.is_initializer() and value.const_value is not None and value.const_value.nbytes <= _MAX_DATA_BYTES:
+            data[value.name] = ir.serde.serialize_tensor(value.const_value)
+    for step in steps:
+        types.update(infer_node(step, types, data, opsets, label))
+    return types
+
+
+def _facts(value: ir.Value) -> tuple[object, object]:
+    return value.type, None if value.shape is None else tuple(value.shape)
+
+
+def _learn(value: ir.Value, type_proto: onnx.TypeProto) -> bool:
+    before = _facts(value)
     type_ = ir.serde.deserialize_type_proto_for_type(type_proto)
     shape = ir.serde.deserialize_type_proto_for_shape(type_proto)
-    changed = False
-    if type_ is not None and type_.dtype != ir.DataType.UNDEFINED and type_ != value.type:
+    if type_ is not None and not (isinstance(type_, ir.TensorType) and type_.dtype == ir.DataType.UNDEFINED):
         value.type = type_
-        changed = True
     if shape is not None:
-        merged = _merged(value.shape, shape, symbols)
-        if value.shape is None or tuple(merged) != tuple(value.shape):
-            value.shape = merged
-            changed = True
-    return changed
+        value.shape = _merged(value.shape, shape)
+    return before != _facts(value)
 
 
-def _merged(old: ir.Shape | None, new: ir.Shape, symbols: set[str | None]) -> ir.Shape:
-    """The inferred dims; where one is not a number, what was known before. Symbols that inference made up stand for nothing."""
+def _merged(old: ir.Shape | None, new: ir.Shape) -> ir.Shape:
+    """The inferred dims; where one is neither a number nor a name, what was known before."""
     dims: list[int | str | None] = []
     for axis, dim in enumerate(new):
         known = old[axis] if old is not None and len(old) == len(new) else None
-        if isinstance(dim, int):
-            dims.append(dim)
-        elif dim.value in symbols and dim.value is not None:
-            dims.append(dim.value)
-        else:
-            dims.append(known.value if isinstance(known, ir.SymbolicDim) else known)
+        best = known if isinstance(dim, ir.SymbolicDim) and dim.value is None else dim
+        dims.append(best.value if isinstance(best, ir.SymbolicDim) else best)
     return ir.Shape(dims)
