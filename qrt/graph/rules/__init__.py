@@ -14,7 +14,7 @@ from qrt.graph.rules.dynamic import DYNAMIC
 from qrt.graph.rules.float_fusion import FLOAT_FUSION
 from qrt.graph.rules.left_float import LEFT_FLOAT
 from qrt.graph.rules.lut import LUT
-from qrt.graph.rules.movement import DEQUANTIZE_DOWN, QUANTIZE_UP
+from qrt.graph.rules.movement import BOUND_UP, DEQUANTIZE_DOWN, QUANTIZE_UP
 from qrt.graph.rules.qbinary import QBINARY
 from qrt.graph.rules.qconcat import QCONCAT
 from qrt.graph.rules.qconv import QCONV, QCONV_FLOAT
@@ -34,6 +34,7 @@ RULES = (
     FLIP_DEQUANTIZE,
     FLIP_DOWN,
     CANCEL,
+    BOUND_UP,
     DEQUANTIZE_DOWN,
     QUANTIZE_UP,
     LUT,

@@ -22,23 +22,9 @@ from qrt.graph.rules.rule import Rule, WhyNot, add_node, graph_of, is_fused, sub
 
 __all__ = ["LUT", "UNARY"]
 
-_CURVES = {
-    "Celu",
-    "Elu",
-    "Erf",
-    "Gelu",
-    "HardSigmoid",
-    "HardSwish",
-    "LeakyRelu",
-    "Mish",
-    "Selu",
-    "Sigmoid",
-    "Softplus",
-    "Softsign",
-    "Swish",
-}
-_MATHS = {"Abs", "Ceil", "Clip", "Cos", "Exp", "Floor", "Log", "Neg", "Reciprocal", "Relu", "Round", "Sign", "Sin", "Sqrt", "Tanh"}
-UNARY = frozenset({*_CURVES, *_MATHS, "ThresholdedRelu"})
+_CURVES = {"Celu", "Elu", "Erf", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Selu", "Sigmoid", "Softplus", "Softsign", "Tanh"}
+_MATHS = {"Abs", "Ceil", "Clip", "Cos", "Exp", "Floor", "Log", "Neg", "Reciprocal", "Relu", "Round", "Sign", "Sin", "Sqrt"}
+UNARY = frozenset({*_CURVES, *_MATHS, "Swish", "ThresholdedRelu"})
 _BINARY = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "PRelu"})
 # A function of more nodes than this is no activation.
 _MAX_NODES = 64

@@ -13,10 +13,10 @@ import onnx_ir as ir
 from qrt.core.numerics import dequantize, quantize
 from qrt.core.qparams import QParams
 from qrt.graph.nodes import attr_ints, attr_str, constant, is_constant, is_op, producer
-from qrt.graph.rules.quant import Quant, arrays, constant_of, dequantized, qparams_of
+from qrt.graph.rules.quant import Quant, arrays, clip_bounds, constant_of, dequantized, qparams_of
 from qrt.graph.rules.rule import Rule, WhyNot, add_node, kept, single_use, substitute
 
-__all__ = ["DEQUANTIZE_DOWN", "MOVERS", "QUANTIZE_UP", "is_mover", "move"]
+__all__ = ["BOUND_UP", "DEQUANTIZE_DOWN", "MOVERS", "QUANTIZE_UP", "is_mover", "move"]
 
 # Operators whose outputs hold elements of their first input (Pad: or a constant), and do not look at their values beyond their order.
 MOVERS = frozenset(
@@ -41,6 +41,9 @@ MOVERS = frozenset(
 )
 # They hand on fewer elements than they take: it is better to quantize what is left.
 _PICKERS = frozenset({"Gather", "GatherElements", "GatherND", "Slice", "Split"})
+
+# What takes a Relu or Clip into its own result.
+_BOUNDED = frozenset({"Add", "Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,5 +146,24 @@ def _move_up(node: ir.Node, found: _Move) -> None:
     substitute(node, move(mover, quantized.outputs[0], dtype, found.fill))
 
 
+def _match_bound(node: ir.Node) -> ir.Node | None:
+    """A Relu or Clip behind a mover that alone reads what a product or sum computes."""
+    mover = producer(node.inputs[0])
+    if mover is None or clip_bounds(node) is None or not is_mover(mover) or is_op(mover, "Pad") or mover.op_type in _PICKERS:
+        return None
+    if single_use(mover.outputs[0]) is not node or mover.inputs[0] is None or single_use(mover.inputs[0]) is not mover:
+        return None
+    maker = producer(mover.inputs[0])
+    return mover if maker is not None and (is_op(maker, *_BOUNDED) or is_mover(maker)) else None
+
+
+def _bound_up(node: ir.Node, mover: ir.Node) -> None:
+    source = mover.inputs[0]
+    if source is not None:
+        bounded = add_node(mover, node.op_type, [source, *node.inputs[1:]], kept(node), like=[source], domain="", name=node.name)
+        substitute(node, move(mover, bounded.outputs[0], ir.DataType.FLOAT, None))
+
+
+BOUND_UP = Rule("bound before moving", frozenset({"Relu", "Clip"}), _match_bound, _bound_up)
 DEQUANTIZE_DOWN = Rule("move codes", MOVERS, _match_down, _move_down)
 QUANTIZE_UP = Rule("quantize before moving", frozenset({"QuantizeLinear"}), _match_up, _move_up)
