@@ -43,15 +43,21 @@ def program_of(op: Op, inputs: Sequence[Array], constants: Sequence[int] = ()) -
 
 
 def check(
-    op: Op, inputs: Sequence[Array], exact: bool = True, constants: Sequence[int] = (), rtol: float = 1e-5, atol: float = 1e-6
+    op: Op,
+    inputs: Sequence[Array],
+    exact: bool = True,
+    constants: Sequence[int] = (),
+    rtol: float = 1e-5,
+    atol: float = 1e-6,
+    targets: Sequence[Target] = TARGETS_HERE,
 ) -> list[Array]:
-    """The op's outputs by its reference, after its kernels gave the same for every target and for 1 and 2 threads.
+    """The op's outputs by its reference, after its kernels gave the same for every one of `targets` and for 1 and 2 threads.
 
     `exact`: bit for bit; else within `rtol` and `atol`. `constants`: the inputs whose contents are known to the plan.
     """
     program, feeds = program_of(op, inputs, constants)
     wanted = interpret(program, feeds)
-    for target in TARGETS_HERE:
+    for target in targets:
         for threads in (1, 2):
             found = build(program, target, threads, Packs()).run(feeds)
             where = f"{op} on {target.isa}, {threads} threads"

@@ -6,6 +6,9 @@ A kernel is a Python function `(record, tid, nthreads)`. `r = fields(record)` gi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numba
 from llvmlite import ir
 from numba.core import types
@@ -14,7 +17,7 @@ from numba.extending import intrinsic
 __all__ = ["device", "f32", "f64", "fields", "i8", "i16", "i32", "i64", "pointer", "share", "u8", "u16", "u32", "u64"]
 
 
-def device(function):  # type: ignore[no-untyped-def]
+def device(function: Callable[..., Any]) -> Any:
     """A function that kernels call; it is inlined into them."""
     return numba.njit(error_model="numpy", boundscheck=False)(function)
 

@@ -168,7 +168,9 @@ def erf(x):  # type: ignore[no-untyped-def]
     near = p * x + x
     size = abs(x)
     u = (F(4.0) if size > F(4.0) else size) - F(2.5)  # erf(4) rounds to 1
-    q = (((((_LOG_ERFC[0] * u + _LOG_ERFC[1]) * u + _LOG_ERFC[2]) * u + _LOG_ERFC[3]) * u + _LOG_ERFC[4]) * u + _LOG_ERFC[5]) * u + _LOG_ERFC[6]
+    q = (
+        ((((_LOG_ERFC[0] * u + _LOG_ERFC[1]) * u + _LOG_ERFC[2]) * u + _LOG_ERFC[3]) * u + _LOG_ERFC[4]) * u + _LOG_ERFC[5]
+    ) * u + _LOG_ERFC[6]
     far = _ONE - exp(q)
     far = -far if x < _ZERO else far
     return far if size > _ONE else near

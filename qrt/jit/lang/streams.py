@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
@@ -26,7 +28,7 @@ POINTERS = {
 }
 
 
-def _scope(module):  # type: ignore[no-untyped-def]
+def _scope(module: ir.Module) -> Any:
     domain = module.add_metadata(["qrt streams"])
     return module.add_metadata([module.add_metadata(["qrt reads", domain])])
 
@@ -52,8 +54,8 @@ def write(typing_context, pointer, index, value):  # type: ignore[no-untyped-def
     """pointer[index] = value, for arrays that `read` reads."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        kind: ir.Instruction = builder.store(args[2], builder.gep(args[0], [args[1]]))
-        kind.set_metadata("noalias", _scope(builder.module))
+        store = builder.store(args[2], builder.gep(args[0], [args[1]]))
+        store.set_metadata("noalias", _scope(builder.module))
         return context.get_dummy_value()
 
     return types.void(pointer, types.int64, pointer.dtype), codegen

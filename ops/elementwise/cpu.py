@@ -1,0 +1,153 @@
+"""Kernels of the element-wise ops: loops around the functions of cpu_scalar.py."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qrt.jit.lang import device, fields, share
+from qrt.jit.lang.streams import POINTERS, read, write
+from qrt.ops.elementwise.cpu_scalar import BINARY, INTEGER_BINARY, UNARY
+from qrt.ops.elementwise.unary import bounds
+
+
+def unary(name, source, result):  # type: ignore[no-untyped-def]
+    """y = f(x, p, q) over n elements."""
+    f, px, py = UNARY[name], POINTERS[source], POINTERS[result]
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, y, p, q = px(r.x), py(r.y), r.p, r.q
+        lo, hi = share(r.n, tid, nthreads)
+        for i in range(lo, hi):
+            write(y, i, f(read(x, i), p, q))
+
+    return kernel
+
+
+def cast(source, result):  # type: ignore[no-untyped-def]
+    """y = x in another dtype, over n elements; see unary.cast."""
+    px, py = POINTERS[source], POINTERS[result]
+    if result == "bool":
+        convert = device(lambda x: x != 0)
+    elif "float" in source and "float" not in result:
+        wide = np.int64 if "64" in result or result == "uint32" else np.int32
+        low, high = bounds(np.dtype(source), np.dtype(wide))
+
+        @device
+        def convert(x):  # type: ignore[no-untyped-def]
+            x = x if x > low else low
+            return wide(x if x < high else high)
+    else:
+        convert = device(lambda x: x)
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, y = px(r.x), py(r.y)
+        lo, hi = share(r.n, tid, nthreads)
+        for i in range(lo, hi):
+            write(y, i, convert(read(x, i)))
+
+    return kernel
+
+
+@device
+def tile(r, number):  # type: ignore[no-untyped-def]
+    """Tile `number` of a walk: its index of axes 0 to 3, its rows of axis 4 and its columns of axis 5."""
+    blocks, chunks = (r.n4 + r.rows - 1) // r.rows, (r.n5 + r.cols - 1) // r.cols
+    column = number % chunks * r.cols
+    rest = number // chunks
+    row = rest % blocks * r.rows
+    return rest // blocks, row, min(row + r.rows, r.n4), column, min(column + r.cols, r.n5)
+
+
+@device
+def tiles(r):  # type: ignore[no-untyped-def]
+    """How many tiles a walk has."""
+    return r.outer * ((r.n4 + r.rows - 1) // r.rows) * ((r.n5 + r.cols - 1) // r.cols)
+
+
+@device
+def start(r, outer, s0, s1, s2, s3):  # type: ignore[no-untyped-def]
+    """Where an operand of strides s0 to s3 begins, for an index of axes 0 to 3."""
+    i3, outer = outer % r.n3, outer // r.n3
+    i2, outer = outer % r.n2, outer // r.n2
+    return outer // r.n1 * s0 + outer % r.n1 * s1 + i2 * s2 + i3 * s3
+
+
+def binary(name, source, result):  # type: ignore[no-untyped-def]
+    """y = f(a, b) along a walk of two operands."""
+    f, pa, py = (BINARY if "float" in source else INTEGER_BINARY)[name], POINTERS[source], POINTERS[result]
+
+    @device
+    def span(a, at, sa, b, bt, sb, y, to, n):  # type: ignore[no-untyped-def]
+        if sa == 1 and sb == 1:
+            for i in range(n):
+                write(y, to + i, f(read(a, at + i), read(b, bt + i)))
+        elif sa == 1 and sb == 0:
+            right = read(b, bt)
+            for i in range(n):
+                write(y, to + i, f(read(a, at + i), right))
+        elif sa == 0 and sb == 1:
+            left = read(a, at)
+            for i in range(n):
+                write(y, to + i, f(left, read(b, bt + i)))
+        else:
+            for i in range(n):
+                write(y, to + i, f(read(a, at + i * sa), read(b, bt + i * sb)))
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        a, b, y, n5 = pa(r.a), pa(r.b), py(r.y), r.n5
+        sa4, sa5, sb4, sb5 = r.a4, r.a5, r.b4, r.b5
+        lo, hi = share(tiles(r), tid, nthreads)
+        for number in range(lo, hi):
+            outer, row, last, column, end = tile(r, number)
+            at = start(r, outer, r.a0, r.a1, r.a2, r.a3) + column * sa5
+            bt = start(r, outer, r.b0, r.b1, r.b2, r.b3) + column * sb5
+            to = outer * r.n4 * n5 + column
+            for i in range(row, last):
+                span(a, at + i * sa4, sa5, b, bt + i * sb4, sb5, y, to + i * n5, end - column)
+
+    return kernel
+
+
+def where(element):  # type: ignore[no-untyped-def]
+    """y = a where c, else b, along a walk of three operands; elements move as unsigned integers."""
+    pc, pa = POINTERS["bool"], POINTERS[element]
+
+    @device
+    def span(c, ct, sc, a, at, sa, b, bt, sb, y, to, n):  # type: ignore[no-untyped-def]
+        if sc == 1 and sa == 1 and sb == 1:
+            for i in range(n):
+                left, right = read(a, at + i), read(b, bt + i)
+                write(y, to + i, left if read(c, ct + i) != 0 else right)
+        elif sc == 1 and sa == 1 and sb == 0:
+            right = read(b, bt)
+            for i in range(n):
+                left = read(a, at + i)
+                write(y, to + i, left if read(c, ct + i) != 0 else right)
+        elif sc == 1 and sa == 0 and sb == 1:
+            left = read(a, at)
+            for i in range(n):
+                right = read(b, bt + i)
+                write(y, to + i, left if read(c, ct + i) != 0 else right)
+        else:
+            for i in range(n):
+                left, right = read(a, at + i * sa), read(b, bt + i * sb)
+                write(y, to + i, left if read(c, ct + i * sc) != 0 else right)
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        c, a, b, y, n5 = pc(r.c), pa(r.a), pa(r.b), pa(r.y), r.n5
+        sc4, sc5, sa4, sa5, sb4, sb5 = r.c4, r.c5, r.a4, r.a5, r.b4, r.b5
+        lo, hi = share(tiles(r), tid, nthreads)
+        for number in range(lo, hi):
+            outer, row, last, column, end = tile(r, number)
+            ct = start(r, outer, r.c0, r.c1, r.c2, r.c3) + column * sc5
+            at = start(r, outer, r.a0, r.a1, r.a2, r.a3) + column * sa5
+            bt = start(r, outer, r.b0, r.b1, r.b2, r.b3) + column * sb5
+            to = outer * r.n4 * n5 + column
+            for i in range(row, last):
+                span(c, ct + i * sc4, sc5, a, at + i * sa4, sa5, b, bt + i * sb4, sb5, y, to + i * n5, end - column)
+
+    return kernel

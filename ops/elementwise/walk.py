@@ -1,0 +1,86 @@
+"""The walk of broadcast operands that element-wise kernels share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qrt.core.errors import ModelError, UnsupportedOp
+from qrt.ops.op import Operand, Ref
+
+__all__ = ["MAX_AXES", "SMALL", "broadcast_shape", "threads_for", "walk_fields", "walk_record"]
+
+MAX_AXES = 6
+# Bytes below which handing work to another thread costs more than it saves.
+SMALL = 1 << 15
+# Elements that one tile of the walk holds at most; threads share tiles.
+TILE = 4096
+
+
+def threads_for(nbytes: int) -> int | None:
+    """How many threads should share work that writes `nbytes`: one, or all."""
+    return None if nbytes > SMALL else 1
+
+
+def broadcast_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The common shape of operands of one rank, in which extents of 1 repeat. ModelError where there is none."""
+    if len({len(shape) for shape in shapes}) != 1:
+        raise ModelError(f"operands of shapes {list(shapes)} have different ranks")
+    result = []
+    for extents in zip(*shapes, strict=True):
+        wide = {n for n in extents if n != 1}
+        if len(wide) > 1:
+            raise ModelError(f"operands of shapes {list(shapes)} do not broadcast")
+        result.append(wide.pop() if wide else 1)
+    return tuple(result)
+
+
+def _strides(shape: tuple[int, ...]) -> list[int]:
+    """Strides, in elements, of a C-contiguous array; 0 along extents of 1."""
+    strides, step = [], 1
+    for extent in reversed(shape):
+        strides.append(0 if extent == 1 else step)
+        step *= extent
+    return strides[::-1]
+
+
+def _merge(shape: tuple[int, ...], strides: Sequence[list[int]]) -> tuple[list[int], list[list[int]]]:
+    """The same walk with fewer axes: drops extents of 1, joins neighbours that one stride an operand can walk."""
+    axes: list[tuple[int, list[int]]] = []
+    for axis, extent in enumerate(shape):
+        steps = [s[axis] for s in strides]
+        if extent == 1:
+            continue
+        if axes and all(outer == step * extent for outer, step in zip(axes[-1][1], steps, strict=True)):
+            axes[-1] = (axes[-1][0] * extent, steps)
+        else:
+            axes.append((extent, steps))
+    return [extent for extent, _ in axes], [[steps[k] for _, steps in axes] for k in range(len(strides))]
+
+
+def walk_record(operands: str) -> tuple[tuple[str, str], ...]:
+    """Record fields of a walk: y, contiguous, and for each operand (a letter) its address and its strides in elements.
+
+    A tile is `rows` of axis 4 by `cols` of axis 5; `outer` is the product of axes 0 to 3.
+    """
+    fields = [("y", "i8"), ("outer", "i8"), ("rows", "i8"), ("cols", "i8"), *((f"n{k}", "i8") for k in range(1, MAX_AXES))]
+    for letter in operands:
+        fields += [(letter, "i8"), *((f"{letter}{k}", "i8") for k in range(MAX_AXES))]
+    return tuple(fields)
+
+
+def walk_fields(letters: str, operands: Sequence[Operand], y: Operand) -> dict[str, int | Ref]:
+    """Values of `walk_record`'s fields. Raises UnsupportedOp for a broadcast that takes more than six strides."""
+    shape = y.spec.shape
+    extents, strides = _merge(shape, [_strides(operand.spec.shape) for operand in operands])
+    if len(extents) > MAX_AXES:
+        raise UnsupportedOp(f"broadcasting {[o.spec.shape for o in operands]} takes more than {MAX_AXES} strides")
+    pad = MAX_AXES - len(extents)
+    extents = [1] * pad + extents
+    cols = min(extents[5], TILE)
+    fields: dict[str, int | Ref] = {"y": y.ref, "outer": extents[0] * extents[1] * extents[2] * extents[3]}
+    fields |= {"cols": cols, "rows": max(1, TILE // cols)}
+    fields |= {f"n{k}": extents[k] for k in range(1, MAX_AXES)}
+    for letter, operand, steps in zip(letters, operands, strides, strict=True):
+        fields[letter] = operand.ref
+        fields |= {f"{letter}{k}": step for k, step in enumerate([0] * pad + steps)}
+    return fields

@@ -1,0 +1,77 @@
+"""The float32 functions of kernels, against float64 NumPy, in units in the last place."""
+
+from collections.abc import Callable
+from math import erf
+
+import numba
+import numpy as np
+import pytest
+
+from qrt.core.numerics import round_clamp as definition
+from qrt.jit.lang import math as m
+from qrt.jit.lang.rounding import round_clamp
+
+RNG = np.random.default_rng(0)
+SPECIAL = np.array([0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 3e38, -3e38, 1, -1], np.float32)
+REAL = np.concatenate([RNG.uniform(-110, 95, 20000), RNG.normal(size=20000), RNG.normal(size=5000) * 1e-3]).astype(np.float32)
+POSITIVE = np.concatenate([np.exp(RNG.uniform(-103, 88, 20000)), RNG.uniform(0.5, 2, 20000)]).astype(np.float32)
+TINY = np.finfo(np.float32).tiny
+
+
+def mapped(function: Callable[..., object], *arrays: np.ndarray) -> np.ndarray:
+    @numba.njit
+    def each(x: np.ndarray) -> np.ndarray:
+        y = np.empty_like(x)
+        for i in range(x.size):
+            y[i] = function(x[i])
+        return y
+
+    result: np.ndarray = each(*arrays)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("function", "reference", "points", "bound"),
+    [
+        (m.exp, np.exp, REAL, 1.0),
+        (m.log, np.log, POSITIVE, 1.0),
+        (m.log1p, np.log1p, POSITIVE, 1.5),
+        (m.sigmoid, lambda x: 1 / (1 + np.exp(-x)), REAL[REAL > -87], 2.5),
+        (m.tanh, np.tanh, REAL, 1.5),
+        (m.erf, np.vectorize(erf, otypes=[np.float64]), REAL, 3.0),
+        (m.sqrt, np.sqrt, POSITIVE, 0.5),
+    ],
+    ids=["exp", "log", "log1p", "sigmoid", "tanh", "erf", "sqrt"],
+)
+def test_function_is_within_its_ulps(
+    function: Callable[..., object], reference: Callable[[np.ndarray], np.ndarray], points: np.ndarray, bound: float
+) -> None:
+    special = SPECIAL[~(SPECIAL < 0)] if function is m.log1p else SPECIAL
+    x = np.concatenate([points, special])
+    y = mapped(function, x)
+    with np.errstate(all="ignore"):
+        exact = reference(x.astype(np.float64))
+        nearest = exact.astype(np.float32)
+        finite = np.isfinite(nearest)
+        ulp = np.spacing(np.maximum(np.abs(nearest), TINY)).astype(np.float64)
+        error = np.abs(y.astype(np.float64) - exact) / ulp
+    assert error[finite].max() <= bound
+    np.testing.assert_array_equal(y[~finite], nearest[~finite])
+
+
+@pytest.mark.parametrize(
+    ("qmin", "qmax", "zero_point"), [(0, 255, 128), (-128, 127, -5), (0, 65535, 65535), (-32768, 32767, -32768), (3, 90, 7)]
+)
+def test_round_clamp_is_the_definition(qmin: int, qmax: int, zero_point: int) -> None:
+    halves = np.arange(-300, 300, 0.5, dtype=np.float32)
+    x = np.concatenate([halves, RNG.normal(size=5000).astype(np.float32) * 40000, SPECIAL])
+    low, high, zero = np.float32(qmin - zero_point), np.float32(qmax - zero_point), np.int32(zero_point)
+
+    @numba.njit
+    def each(x: np.ndarray) -> np.ndarray:
+        y = np.empty(x.size, np.int32)
+        for i in range(x.size):
+            y[i] = round_clamp(x[i], low, high, zero)
+        return y
+
+    np.testing.assert_array_equal(each(x), definition(x, np.int32(zero_point), qmin, qmax))
