@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 from onnx import version_converter
 
-from qrt.core.errors import ModelError
+from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.graph.model import Model
-from qrt.graph.nodes import all_graphs
+from qrt.graph.nodes import all_graphs, attr_str, constant, is_op
 from qrt.graph.proto import skeleton
 
 __all__ = ["OPSET", "convert_opset"]
@@ -37,6 +38,7 @@ def convert_opset(model: Model) -> bool:
 
 
 def _convert(model: Model, version: int) -> None:
+    old_resizes = _old_resizes(model) if version < 11 else {}
     proto, held = skeleton(model)
     try:
         converted = ir.from_proto(version_converter.convert_version(proto, OPSET))
@@ -50,10 +52,36 @@ def _convert(model: Model, version: int) -> None:
             graph.inputs.remove(value)
             value.const_value = held[value.name].const_value
             graph.register_initializer(value)
+    for node in converted.graph.all_nodes():
+        if (nearest_mode := old_resizes.get(node.outputs[0].name)) is not None:
+            node.attributes["coordinate_transformation_mode"] = ir.AttrString("coordinate_transformation_mode", "asymmetric")
+            node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", nearest_mode)
     graph.name = model.graph.name
     graph.metadata_props.update(model.graph.metadata_props)
     converted.metadata_props.update(model.ir.metadata_props)
     model.ir = converted
+
+
+def _old_resizes(model: Model) -> dict[str | None, str]:
+    """Output name → `nearest_mode` of every Upsample and Resize from before opset 11.
+
+    They took output i from input i / scale, rounded down where they enlarged and up where they shrank (as ONNX Runtime runs them).
+    onnx's converter leaves them to the defaults of opset 11, which mean something else.
+    """
+    found: dict[str | None, str] = {}
+    for node in model.graph.all_nodes():
+        if is_op(node, "Upsample", "Resize"):
+            attr = node.attributes.get("scales")
+            given = constant(node.inputs[1]) if attr is None and len(node.inputs) > 1 else None if attr is None else attr.as_floats()
+            scales = np.asarray(() if given is None else given)
+            shrinks = bool((scales < 1).any())
+            if shrinks and (scales > 1).any() and attr_str(node, "mode", "nearest") == "nearest":
+                raise UnsupportedOp(
+                    f"{model.name}: node {node.name!r} ({node.op_type}) enlarges one axis and shrinks another, which before opset 11 "
+                    "rounds in two ways; export with opset 11 or newer"
+                )
+            found[node.outputs[0].name] = "ceil" if shrinks else "floor"
+    return found
 
 
 def _adopt(model: Model) -> bool:
