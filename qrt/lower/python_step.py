@@ -33,6 +33,10 @@ class PythonStep:
         """The node's outputs for the values known so far."""
         feeds = {v.name: values[v] for v in self.inputs}
         try:
-            return [np.asarray(r) for r in self._evaluator.run(None, feeds)]
+            with np.errstate(all="ignore"):  # a value that overflows does so in silence, as in the kernels
+                results = self._evaluator.run(None, feeds)
         except Exception as error:  # as above: its errors are not ours, and the node's name is what the user needs
             raise UnsupportedOp(f"node {self.node.name!r} ({self.node.op_type}) failed in onnx.reference: {error}") from error
+        if not all(isinstance(r, np.ndarray | np.generic) for r in results):
+            raise UnsupportedOp(f"node {self.node.name!r} ({self.node.op_type}) gives a sequence or an optional; qrt passes on tensors only")
+        return [np.asarray(r) for r in results]
