@@ -10,6 +10,7 @@ import onnx
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
+from qrt.graph import Model, ir
 from qrt.graph.passes import prepare
 from qrt.jit.host import host_target
 from qrt.loaders import load
@@ -25,9 +26,13 @@ def one_node(
     outputs: int = 1,
     opset: int = OPSET,
     domain: str = "",
+    result: tuple[type, int] | None = None,
     **attributes: Any,
 ) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    """A model of one node and its feeds. Inputs at the positions `constants` are initializers, None is an omitted input."""
+    """A model of one node and its feeds. Inputs at the positions `constants` are initializers, None is an omitted input.
+
+    `result`: dtype and rank of the output, for a `domain` whose operators nobody infers the types of.
+    """
     names = [f"i{k}" if array is not None else "" for k, array in enumerate(inputs)]
     node = helper.make_node(op_type, names, [f"o{k}" for k in range(outputs)], domain=domain, **attributes)
     given = [
@@ -37,23 +42,34 @@ def one_node(
         [node],
         op_type,
         [helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for name, a, known in given if not known],
-        [helper.make_empty_tensor_value_info(f"o{k}") for k in range(outputs)],
+        [helper.make_empty_tensor_value_info(f"o{k}") for k in range(outputs)] if result is None else [_declared("o0", *result)],
         [onnx.numpy_helper.from_array(a, name) for name, a, known in given if known],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    imports = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=10)
     model = onnx.shape_inference.infer_shapes(model)
     feeds = {name: a for name, a, known in given if not known}
     if domain == "" and not all(o.type.tensor_type.HasField("shape") for o in model.graph.output):
         # The rank hangs on what is fed: declare the one that comes out.
         for output, array in zip(model.graph.output, ReferenceEvaluator(model).run(None, feeds), strict=True):
-            dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
-            output.CopyFrom(helper.make_tensor_value_info(output.name, dtype, [None] * array.ndim))
+            output.CopyFrom(_declared(output.name, array.dtype, array.ndim))
     return model, feeds
+
+
+def _declared(name: str, dtype: Any, rank: int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), [None] * rank)
+
+
+def as_model(proto: onnx.ModelProto) -> Model:
+    """The proto as the lowering takes it. One in the fused form is what rules make, not what a file may hold: it stays as it is."""
+    if any(node.domain == "ai.qrt" for node in proto.graph.node):
+        return Model(ir.from_proto(proto))
+    return prepare(load(proto))
 
 
 def run_model(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], threads: int = 1) -> tuple[list[np.ndarray], dict[str, str]]:
     """The outputs by our kernels, and why nodes ran in Python, if some did."""
-    executable = Executable(prepare(load(model)), host_target(), threads)
+    executable = Executable(as_model(model), host_target(), threads)
     return executable.run({name: np.ascontiguousarray(a).reshape(a.shape) for name, a in feeds.items()}), executable.why
 
 

@@ -1,0 +1,133 @@
+"""Handlers of Resize and QResize: where each output element lies on the input, axis by axis."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qrt.core.errors import ModelError
+from qrt.graph import attr_int, attr_ints, attr_str, ir
+from qrt.lower.handlers.products import QRT, scalar
+from qrt.lower.handlers.reading import axis_of, optional, required, sized
+from qrt.lower.lowering import Handler, Lowering, NotNative, channels_last
+from qrt.ops.op import Array, View
+from qrt.ops.resize import Linear, Nearest, QLinear
+
+__all__ = ["HANDLERS"]
+
+F32 = np.float32
+
+
+def _extents(low: Lowering, node: ir.Node, first: int) -> dict[int, tuple[int, np.float32]]:
+    """For each axis that changes, its new extent and its scale. `first`: which input holds the scales; the sizes follow."""
+    shape = low.shape(required(node))
+    axes = [axis_of(node, a, len(shape)) for a in attr_ints(node, "axes", tuple(range(len(shape))))]
+    scales, sizes = optional(node, first), optional(node, first + 1)
+    found: dict[int, tuple[int, np.float32]] = {}
+    given = low.require_const(scales, "the scales") if scales is not None else np.empty(0, F32)
+    if given.size:
+        numbers = [(int(np.floor(F32(shape[a]) * s)), F32(s)) for a, s in zip(axes, given.astype(F32), strict=False)]
+    elif sizes is not None:
+        if attr_str(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+            raise NotNative("sizes that keep the aspect ratio")
+        wanted = low.require_const(sizes, "the sizes")
+        numbers = [(int(m), F32(m) / F32(max(shape[a], 1))) for a, m in zip(axes, wanted, strict=False)]
+    else:
+        raise ModelError(f"node {node.name!r}: Resize has neither scales nor sizes")
+    if len(numbers) != len(axes) or any(
+        m < 0 or not 0 < s < np.inf or shape[a] == 0 for a, (m, s) in zip(axes, numbers, strict=False) if s != 1
+    ):
+        raise ModelError(f"node {node.name!r}: a value of shape {shape} cannot be resized along axes {axes} to (extent, scale) {numbers}")
+    for axis, (extent, scale) in zip(axes, numbers, strict=True):
+        if extent != shape[axis] or scale != 1:
+            found[axis] = (extent, scale)
+    return found
+
+
+def _places(node: ir.Node, n: int, m: int, scale: np.float32) -> Array:
+    """Where each of m elements lies on an axis of n, in float32 as ONNX Runtime computes it."""
+    mode, at = attr_str(node, "coordinate_transformation_mode", "half_pixel"), np.arange(m, dtype=F32)
+    half_pixel = (at + F32(0.5)) / scale - F32(0.5)
+    if mode == "half_pixel":
+        return half_pixel
+    if mode == "pytorch_half_pixel":
+        return half_pixel if m > 1 else np.zeros(m, F32)
+    if mode == "half_pixel_symmetric":
+        return F32(n / 2) * (F32(1) - F32(m) / (scale * F32(n))) + half_pixel
+    if mode == "align_corners":
+        return at * F32(n - 1) / F32(m - 1) if m > 1 else np.zeros(m, F32)
+    if mode == "asymmetric":
+        return at / scale
+    raise NotNative(f"coordinate transformation {mode!r}")
+
+
+def _rounded(node: ir.Node, places: Array, n: int) -> Array:
+    """The nearest element of each place."""
+    mode = attr_str(node, "nearest_mode", "round_prefer_floor")
+    if mode == "round_prefer_floor":
+        nearest = np.ceil(places - F32(0.5))
+    elif mode == "round_prefer_ceil":
+        nearest = np.floor(places + F32(0.5))
+    elif mode in ("floor", "ceil"):
+        nearest = np.floor(places) if mode == "floor" else np.ceil(places)
+    else:
+        raise NotNative(f"nearest mode {mode!r}")
+    return np.clip(nearest, 0, n - 1).astype(np.int64)
+
+
+def _resize(low: Lowering, node: ir.Node) -> None:
+    value = sized(low, required(node))
+    mode, codes = attr_str(node, "mode", "nearest"), node.domain == QRT
+    if mode not in ("nearest", "linear") or attr_int(node, "antialias", 0):
+        raise NotNative(f"resizing in mode {mode!r}, antialias {attr_int(node, 'antialias', 0)}")
+    shape = low.shape(value)
+    extents = _extents(low, node, 6 if codes else 2)
+    # Space axes first wanted together; any other layout stays as it is.
+    perm = channels_last(len(shape)) if all(axis > 1 for axis in extents) else low.perm(value)
+    places: dict[int, Array] = {}
+    for axis, (m, scale) in extents.items():
+        found = _places(node, shape[axis], m, scale)
+        places[perm.index(axis)] = _rounded(node, found, shape[axis]) if mode == "nearest" else np.clip(found, F32(0), F32(shape[axis] - 1))
+    index = low.get(value, perm)
+    if codes:
+        index = _codes(low, node, index, places)
+    else:
+        while places:
+            index = _pair(low, index, places, mode)
+    low.bind(node.outputs[0], index, perm)
+
+
+def _pair(low: Lowering, index: int, places: dict[int, Array], mode: str) -> int:
+    """Resizes the last axis of `places`, with the one before it if that is there too, and takes them out."""
+    physical = low.program.specs[index].shape
+    last = max(places)
+    columns = tuple(places.pop(last).tolist())
+    first = last - 1
+    rows = tuple(places.pop(first).tolist()) if first in places else None
+    if rows is None:
+        # An axis of its own: the one before it is an axis of 1, put there for the op.
+        index = low.call(View((*physical[:last], 1, *physical[last:])), [index])[0]
+        rows, first = (0,), last
+    index = low.call(Nearest(first, rows, columns) if mode == "nearest" else Linear(first, rows, columns), [index])[0]
+    resized = (*physical[:last], len(columns), *physical[last + 1 :])
+    return index if first != last else low.call(View(resized), [index])[0]
+
+
+def _codes(low: Lowering, node: ir.Node, index: int, places: dict[int, Array]) -> int:
+    """Resizes codes, linearly or not, in one rounding."""
+    x_scale, x_point, y_scale, y_point = (scalar(low, optional(node, k), "scale or zero point") for k in range(1, 5))
+    bounds = attr_int(node, "qmin", 0), attr_int(node, "qmax", 255)
+    rank = len(low.program.specs[index].shape)
+    first = min(places, default=0)
+    if not set(places) <= {first, first + 1}:
+        raise NotNative("resizing codes along axes that are not neighbours")
+    first = min(first, rank - 2)
+    physical = low.program.specs[index].shape
+    rows, columns = (tuple(map(float, places.get(axis, np.arange(physical[axis])).tolist())) for axis in (first, first + 1))
+    op = QLinear(first, rows, columns, x_scale, int(x_point), y_scale, int(y_point), *bounds)
+    return low.call(op, [index])[0]
+
+
+HANDLERS: dict[tuple[str, str], Handler] = {
+    ("", "Resize"): _resize,
+    (QRT, "QResize"): _resize,
+}
