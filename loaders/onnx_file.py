@@ -83,6 +83,9 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
 
 
 def _build(proto: onnx.ModelProto, where: str) -> Model:
+    for imports in (proto.opset_import, *(f.opset_import for f in proto.functions)):
+        for entry in imports:
+            entry.domain = "" if entry.domain == "ai.onnx" else entry.domain  # its long name
     model = ir.from_proto(proto)
     graph = model.graph
     for value in list(graph.inputs):

@@ -277,6 +277,33 @@ def test_graphs_nested_without_end() -> None:
         load(field(7, graph))
 
 
+BOMBS = {
+    "a vector of 2**40 entries as a shape": "g (float[2] x, int64[1099511627776] s) => (y) { y = Reshape (x, s) }",
+    "a computed vector of 2**40 entries": "g (float[2] x) => (y) { v = ConstantOfShape (n) s = Cast <to = 7> (v) y = Expand (x, s) }",
+    "a dimension of 2**62": "g (float[4611686018427387904] x) => (y) { y = Concat <axis = 0> (x, x, x) }",
+    "dimensions whose product wraps": "g (float[4294967296,4294967296] x) => (y) { y = Flatten <axis = 0> (x) }",
+    "a padding past 2**63": "g (float[2,2] x) => (y) { p = Pad (x, far) y = Slice (p, n, n) }",
+}
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_a_shape_that_no_tensor_can_have(case: str) -> None:
+    proto = model(BOMBS[case])
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([2**40]), "n"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([2**62, 2**62, 2**62, 2**62]), "far"))
+    start = time.monotonic()
+    with pytest.raises(ModelError, match=r"dimension"):
+        prepare(load(proto))
+    assert time.monotonic() - start < 2
+
+
+def test_a_reversed_slice_of_an_empty_tensor() -> None:
+    proto = model("g (float[0,3] x) => (y) { y = Slice (x, b, e, a, t) }")
+    for name, number in {"b": -1, "e": -9, "a": 0, "t": -1}.items():
+        proto.graph.initializer.append(numpy_helper.from_array(np.array([number]), name))
+    assert load(proto).outputs[0].shape == (0, None)
+
+
 # ---- tensors
 
 

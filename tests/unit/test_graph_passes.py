@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
-from qrt.core.errors import ModelError
+from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.graph import Model, constant
 from qrt.graph.passes import OPSET, PASSES, prepare
 from qrt.graph.passes.convert_opset import convert_opset
@@ -165,6 +165,18 @@ OLD: dict[str, tuple[int, str, Arrays]] = {
         "g (float[2,1,3] x) => (float[A,B,C] y) { a = Squeeze <axes = [1]> (x) y = Unsqueeze <axes = [0]> (a) }",
         {},
     ),
+    "Hardmax-11 along the last axis": (11, "g (float[2,6] x) => (float[2,6] y) { y = Hardmax (x) }", {}),
+    "RoiAlign-10": (
+        11,
+        "g (float[1,2,8,8] x) => (float[A,B,C,D] y) { y = RoiAlign <output_height = 3, output_width = 3, sampling_ratio = 2> (x, r, b) }",
+        {"r": np.array([[1, 1, 6, 6], [0.3, 2.2, 5, 7]], np.float32), "b": np.array([0, 0])},
+    ),
+    "GridSample-16": (
+        16,
+        'g (float[1,2,5,5] x, float[1,3,3,2] at) => (float[A,B,C,D] y) { y = GridSample <mode = "bicubic"> (x, at) }',
+        {},
+    ),
+    "Split-11 in equal parts": (11, "g (float[2,6] x) => (float[A,B] y, float[C,D] z) { y, z = Split <axis = 1> (x) }", {}),
     "ReduceSum-11": (11, "g (float[2,3,4] x) => (float[A,B] y) { y = ReduceSum <axes = [1], keepdims = 0> (x) }", {}),
     "ReduceMean-13": (13, "g (float[2,3,4] x) => (float[A,B,C] y) { y = ReduceMean <axes = [-1]> (x) }", {}),
     "Split-11": (11, "g (float[2,5] x) => (float[A,B] y, float[C,D] z) { y, z = Split <axis = 1, split = [2,3]> (x) }", {}),
@@ -203,6 +215,13 @@ def test_old_spellings_keep_their_meaning(case: str) -> None:
     assert model.ir.opset_imports[""] == OPSET
     assert not convert_opset(model)
     same(before, *PASSES, *PASSES, run=runtime)
+
+
+def test_what_the_converter_would_change_is_refused() -> None:
+    with pytest.raises(UnsupportedOp, match="Hardmax"):
+        prepare(load(proto("g (float[2,3,4] x) => (float[2,3,4] y) { y = Hardmax <axis = 1> (x) }", 11)))
+    with pytest.raises(UnsupportedOp, match="enlarges one axis and shrinks another"):
+        prepare(load(proto("g (float[4,4] x) => (float[A,B] y) { y = Resize (x, s) }", 10, s=np.array([2, 0.5], np.float32))))
 
 
 def test_big_weights_survive_the_conversion() -> None:

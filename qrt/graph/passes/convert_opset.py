@@ -8,7 +8,7 @@ from onnx import version_converter
 
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.graph.model import Model
-from qrt.graph.nodes import all_graphs, attr_str, constant, is_op
+from qrt.graph.nodes import all_graphs, attr_int, attr_str, constant, is_op
 from qrt.graph.proto import skeleton
 
 __all__ = ["OPSET", "convert_opset"]
@@ -39,6 +39,8 @@ def convert_opset(model: Model) -> bool:
 
 def _convert(model: Model, version: int) -> None:
     old_resizes = _old_resizes(model) if version < 11 else {}
+    if version < 13:
+        _check_hardmax(model)
     proto, held = skeleton(model)
     try:
         converted = ir.from_proto(version_converter.convert_version(proto, OPSET))
@@ -82,6 +84,18 @@ def _old_resizes(model: Model) -> dict[str | None, str]:
                 )
             found[node.outputs[0].name] = "ceil" if shrinks else "floor"
     return found
+
+
+def _check_hardmax(model: Model) -> None:
+    """Before opset 13 Hardmax took all axes from `axis` on as one, which the converter forgets; along the last axis that is the same."""
+    for node in model.graph.all_nodes():
+        if is_op(node, "Hardmax"):
+            shape, axis = node.inputs[0].shape if node.inputs[0] is not None else None, attr_int(node, "axis", 1)
+            if shape is None or axis not in (-1, len(shape) - 1):
+                raise UnsupportedOp(
+                    f"{model.name}: node {node.name!r} (Hardmax) works on several axes at once; export with opset 13 or newer"
+                )
+            node.attributes["axis"] = ir.AttrInt64("axis", -1)
 
 
 def _adopt(model: Model) -> bool:
