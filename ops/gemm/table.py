@@ -75,7 +75,7 @@ TILES: dict[str, tuple[Tile, ...]] = {
     "avx512vnni": (Tile(6, 4), Tile(8, 3), Tile(12, 2), Tile(14, 1), Tile(1, 4)),
     "avxvnni": (Tile(4, 2), Tile(6, 2), Tile(8, 1), Tile(1, 4)),
     "avx2": (Tile(3, 2), Tile(6, 1), Tile(1, 4)),
-    "neon_dot": (Tile(6, 4), Tile(8, 2), Tile(1, 4)),
+    "neon_dot": (Tile(5, 4), Tile(8, 2), Tile(1, 4)),
     "generic": (Tile(2, 2), Tile(4, 1), Tile(1, 2)),
 }
 LANES = {"avx512vnni": 16, "avxvnni": 8, "avx2": 8, "neon_dot": 4, "generic": 4}

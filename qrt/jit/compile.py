@@ -13,6 +13,7 @@ from types import ModuleType
 import llvmlite.binding as llvm
 import numba
 from numba.core import config, types
+from numba.core.ccallback import CFunc
 
 from qrt.core.errors import KernelError
 from qrt.core.target import Target
@@ -26,6 +27,7 @@ _LIBC = ("memcpy", "memset", "memmove", "sched_yield", "fmod", "fmodf")
 _LIBM = "acos acosh asin asinh atan atanh ceil cos cosh erf exp expm1 floor fma log log10 log1p log2 nearbyint pow rint round roundeven sin sinh tan tanh trunc"
 ALLOWED_SYMBOLS = frozenset(_LIBC) | {name + suffix for name in _LIBM.split() for suffix in ("", "f")}
 
+_OPTIONS = {"nopython": True, "error_model": "numpy", "boundscheck": False}
 _LOCK = threading.Lock()
 
 
@@ -33,6 +35,17 @@ def _initialize() -> None:
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     llvm.initialize_native_asmparser()  # for inline assembly (pause)
+
+
+class _FrontEnd(CFunc):  # type: ignore[misc]
+    """numba's compiler of C functions, stopped before it makes machine code: that would be for this machine, which may lack
+    the instructions that the kernel asks for."""
+
+    def compile(self) -> None:
+        compiled = self._compile_uncached()
+        self._library, self._wrapper_name = compiled.library, compiled.fndesc.llvm_cfunc_wrapper_name
+        for library in dict.fromkeys(self._library._linking_libraries):
+            self._library._final_module.link_in(library._get_module_for_linking(), preserve=True)
 
 
 def _front_end(kernel: Kernel) -> tuple[str, str]:
@@ -44,12 +57,13 @@ def _front_end(kernel: Kernel) -> tuple[str, str]:
     saved = config.OPT
     config.OPT = config._OptLevel(0)
     try:
-        compiled = numba.cfunc(signature, nopython=True, error_model="numpy", boundscheck=False)(function)
+        front = _FrontEnd(function, numba.core.sigutils.normalize_signature(signature), {}, _OPTIONS)
+        front.compile()
     except numba.core.errors.NumbaError as error:
         raise KernelError(f"kernel {kernel.name} ({kernel.source}) does not compile: {error}") from error
     finally:
         config.OPT = saved
-    return compiled.inspect_llvm(), compiled._wrapper_name
+    return front.inspect_llvm(), front.native_name
 
 
 def _optimised(kernel: Kernel, target: Target) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:

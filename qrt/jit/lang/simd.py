@@ -87,9 +87,20 @@ class Simd:
             pairs = ir.VectorType(I16, 2 * self.lanes)
             eight = ir.Constant(pairs, [8] * 2 * self.lanes)
             a16, w16 = b.bitcast(a, pairs), b.bitcast(w, pairs)
-            even = self.call("llvm.x86.avx2.pmadd.wd", self.i32, b.and_(a16, ir.Constant(pairs, [255] * 2 * self.lanes)), b.ashr(b.shl(w16, eight), eight))
+            even = self.call(
+                "llvm.x86.avx2.pmadd.wd",
+                self.i32,
+                b.and_(a16, ir.Constant(pairs, [255] * 2 * self.lanes)),
+                b.ashr(b.shl(w16, eight), eight),
+            )
             odd = self.call("llvm.x86.avx2.pmadd.wd", self.i32, b.lshr(a16, eight), b.ashr(w16, eight))
             return b.add(acc, b.add(even, odd))
+        if self.isa == "neon_dot":  # w = (w + 128) − 128: both products are of unsigned bytes
+            bytes_ = ir.VectorType(I8, 4 * self.lanes)
+            zero, half = ir.Constant(self.i32, [0] * self.lanes), ir.Constant(bytes_, [128] * 4 * self.lanes)
+            codes, name = b.bitcast(a, bytes_), "llvm.aarch64.neon.udot.v4i32.v16i8"
+            shifted = self.call(name, self.i32, acc, codes, b.xor(b.bitcast(w, bytes_), half))
+            return b.sub(shifted, self.call(name, self.i32, zero, codes, half))
         for byte in range(4):
             low, high = ir.Constant(self.i32, [8 * byte] * self.lanes), ir.Constant(self.i32, [24 - 8 * byte] * self.lanes)
             u = b.and_(b.lshr(a, low), ir.Constant(self.i32, [255] * self.lanes))

@@ -1,0 +1,96 @@
+"""Kernel sources for test_simd.py: one method of Simd applied to whole arrays. Imported only to compile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from qrt.jit.lang import fields
+from qrt.jit.lang.simd import F32, I8, I32, LANES, Simd
+
+
+def _on_vectors(isa, body):  # type: ignore[no-untyped-def]
+    """The intrinsic (addresses a, b, c, y and a lane count) → nothing that `body(Simd, those)` builds."""
+
+    @intrinsic
+    def built(typing_context, a, b, c, y, count):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            body(Simd(isa, builder), *args)
+            return context.get_dummy_value()
+
+        return types.void(a, b, c, y, count), codegen
+
+    return built
+
+
+def method(isa, name, operands, result):  # type: ignore[no-untyped-def]
+    """y = Simd.name(a, b, c), vector by vector."""
+
+    def body(s: Simd, a: Any, b: Any, c: Any, y: Any, count: Any) -> None:
+        kinds = [s.f32 if kind == "f" else s.i32 for kind in operands]
+        s.store(y, getattr(s, name)(*(s.load(address, kind) for address, kind in zip((a, b, c), kinds, strict=False))))
+
+    apply = _on_vectors(isa, body)
+    width = 4 * LANES[isa]
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        for at in range(0, 4 * r.n, width):
+            apply(r.a + at, r.b + at, r.c + at, r.y + at, r.n)
+
+    return kernel
+
+
+def codes(isa):  # type: ignore[no-untyped-def]
+    """y = narrow_u8(widen_u8(a)), for the first n lanes; y's other lanes keep what they hold."""
+
+    def body(s: Simd, a: Any, b: Any, c: Any, y: Any, count: Any) -> None:
+        mask = s.mask(count)
+        wide = s.widen_u8(s.load_masked(a, ir.VectorType(I8, s.lanes), mask))
+        s.store_masked(b, wide, mask)
+        s.store_masked(y, s.narrow_u8(wide), mask)
+
+    apply = _on_vectors(isa, body)
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        apply(r.a, r.b, r.c, r.y, r.n)
+
+    return kernel
+
+
+def masked_float(isa):  # type: ignore[no-untyped-def]
+    """b = all lanes of the masked load of the first n floats of a; y = the float at c in the first n lanes."""
+
+    def body(s: Simd, a: Any, b: Any, c: Any, y: Any, count: Any) -> None:
+        mask = s.mask(count)
+        s.store(b, s.load_masked(a, s.f32, mask))
+        s.store_masked(y, s.splat(s.load(c, F32)), mask)
+
+    apply = _on_vectors(isa, body)
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        apply(r.a, r.b, r.c, r.y, r.n)
+
+    return kernel
+
+
+def foreign():  # type: ignore[no-untyped-def]
+    """A kernel that calls a function of no library: it must be refused."""
+
+    @intrinsic
+    def stranger(typing_context):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            builder.call(ir.Function(builder.module, ir.FunctionType(I32, []), "stranger"), [])
+            return context.get_dummy_value()
+
+        return types.void(), codegen
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        stranger()
+
+    return kernel
