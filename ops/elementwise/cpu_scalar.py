@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from llvmlite import ir
 from numba.extending import intrinsic
 
 from qrt.jit.lang import device
@@ -111,14 +112,13 @@ UNARY = {
 }
 
 
-def _integer_division(signed_name, unsigned_name):  # type: ignore[no-untyped-def]
+def _integer_division(signed_name: str, unsigned_name: str) -> Any:
     """The C division of two integers of one type; the divisor must be neither 0 nor −1."""
 
     @intrinsic
     def divide(typing_context, a, b):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            kind: ir.IRBuilder = builder
-            return getattr(kind, signed_name if a.signed else unsigned_name)(*args)
+            return getattr(builder, signed_name if a.signed else unsigned_name)(*args)
 
         return a(a, a), codegen
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernels.check import check
+from kernels.check import TARGETS_HERE, check
 
 from qrt.core.errors import ModelError, UnsupportedOp
-from qrt.core.target import TARGETS
+from qrt.core.target import TARGETS, Target
 from qrt.jit.compile import assembly
 from qrt.ops.elementwise import BINARY, UNARY, Binary, Cast, Unary, Where, binary, unary
 from qrt.ops.op import Spec
@@ -47,13 +47,28 @@ def sample(dtype: str, shape: tuple[int, ...], low: float = -6, high: float = 6)
     return RNG.integers(limits.min, limits.max, shape, endpoint=True, dtype=kind)
 
 
-@pytest.mark.parametrize(("name", "dtype"), [(n, d) for n, row in UNARY.items() for d in row.dtypes])
+# A function's rows for other dtypes differ in the type of the loop alone, so a few functions stand for all, and those
+# stand for the targets too: compiling every row for every target takes minutes.
+EVERYWHERE = {"add", "div", "erf", "exp", "less", "relu", "softplus", "tanh"}
+MANY_TYPES = {"add", "clip", "div", "equal", "max", "min", "neg", "relu", "sign", "sub"}
+
+
+def rows(table: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(name, dtype) for name, row in table.items() for dtype in row.dtypes[: None if name in MANY_TYPES else 1]]
+
+
+def targets_for(name: str, dtype: str = "float32") -> tuple[Target, ...]:
+    return TARGETS_HERE if name in EVERYWHERE and dtype in ("float32", "int32") else TARGETS_HERE[:1]
+
+
+@pytest.mark.parametrize(("name", "dtype"), rows(UNARY))
 def test_unary(name: str, dtype: str) -> None:
     params = PARAMS.get(name, (0.7,))[: UNARY[name].params]
     if np.dtype(dtype).kind != "f":
         params = tuple(int(p + 1) for p in params)
     for shape in ((), (1,), (37,), (4, 67)):
-        check(Unary(name, params), [sample(dtype, shape, *DOMAIN.get(name, (-6, 6)))], exact=name in EXACT, rtol=2e-6, atol=1e-6)
+        x = sample(dtype, shape, *DOMAIN.get(name, (-6, 6)))
+        check(Unary(name, params), [x], exact=name in EXACT, rtol=2e-6, atol=1e-6, targets=targets_for(name, dtype))
 
 
 @pytest.mark.parametrize(
@@ -61,15 +76,15 @@ def test_unary(name: str, dtype: str) -> None:
 )
 def test_unary_of_special_numbers(name: str) -> None:
     x = np.array([np.nan, np.inf, -np.inf, 0, 0.5, -0.5, 1.5, 2.5, 1e-45, 3e38, -3e38, 88.8, -88, -104, 89] * 3, np.float32)
-    check(Unary(name, PARAMS.get(name, ())), [x], exact=name in EXACT, rtol=1e-6, atol=1e-38)
+    check(Unary(name, PARAMS.get(name, ())), [x], exact=name in EXACT, rtol=1e-6, atol=1e-38, targets=targets_for(name))
 
 
-@pytest.mark.parametrize(("name", "dtype"), [(n, d) for n, row in BINARY.items() for d in row.dtypes])
+@pytest.mark.parametrize(("name", "dtype"), rows(BINARY))
 def test_binary(name: str, dtype: str) -> None:
     low = 0.1 if name == "pow" else -6
     for a, b in (((5, 67), (5, 67)), ((5, 67), (1, 67)), ((1, 1), (5, 67)), ((3, 4, 5), (3, 1, 5))):
         exact = name != "pow"
-        check(Binary(name), [sample(dtype, a, low), sample(dtype, b, low)], exact=exact, rtol=1e-5)
+        check(Binary(name), [sample(dtype, a, low), sample(dtype, b, low)], exact=exact, rtol=1e-5, targets=targets_for(name, dtype))
 
 
 @pytest.mark.parametrize("name", ["div", "mod", "fmod"])
@@ -79,7 +94,7 @@ def test_integer_division_never_traps(name: str, dtype: str) -> None:
     ends = np.array([limits.min, limits.min + 1, 0, 1, 2, 7, limits.max], np.dtype(dtype))
     values = np.concatenate([ends, ends[1:5] * np.array(-1).astype(dtype)])
     a, b = (v.copy() for v in np.broadcast_arrays(values[:, None], values[None, :]))
-    quotient = check(Binary(name), [a, b])[0]
+    quotient = check(Binary(name), [a, b], targets=TARGETS_HERE[:1])[0]
     x, y = a.astype(object), b.astype(object)
     whole = (y != 0) & ~((x == limits.min) & (y == -1))
     truncated = np.array([[abs(p) // abs(q) * (-1 if (p < 0) != (q < 0) else 1) if q else 0 for q in y[0]] for p in x[:, 0]], object)
@@ -131,16 +146,16 @@ def test_cast(source: str, result: str) -> None:
     if source == result:
         return
     x = sample(source, (5, 27), -200, 200)
-    y = check(Cast(result), [x])[0]
+    y = check(Cast(result), [x], targets=TARGETS_HERE[:1])[0]
     if source == "bool" or result == "float32":
         np.testing.assert_array_equal(y, x.astype(result))
 
 
 def test_cast_of_floats_that_no_integer_holds() -> None:
     x = np.array([np.nan, np.inf, -np.inf, 1e20, -1e20, 3e9, -3e9, 300.7, -1.5, 2147483520, 255.99] * 3, np.float32)
-    for result in ("int64", "int32", "uint32", "uint8", "int8", "int16"):
+    for result in ("int64", "int32", "uint32", "int8"):
         check(Cast(result), [x])
-        check(Cast(result), [x.astype(np.float64)])
+        check(Cast(result), [x.astype(np.float64)], targets=TARGETS_HERE[:1])
 
 
 def test_what_has_no_kernel_is_refused() -> None:
