@@ -105,8 +105,13 @@ def _sum(node: ir.Node, *i: np.ndarray) -> np.ndarray:
     """The sum as docs/architecture.md defines it, which is how ONNX Runtime computes it: the zero point is added before rounding."""
     a, a_scale, a_zp, b, b_scale, b_zp, y_scale, y_zp = i
     ra, rb = a_scale / y_scale, b_scale / y_scale
-    k = F32(y_zp) - (ra * F32(a_zp) + rb * F32(b_zp))
-    return _bounded(node, round_clamp(a.astype(F32) * ra + (b.astype(F32) * rb + k), np.asarray(0), 0, 255))
+    k = F32(y_zp) - _fma(F32(a_zp), ra, rb * F32(b_zp))
+    return _bounded(node, round_clamp(_fma(a, ra, _fma(b, rb, k)), np.asarray(0), 0, 255))
+
+
+def _fma(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """x · y + z rounded once to float32: codes times float32 is exact in float64, and so is the sum unless y is next to nothing."""
+    return (np.asarray(x, np.float64) * np.asarray(y, np.float64) + np.asarray(z, np.float64)).astype(F32)
 
 
 def _q_conv_float(node: ir.Node, i: Arrays) -> np.ndarray:
