@@ -1,0 +1,133 @@
+"""Recurrent: LSTM, GRU and RNN over a whole sequence, float32, from inputs that are already projected to the gates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qrt.core.errors import ModelError, UnsupportedOp
+from qrt.jit import Kernel, record_dtype
+from qrt.ops.op import Array, Op, Operand, Spec, Steps
+
+__all__ = ["GATES", "KERNELS", "Recurrent"]
+
+_RECORD = record_dtype(
+    *((name, "i8") for name in ("x", "y", "h", "c", "h0", "c0", "weights", "extra", "gates")),
+    *((name, "i8") for name in ("time", "batch", "directions", "n", "width", "extra_n", "reverse")),
+)
+# Gates of each cell, in the order of ONNX: i o f c, z r h, or the state itself.
+GATES = {"lstm": 4, "lstm_peeping": 4, "gru": 3, "gru_reset_after": 3, "rnn_tanh": 1, "rnn_relu": 1}
+_CELLS = {cell: Kernel(f"recurrent_f32_{cell}__generic", _RECORD, "qrt.ops.recurrent.cpu:recurrent", (cell,)) for cell in GATES}
+KERNELS: tuple[Kernel, ...] = tuple(_CELLS.values())
+
+F32 = np.dtype(np.float32)
+ONE = np.float32(1)
+# Fewer multiply-accumulates than this are not worth a second thread.
+SERIAL_MACS = 1 << 15
+
+
+def _sigmoid(x: Array) -> Array:
+    with np.errstate(over="ignore"):
+        return ONE / (ONE + np.exp(-x))
+
+
+@dataclass(frozen=True, eq=False)
+class Recurrent(Op):
+    """Inputs: projected inputs with biases [T, B, D, G·n] and the first states [D, B, n] (h; for an LSTM also c), float32.
+    Outputs: all states h [T, D, B, n], the last h [D, B, n] and, for an LSTM, the last c [D, B, n].
+
+    `cell`: a key of GATES (G). `weights`: recurrence [D, G·n, n]. `extra`: peepholes i, o, f [D, 3·n] of "lstm_peeping", the
+    recurrence bias of the hidden gate [D, n] of "gru_reset_after". `reverse`: the one direction runs backwards; the second
+    of two always does. Formulas as in ONNX's operators LSTM, GRU and RNN with their default activations.
+    """
+
+    cell: str
+    weights: Array
+    extra: Array | None = None
+    reverse: bool = False
+
+    @property
+    def has_cell_state(self) -> bool:
+        """Whether there is a second state, c."""
+        return self.cell.startswith("lstm")
+
+    def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
+        directions, width, n = self.weights.shape
+        x, *states = inputs
+        if any(i.dtype != F32 for i in inputs) or self.weights.dtype != F32:
+            raise UnsupportedOp(f"a recurrence over {[str(i.dtype) for i in inputs]}: there are kernels for float32")
+        if len(x.shape) != 4 or x.shape[2:] != (directions, width) or width != GATES[self.cell] * n or directions not in (1, 2):
+            raise ModelError(f"projected inputs of shape {x.shape} do not fit weights of shape {self.weights.shape}")
+        state = Spec((directions, x.shape[1], n), F32)
+        if states != [state] * (1 + self.has_cell_state):
+            raise ModelError(f"first states of shapes {[s.shape for s in states]}: expected {state.shape}")
+        extra = {"lstm_peeping": 3 * n, "gru_reset_after": n}.get(self.cell)
+        if (self.extra.shape if self.extra is not None else None) != ((directions, extra) if extra else None):
+            raise ModelError(f"peepholes or bias of shape {np.shape(self.extra)} do not fit {directions} cells of {n}")
+        return (Spec((x.shape[0], directions, x.shape[1], n), F32), *[state] * (1 + self.has_cell_state))
+
+    def macs(self, inputs: Sequence[Spec], outputs: Sequence[Spec]) -> int:
+        return inputs[0].size * self.weights.shape[2]
+
+    def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        x, h, *rest = (array.copy() for array in inputs)
+        c = rest[0] if rest else h
+        y = np.empty((x.shape[0], self.weights.shape[0], x.shape[1], self.weights.shape[2]), F32)
+        for d in range(self.weights.shape[0]):
+            backwards = d == 1 or self.reverse
+            for t in range(x.shape[0])[:: -1 if backwards else 1]:
+                h[d], c[d] = self._step(d, x[t, :, d], h[d], c[d])
+                y[t, d] = h[d]
+        return (y, h, c) if rest else (y, h)
+
+    def _step(self, d: int, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
+        """One step of direction `d`: the next h and c. Without a cell state c is h."""
+        n = h.shape[1]
+        recurrence = self.weights[d].T
+        extra = self.extra[d] if self.extra is not None else np.zeros(3 * n, F32)
+        if self.cell.startswith("gru"):
+            z, r = np.split(_sigmoid(x[:, : 2 * n] + h @ recurrence[:, : 2 * n]), 2, 1)
+            if self.cell == "gru":
+                hidden = np.tanh(x[:, 2 * n :] + (r * h) @ recurrence[:, 2 * n :])
+            else:
+                hidden = np.tanh(x[:, 2 * n :] + r * (h @ recurrence[:, 2 * n :] + extra))
+            h = (ONE - z) * hidden + z * h
+            return h, h
+        gates = x + h @ recurrence
+        if not self.has_cell_state:
+            h = np.tanh(gates) if self.cell == "rnn_tanh" else np.maximum(gates, np.float32(0))
+            return h, h
+        i, o, f, g = np.split(gates, 4, 1)
+        peep_i, peep_o, peep_f = np.split(extra, 3)
+        c = _sigmoid(f + peep_f * c) * c + _sigmoid(i + peep_i * c) * np.tanh(g)
+        return _sigmoid(o + peep_o * c) * np.tanh(c), c
+
+    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        x, first, last = inputs[0], inputs[1:], outputs[1:]
+        directions, width, n = self.weights.shape
+        if last[0].spec.size == 0:
+            return
+        weights = steps.packed(self.weights, "columns", lambda: np.ascontiguousarray(self.weights.transpose(0, 2, 1)))
+        extra = self.extra
+        steps.step(
+            _CELLS[self.cell],
+            1 if x.spec.size * n < SERIAL_MACS else None,
+            x=x.ref,
+            y=outputs[0].ref,
+            h=last[0].ref,
+            c=last[-1].ref,
+            h0=first[0].ref,
+            c0=first[-1].ref,
+            weights=weights,
+            extra=0 if extra is None else steps.packed(extra, "extra", extra.copy),
+            gates=steps.scratch(steps.threads * 2 * width * 4),
+            time=x.spec.shape[0],
+            batch=x.spec.shape[1],
+            directions=directions,
+            n=n,
+            width=width,
+            extra_n=0 if extra is None else extra.shape[1],
+            reverse=int(self.reverse),
+        )
