@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from qrt.core.target import Target
 from qrt.graph import Model, ir
 from qrt.lower.handlers import HANDLERS
@@ -54,6 +56,8 @@ class Executable:
         self.why: dict[str, str] = {}
         self._lock = threading.RLock()
         self._nodes = list(model.graph)
+        self._inputs = [(value, value.name or "") for value in model.graph.inputs]
+        self._outputs = list(model.graph.outputs)
         self._stages = self._cut()
 
     # -- stages -----------------------------------------------------------------------------------------------------------
@@ -72,7 +76,8 @@ class Executable:
             else:
                 groups.append([node])
                 python.append(False)
-        needed = {v for v in self.model.graph.outputs}
+        needed = set(self._outputs)
+        self._fresh: set[ir.Value] = set()  # what native stages give: arrays that nobody else holds
         stages: list[_Native | PythonStep] = []
         for nodes, is_python in reversed(list(zip(groups, python, strict=True))):
             if is_python:
@@ -85,6 +90,7 @@ class Executable:
             inputs = [v for v in dict.fromkeys(uses) if v not in made and v.const_value is None]
             outputs = [v for node in nodes for v in node.outputs if v in needed]
             needed.update(inputs)
+            self._fresh.update(outputs)
             stages.append(_Native(nodes, inputs, outputs))
         return stages[::-1]
 
@@ -110,7 +116,7 @@ class Executable:
                     self._stages = self._cut()
 
     def _run(self, feeds: Mapping[str, Array], tap: TapFunction | None, clock: Callable[[Plan, Array], None] | None) -> list[Array]:
-        values: dict[ir.Value, Array] = {v: feeds[v.name or ""] for v in self.model.graph.inputs}
+        values: dict[ir.Value, Array] = {value: feeds[name] for value, name in self._inputs}
         if tap is not None:
             for value, array in values.items():
                 if value.name in self.taps:
@@ -129,7 +135,7 @@ class Executable:
             values.update(zip(stage.outputs, results, strict=True))
             if clock is not None and watch:
                 clock(plan, watch[0])
-        return [values[v] if v in values else v.const_value.numpy() for v in self.model.graph.outputs]  # type: ignore[union-attr]
+        return [values[v] if v in self._fresh else np.array(_known(v, values)) for v in self._outputs]
 
     def plans(self, feeds: Mapping[str, Array]) -> list[tuple[Plan, Program]]:
         """The plans that a run on `feeds` walks: for inspection. Runs the model once."""
@@ -186,9 +192,17 @@ def _named(tap: TapFunction, names: _Names) -> Callable[[int, Array], None]:
     return look
 
 
+def _known(value: ir.Value, values: Mapping[ir.Value, Array]) -> Array:
+    """What `value` holds: computed, fed or constant."""
+    return values[value] if value in values else value.const_value.numpy()  # type: ignore[union-attr]
+
+
 def _key(stage: _Native, arrays: Sequence[Array]) -> object:
     """What a plan depends on: shapes and dtypes, and the contents of the inputs that decide shapes."""
-    return tuple((a.shape, a.dtype.str, a.tobytes() if v in stage.by_value else None) for v, a in zip(stage.inputs, arrays, strict=True))
+    like = [(a.shape, a.dtype) for a in arrays]
+    if not stage.by_value:
+        return tuple(like)
+    return tuple(like), *(a.tobytes() for v, a in zip(stage.inputs, arrays, strict=True) if v in stage.by_value)
 
 
 def _origins(value: ir.Value | None, stage: _Native, arrays: Sequence[Array]) -> set[ir.Value]:

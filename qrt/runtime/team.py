@@ -19,7 +19,7 @@ import numpy as np
 from qrt.core.target import Target
 from qrt.jit import host_target
 from qrt.jit.load import address
-from qrt.runtime.kernels import EXECUTOR, FINISH, JOB, POST, TEAM, WORKER
+from qrt.runtime.kernels import EXECUTOR, FINISH, POST, TEAM, WORKER
 
 __all__ = ["available_cpus", "run_job", "team"]
 
@@ -105,16 +105,19 @@ def team() -> Team:
     return found
 
 
-def run_job(job: np.ndarray[tuple[()], np.dtype[np.void]], threads: int) -> None:
-    """Runs the steps `job` (a JOB record) names, on up to `threads` threads; without the GIL."""
-    assert job.dtype == JOB
-    address_ = job.ctypes.data
+@functools.cache
+def _executor() -> ctypes._FuncPointer:
+    return _entry(EXECUTOR.name, host_target())
+
+
+def run_job(job: int, threads: int) -> None:
+    """Runs the steps that the JOB record at address `job` names, on up to `threads` threads; without the GIL."""
     if threads > 1:
         crew = team()
         if crew.busy.acquire(blocking=False):
             try:
-                crew.run(address_, min(threads, crew.size))
+                crew.run(job, min(threads, crew.size))
             finally:
                 crew.busy.release()
             return
-    _entry(EXECUTOR.name, host_target())(address_, 0, 1)
+    _executor()(job, 0, 1)
