@@ -40,13 +40,15 @@ class Conv(Op):
         x = inputs[0]
         check_operand(self.epilogue, x)
         if len(x.shape) != len(self.window.kernel) + 2 or x.shape[-1] != groups * k or taps != self.window.taps or k == 0:
-            raise ModelError(f"an image of shape {list(x.shape)} does not fit weights of {groups} x {k} channels and {self.window.kernel} taps")
+            raise ModelError(
+                f"an image of shape {list(x.shape)} does not fit weights of {groups} x {k} channels and {self.window.kernel} taps"
+            )
         y = Spec((x.shape[0], *self.window.out_space(x.shape[1:-1]), groups * n), self.epilogue.dtype)
         check_extra(self.epilogue, inputs[1:], y)
         return (y,)
 
     def macs(self, inputs: Sequence[Spec], outputs: Sequence[Spec]) -> int:
-        _, taps, k, _ = self.weights.w.shape
+        taps, k = map(int, self.weights.w.shape[1:3])
         return outputs[0].size * taps * k
 
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:

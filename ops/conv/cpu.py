@@ -9,7 +9,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from qrt.jit.lang import fields, share, u8
-from qrt.jit.lang.simd import F32, I8, I32, I64, LANES, Simd
+from qrt.jit.lang.simd import F32, I8, I64, LANES, Simd
 from qrt.ops.gemm.cpu import NAMES, NUMBA_TYPES, Micro
 
 
@@ -111,8 +111,9 @@ def depthwise(isa, tile_rows, tile_vectors, epilogue):  # type: ignore[no-untype
                         r.c_hi,
                         r.c_ratio,
                         r.r_ratio,
+                        r.c_zero_point,
+                        r.sum_offset,
                         r.y_zero_point,
-                        r.r_zero_point,
                     )
                 )
 

@@ -135,7 +135,7 @@ class BatchedMatMul(Op):
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         specs = [operand.spec for operand in inputs]
-        a, b, y = self._shapes(specs)
+        a, b, _ = self._shapes(specs)
         if outputs[0].spec.size == 0:
             return
         walks = self._walks(specs)
@@ -156,7 +156,13 @@ class BatchedMatMul(Op):
         laid = product.pad(steps)(bias, "bias", bias)
         if integer:
             start = steps.scratch(4 * batch * groups * columns)
-            codes: Fields = {"bias": laid, "start": start, "parts": parts, "a_zero_point": self.a_zero_point, "b_zero_point": self.b_zero_point}
+            codes: Fields = {
+                "bias": laid,
+                "start": start,
+                "parts": parts,
+                "a_zero_point": self.a_zero_point,
+                "b_zero_point": self.b_zero_point,
+            }
             steps.step(PACK_CODES, threads, **walk, **codes)
             fields |= {"bias": start, "bias_batch": 4 * groups * columns}
         else:

@@ -9,7 +9,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from qrt.jit.lang import fields, share
-from qrt.jit.lang.simd import F32, I8, I32, I64, LANES, Simd
+from qrt.jit.lang.simd import F32, I8, I32, I64, Simd
 
 
 class Micro:
@@ -123,25 +123,21 @@ class Micro:
         kind = ir.VectorType(element, self.s.lanes)
         return self.s.load(address, kind) if mask is None else self.s.load_masked(address, kind, mask)
 
-    def _code(self, steps: Any, zero_point: str = "y_zero_point") -> Any:
-        s = self.s
-        return s.narrow_u8(self.b.add(s.round(steps), s.splat(self.v[zero_point])))
-
     def _u8(self, j: int) -> Any:
         s, b, v = self.s, self.b, self.v
         scale, lo, hi = self._column("scale", j, s.f32), s.splat(v["lo"]), s.splat(v["hi"])
-        return lambda acc, at, mask: self._code(s.clamp(b.fmul(s.to_float(acc), scale), lo, hi))
+        zero_point = s.splat(v["y_zero_point"])
+        return lambda acc, at, mask: s.narrow_u8(b.add(s.round(s.clamp(b.fmul(s.to_float(acc), scale), lo, hi)), zero_point))
 
     def _u8add(self, j: int) -> Any:
         s, b, v = self.s, self.b, self.v
         scale = self._column("scale", j, s.f32)
-        lo, hi, c_lo, c_hi, c_ratio, r_ratio = (s.splat(v[name]) for name in ("lo", "hi", "c_lo", "c_hi", "c_ratio", "r_ratio"))
-        r_zero_point = s.splat(v["r_zero_point"])
+        lo, hi, c_lo, c_hi, c_ratio, r_ratio, c_zero_point, offset = (s.splat(v[name]) for name in _FLOATS)
 
         def finish(acc: Any, at: Any, mask: Any) -> Any:
-            c = s.to_float(s.round(s.clamp(b.fmul(s.to_float(acc), scale), c_lo, c_hi)))
-            r = s.to_float(b.sub(s.widen_u8(self._residual(at, mask, I8)), r_zero_point))
-            return self._code(s.clamp(b.fadd(b.fmul(c, c_ratio), b.fmul(r, r_ratio)), lo, hi))
+            c = b.fadd(s.to_float(s.round(s.clamp(b.fmul(s.to_float(acc), scale), c_lo, c_hi))), c_zero_point)
+            r = s.to_float(s.widen_u8(self._residual(at, mask, I8)))
+            return s.narrow_u8(s.round(s.clamp(s.fma_code(s.fma_code(offset, r, r_ratio), c, c_ratio), lo, hi)))
 
         return finish
 
@@ -170,8 +166,8 @@ class Micro:
 
 _ADDRESSES = ("x", "x_row", "offsets", "zeros", "w", "bias", "scale", "y", "y_row", "r", "a_scale", "a_zero_point", "column_sums")
 _COUNTS = ("rows", "columns", "taps", "k4")
-_FLOATS = ("lo", "hi", "c_lo", "c_hi", "c_ratio", "r_ratio")
-_CODES = ("y_zero_point", "r_zero_point")
+_FLOATS = ("lo", "hi", "c_lo", "c_hi", "c_ratio", "r_ratio", "c_zero_point", "sum_offset")
+_CODES = ("y_zero_point",)
 NAMES = (*_ADDRESSES, *_COUNTS, *_FLOATS, *_CODES)
 NUMBA_TYPES = (types.int64,) * (len(_ADDRESSES) + len(_COUNTS)) + (types.float32,) * len(_FLOATS) + (types.int32,) * len(_CODES)
 
@@ -234,8 +230,9 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue):  # type: ignore[no
                     r.c_hi,
                     r.c_ratio,
                     r.r_ratio,
+                    r.c_zero_point,
+                    r.sum_offset,
                     r.y_zero_point,
-                    r.r_zero_point,
                 )
             )
 

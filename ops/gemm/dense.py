@@ -36,8 +36,10 @@ def check_operand(epilogue: Epilogue, x: Spec) -> None:
 def product_reference(a: Array, b: Array) -> Array:
     """a @ b: float32 for floats, exact int64 for integers (through float64, which holds their sums)."""
     if a.dtype == np.float32:
-        return np.matmul(a, b)
-    return np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(np.int64)
+        product: Array = np.matmul(a, b)
+    else:
+        product = np.matmul(a.astype(np.float64), b.astype(np.float64)).astype(np.int64)
+    return product
 
 
 @dataclass(frozen=True, eq=False)

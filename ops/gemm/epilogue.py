@@ -41,6 +41,12 @@ def _wrap(acc: Array) -> Array:
     return acc.astype(np.int64).astype(np.uint32).view(np.int32)
 
 
+def _fma(code: Array | np.float32, ratio: float, addend: Array | np.float32) -> Array:
+    """code · ratio + addend, rounded to float32 once."""
+    result: Array = (np.asarray(code, np.float64) * F32(ratio) + np.asarray(addend, np.float64)).astype(F32)
+    return result
+
+
 def _code_bounds(zero_point: int, qmin: int, qmax: int) -> tuple[float, float]:
     return float(qmin - zero_point), float(qmax - zero_point)
 
@@ -102,7 +108,7 @@ class Codes(Epilogue):
     def reference(self, acc: Array, bias: Array | None, extra: Sequence[Array], column_sums: Array) -> Array:
         total = Int32().reference(acc, bias, extra, column_sums)
         steps = total.astype(F32) * self.multiplier
-        return round_clamp(steps, np.int32(self.zero_point), self.qmin, self.qmax).astype(np.uint8)
+        return round_clamp(steps, np.array(self.zero_point, np.int32), self.qmin, self.qmax).astype(np.uint8)
 
     def fields(self, extra: Sequence[Operand], pad: Padder) -> dict[str, int | float | Ref]:
         lo, hi = _code_bounds(self.zero_point, self.qmin, self.qmax)
@@ -113,8 +119,8 @@ class Codes(Epilogue):
 class CodesAdd(Epilogue):
     """uint8 codes of a sum: `conv` rounds the product to its own codes, then the residual's codes are added.
 
-    y = clamp(rint((c − c_zero_point) · c_ratio + (r − r_zero_point) · r_ratio) + zero_point), with
-    c_ratio = f32(c_scale / y_scale) and r_ratio = f32(r_scale / y_scale).
+    y = clamp(rint(fma(c, c_ratio, fma(r, r_ratio, k)))), with c_ratio = f32(c_scale / y_scale), r_ratio = f32(r_scale / y_scale)
+    and k = zero_point − fma(c_zero_point, c_ratio, r_zero_point · r_ratio): see docs/architecture.md.
     """
 
     conv: Codes
@@ -130,17 +136,25 @@ class CodesAdd(Epilogue):
     dtype = np.dtype(np.uint8)
 
     def reference(self, acc: Array, bias: Array | None, extra: Sequence[Array], column_sums: Array) -> Array:
-        c = self.conv.reference(acc, bias, (), column_sums).astype(np.int32) - self.conv.zero_point
-        r = extra[0].astype(np.int32) - self.r_zero_point
-        steps = c.astype(F32) * F32(self.c_ratio) + r.astype(F32) * F32(self.r_ratio)
-        return round_clamp(steps, np.int32(self.zero_point), self.qmin, self.qmax).astype(np.uint8)
+        c = self.conv.reference(acc, bias, (), column_sums).astype(F32)
+        steps = _fma(c, self.c_ratio, _fma(extra[0], self.r_ratio, self._offset()))
+        return round_clamp(steps, np.zeros((), np.int32), self.qmin, self.qmax).astype(np.uint8)
+
+    def _offset(self) -> Array:
+        """k."""
+        moved = _fma(F32(self.conv.zero_point), self.c_ratio, F32(self.r_zero_point) * F32(self.r_ratio))
+        return np.asarray(F32(self.zero_point) - moved)
 
     def fields(self, extra: Sequence[Operand], pad: Padder) -> dict[str, int | float | Ref]:
-        lo, hi = _code_bounds(self.zero_point, self.qmin, self.qmax)
         c_lo, c_hi = _code_bounds(self.conv.zero_point, self.conv.qmin, self.conv.qmax)
-        bounds = {"lo": lo, "hi": hi, "c_lo": c_lo, "c_hi": c_hi, "c_ratio": self.c_ratio, "r_ratio": self.r_ratio}
-        codes: dict[str, int | float | Ref] = {"y_zero_point": self.zero_point, "r_zero_point": self.r_zero_point}
-        return bounds | codes | {"scale": pad(self.conv.multiplier, "scale", self.conv.multiplier), "r": extra[0].ref}
+        bounds = {"lo": float(self.qmin), "hi": float(self.qmax), "c_lo": c_lo, "c_hi": c_hi}
+        sums = {
+            "c_ratio": self.c_ratio,
+            "r_ratio": self.r_ratio,
+            "c_zero_point": float(self.conv.zero_point),
+            "sum_offset": float(self._offset()),
+        }
+        return bounds | sums | {"scale": pad(self.conv.multiplier, "scale", self.conv.multiplier), "r": extra[0].ref}
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +172,8 @@ class DynamicFloat(Epilogue):
         a_scale, a_zero_point = extra
         corrected = _wrap(acc.astype(np.int64) - a_zero_point.reshape(()).astype(np.int64) * column_sums)
         y = corrected.astype(F32) * (a_scale.reshape(()) * self.b_scale)
-        return (y + (F32(0) if bias is None else bias)).astype(F32)
+        result: Array = (y + (F32(0) if bias is None else bias)).astype(F32)
+        return result
 
     def fields(self, extra: Sequence[Operand], pad: Padder) -> dict[str, int | float | Ref]:
         return {"scale": pad(self.b_scale, "scale", self.b_scale), "a_scale": extra[0].ref, "a_zero_point": extra[1].ref}

@@ -77,7 +77,8 @@ class Weights:
 
     def sums(self) -> Array:
         """Σ of each centred column: int64 [groups · n]."""
-        return self.centred().astype(np.int64).sum((1, 2)).reshape(-1)
+        sums: Array = self.centred().astype(np.int64).sum((1, 2)).reshape(-1)
+        return sums
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,9 @@ class Product:
 
     def step(self, steps: Steps, extra: Sequence[Operand], indirect: bool, fields: Fields) -> None:
         """Appends the kernel call. `fields`: addresses and strides; what the epilogue reads is added here."""
-        kernel = kernel_for(steps.target, choose_tile(steps.target, self.m, self.n), "indirect" if indirect else "direct", self.epilogue.name)
+        kernel = kernel_for(
+            steps.target, choose_tile(steps.target, self.m, self.n), "indirect" if indirect else "direct", self.epilogue.name
+        )
         filled: Fields = dict.fromkeys(RECORD.names or (), 0)
         filled |= {"batch": self.batch, "groups": self.groups, "m": self.m, "n": self.n, "taps": self.taps, "k4": self.k4}
         filled |= self.epilogue.fields(extra, self.pad(steps)) | fields

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from qrt.core.target import LADDERS, Target
 from qrt.jit import Kernel, record_dtype
+from qrt.jit.lanes import LANES
 
 __all__ = ["EPILOGUES", "KERNELS", "RECORD", "TILES", "Tile", "choose_tile", "kernel_for"]
 
@@ -41,20 +42,21 @@ RECORD = record_dtype(
     ("n", "i8"),  # columns of one group
     ("taps", "i8"),
     ("k4", "i8"),
-    ("lo", "f4"),  # bounds: of the float result, or of the code less its zero point
+    ("lo", "f4"),  # bounds: of the float result, of the code less its zero point, or of the code that is a sum
     ("hi", "f4"),
     ("y_zero_point", "i4"),
     ("c_lo", "f4"),  # the same for the convolution's own output in `u8add`
     ("c_hi", "f4"),
     ("c_ratio", "f4"),  # c_scale / y_scale
     ("r_ratio", "f4"),  # r_scale / y_scale
-    ("r_zero_point", "i4"),
+    ("c_zero_point", "f4"),
+    ("sum_offset", "f4"),  # y_zero_point − fma(c_zero_point, c_ratio, r_zero_point · r_ratio)
 )
 
 # What becomes of an accumulator. The first word is its type.
 EPILOGUES: dict[str, str] = {
     "u8": "int: clamp(rint(acc · scale[n])) + y_zero_point as uint8",
-    "u8add": "int: c = clamp(rint(acc · scale[n])); clamp(rint(c · c_ratio + (r − r_zero_point) · r_ratio)) + y_zero_point as uint8",
+    "u8add": "int: c = clamp(rint(acc · scale[n])) + c_zero_point; clamp(rint(fma(c, c_ratio, fma(r, r_ratio, sum_offset)))) as uint8",
     "s32": "int: acc as int32",
     "f32d": "int: float32(acc − a_zero_point · column_sums[n]) · (a_scale · scale[n]) + bias[n] as float32",
     "f32": "float: clamp(acc) as float32",
@@ -78,7 +80,6 @@ TILES: dict[str, tuple[Tile, ...]] = {
     "neon_dot": (Tile(5, 4), Tile(8, 2), Tile(1, 4)),
     "generic": (Tile(2, 2), Tile(4, 1), Tile(1, 2)),
 }
-LANES = {"avx512vnni": 16, "avxvnni": 8, "avx2": 8, "neon_dot": 4, "generic": 4}
 
 
 def _kernel(isa: str, tile: Tile, addressing: str, epilogue: str) -> Kernel:

@@ -24,7 +24,10 @@ __all__ = ["assembly", "object_code"]
 # What object code may leave to the loader: the C library. Anything else (Python's or numba's runtime) means that the
 # kernel can raise or allocate, and it must do neither.
 _LIBC = ("memcpy", "memset", "memmove", "sched_yield", "fmod", "fmodf")
-_LIBM = "acos acosh asin asinh atan atanh ceil cos cosh erf exp expm1 floor fma log log10 log1p log2 nearbyint pow rint round roundeven sin sinh tan tanh trunc"
+_LIBM = (
+    "acos acosh asin asinh atan atanh ceil cos cosh erf exp expm1 floor fma log log10 log1p log2 nearbyint pow rint round roundeven "
+    "sin sinh tan tanh trunc"
+)
 ALLOWED_SYMBOLS = frozenset(_LIBC) | {name + suffix for name in _LIBM.split() for suffix in ("", "f")}
 
 _OPTIONS = {"nopython": True, "error_model": "numpy", "boundscheck": False}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -127,12 +128,12 @@ class Lowering:
         """Logical shape."""
         known = self.const(value)
         if known is not None:
-            return known.shape
+            return tuple(map(int, known.shape))
         tensor = self._tensors[value]
         physical = self.program.specs[tensor.value].shape
         return tuple(physical[tensor.perm.index(axis)] for axis in range(len(physical)))
 
-    def dtype(self, value: ir.Value) -> np.dtype:  # type: ignore[type-arg]
+    def dtype(self, value: ir.Value) -> np.dtype[Any]:
         """NumPy dtype."""
         known = self.const(value)
         return known.dtype if known is not None else self.program.specs[self._tensors[value].value].dtype
@@ -257,4 +258,3 @@ class Lowering:
             taken.add(root)
             self.program.outputs.append(index)
         return self.program
-

@@ -31,12 +31,14 @@ class PythonStep:
 
     def run(self, values: Mapping[ir.Value, Array]) -> list[Array]:
         """The node's outputs for the values known so far."""
-        feeds = {v.name: values[v] for v in self.inputs}
+        feeds = {v.name or "": values[v] for v in self.inputs}
         try:
             with np.errstate(all="ignore"):  # a value that overflows does so in silence, as in the kernels
                 results = self._evaluator.run(None, feeds)
         except Exception as error:  # as above: its errors are not ours, and the node's name is what the user needs
             raise UnsupportedOp(f"node {self.node.name!r} ({self.node.op_type}) failed in onnx.reference: {error}") from error
         if not all(isinstance(r, np.ndarray | np.generic) for r in results):
-            raise UnsupportedOp(f"node {self.node.name!r} ({self.node.op_type}) gives a sequence or an optional; qrt passes on tensors only")
+            raise UnsupportedOp(
+                f"node {self.node.name!r} ({self.node.op_type}) gives a sequence or an optional; qrt passes on tensors only"
+            )
         return [np.asarray(r) for r in results]

@@ -24,17 +24,16 @@ def executor():  # type: ignore[no-untyped-def]
             sharers = min(table[4 * i + 2], nthreads)
             if tid < sharers:
                 call(function, step, tid, sharers)
-            if nthreads > 1:
-                # A step on one thread followed by a step on the same one thread needs no meeting.
-                if table[4 * i + 3] != 0:
-                    generation += 1
-                    atomic_add(r.barrier, 1)
-                    spins = 0
-                    while atomic_load(r.barrier) < generation * nthreads:
-                        pause()
-                        spins += 1
-                        if spins > SPINS_BEFORE_YIELD:
-                            sched_yield()
+            # A step on one thread followed by a step on the same one thread needs no meeting.
+            if nthreads > 1 and table[4 * i + 3] != 0:
+                generation += 1
+                atomic_add(r.barrier, 1)
+                spins = 0
+                while atomic_load(r.barrier) < generation * nthreads:
+                    pause()
+                    spins += 1
+                    if spins > SPINS_BEFORE_YIELD:
+                        sched_yield()
             if r.clock != 0 and tid == 0:
                 clock[i + 1] = cycles()
 

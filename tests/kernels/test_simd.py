@@ -49,6 +49,11 @@ def operands_of(name: str) -> list[np.ndarray]:
         case "multiply_add":
             codes = mixed(0, 255, low=0, high=256, dtype=np.int32)
             return [accumulators, codes, mixed(-32768, 32767, -255, 255, low=-32768, high=32768, dtype=np.int32)]
+        case "fma_code":
+            codes = mixed(0, 255, low=0, high=256, dtype=np.uint8).astype(np.float32)
+            ratio, acc = np.exp(RNG.normal(size=N)).astype(np.float32), RNG.normal(size=N).astype(np.float32) * 100
+            acc[::2] = -(codes * ratio)[::2]  # what is left is the product's own rounding error
+            return [acc, codes, ratio]
         case "clamp":
             x = mixed(np.nan, np.inf, -np.inf, 0.0, -0.0, 127, -128, low=-300, high=300, dtype=np.float32)
             low = mixed(-np.inf, -0.0, 0.0, low=-200, high=0, dtype=np.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -11,7 +13,7 @@ __all__ = ["atomic_add", "atomic_exchange", "atomic_load", "atomic_store", "call
 _I64 = ir.IntType(64)
 
 
-def _at(builder, address):  # type: ignore[no-untyped-def]
+def _at(builder: Any, address: Any) -> Any:
     return builder.inttoptr(address, _I64.as_pointer())
 
 

@@ -14,12 +14,11 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
 
-__all__ = ["LANES", "TWINS", "Simd"]
+from qrt.jit.lanes import LANES
+
+__all__ = ["TWINS", "Simd"]
 
 I1, I8, I16, I32, I64, F32 = ir.IntType(1), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
-
-# 32-bit lanes of one vector.
-LANES = {"avx512vnni": 16, "avxvnni": 8, "avx2": 8, "neon_dot": 4, "generic": 4}
 
 
 class Simd:
@@ -67,14 +66,41 @@ class Simd:
         pointer = self.b.inttoptr(address, kind.as_pointer())
         self.call(f"llvm.masked.store.v{kind.count}{_short(kind.element)}.p0", ir.VoidType(), value, pointer, mask)
 
+    # -- codes, four vectors at a time (avx512vnni) ---------------------------------------------------------------------------
+    # Packing works within 128 bits: lane i of vector v ends as byte QUAD_ORDER[16·v + i] of the 64.
+    def pack_codes(self, steps: list[Any], zero_point: Any, low: Any, high: Any) -> Any:
+        """min(max(saturate_u8(steps + zero_point), low), high) of four int32 vectors as 64 bytes; the scalars are int32."""
+        b, words, codes = self.b, ir.VectorType(I16, 32), ir.VectorType(I8, 64)
+        halves = [self.call("llvm.x86.avx512.packssdw.512", words, steps[2 * h], steps[2 * h + 1]) for h in range(2)]
+        point = self._splat(b.trunc(zero_point, I16), 32)
+        shifted = [self.call("llvm.sadd.sat.v32i16", words, half, point) for half in halves]
+        packed = self.call("llvm.x86.avx512.packuswb.512", codes, *shifted)
+        packed = self.call("llvm.umax.v64i8", codes, packed, self._splat(b.trunc(low, I8), 64))
+        return self.call("llvm.umin.v64i8", codes, packed, self._splat(b.trunc(high, I8), 64))
+
+    def interleave(self, rows: list[Any]) -> list[Any]:
+        """Four vectors of dwords from four vectors of 64 bytes: each lane holds a byte of each row, in QUAD_ORDER."""
+        b, words = self.b, ir.VectorType(I16, 32)
+        pairs = []
+        for high in (False, True):
+            first, second = (b.shuffle_vector(rows[r], rows[r + 1], _interleaved(64, high)) for r in (0, 2))
+            pairs.append((b.bitcast(first, words), b.bitcast(second, words)))
+        return [b.bitcast(b.shuffle_vector(f, g, _interleaved(32, high)), self.i32) for f, g in pairs for high in (False, True)]
+
+    def mask_bytes(self, count: Any) -> Any:
+        """The first `count` (int64, below 64) of 64 bytes."""
+        b = self.b
+        return b.bitcast(b.sub(b.shl(I64(1), count), I64(1)), ir.VectorType(I1, 64))
+
     # -- arithmetic -------------------------------------------------------------------------------------------------------
     def splat(self, scalar: Any) -> Any:
         """A scalar in every lane."""
-        kind = ir.VectorType(scalar.type, self.lanes)
-        undefined = ir.Constant(kind, ir.Undefined)
-        return self.b.shuffle_vector(
-            self.b.insert_element(undefined, scalar, I32(0)), undefined, ir.Constant(ir.VectorType(I32, self.lanes), [0] * self.lanes)
-        )
+        return self._splat(scalar, self.lanes)
+
+    def _splat(self, scalar: Any, count: int) -> Any:
+        undefined = ir.Constant(ir.VectorType(scalar.type, count), ir.Undefined)
+        picked = ir.Constant(ir.VectorType(I32, count), [0] * count)
+        return self.b.shuffle_vector(self.b.insert_element(undefined, scalar, I32(0)), undefined, picked)
 
     def dot(self, acc: Any, a: Any, w: Any) -> Any:
         """acc + Σ of the four products of a lane's u8 bytes of `a` and s8 bytes of `w`, in int32, exact."""
@@ -126,6 +152,13 @@ class Simd:
             return self.b.fadd(acc, self.b.fmul(a, w))
         return self.call(f"llvm.fma.v{self.lanes}f32", self.f32, a, w, acc)
 
+    def fma_code(self, acc: Any, a: Any, w: Any) -> Any:
+        """acc + a · w for `a` in 0..255, rounded once: in float64 and back where there is no FMA."""
+        if self.isa != "generic":
+            return self.fma(acc, a, w)
+        b, wide = self.b, ir.VectorType(ir.DoubleType(), self.lanes)
+        return b.fptrunc(b.fadd(b.fpext(acc, wide), b.fmul(b.fpext(a, wide), b.fpext(w, wide))), self.f32)
+
     def clamp(self, x: Any, lo: Any, hi: Any) -> Any:
         """min(max(x, lo), hi) in float32; a NaN gives `lo`."""
         x = self.b.select(self.b.fcmp_ordered(">", x, lo), x, lo)
@@ -153,13 +186,27 @@ class Simd:
         return self.b.trunc(x, ir.VectorType(I8, self.lanes))
 
 
+def _interleaved(count: int, high: bool) -> ir.Constant:
+    """The shuffle that interleaves the low or high halves of every 128 bits of two vectors of `count` elements."""
+    per = count // 4
+    starts = [lane * per + (per // 2 if high else 0) for lane in range(4)]
+    picked = [at for start in starts for i in range(start, start + per // 2) for at in (i, count + i)]
+    return ir.Constant(ir.VectorType(I32, count), picked)
+
+
 def _short(kind: ir.Type) -> str:
     return "f32" if isinstance(kind, ir.FloatType) else f"i{kind.width}"
 
 
 def _dot(acc: np.ndarray, a: np.ndarray, w: np.ndarray) -> np.ndarray:
     u, s = a.view(np.uint8).astype(np.int64), w.view(np.int8).astype(np.int64)
-    return (acc + (u * s).reshape(-1, 4).sum(1)).astype(np.int32)
+    total: np.ndarray = (acc + (u * s).reshape(-1, 4).sum(1)).astype(np.int32)
+    return total
+
+
+def _fma_code(acc: np.ndarray, a: np.ndarray, w: np.ndarray) -> np.ndarray:
+    total: np.ndarray = (acc.astype(np.float64) + a.astype(np.float64) * w).astype(np.float32)
+    return total
 
 
 def _clamp(x: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
@@ -171,6 +218,7 @@ def _clamp(x: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
 TWINS: dict[str, tuple[str, str, Callable[..., np.ndarray]]] = {
     "dot": ("iii", "i", _dot),
     "multiply_add": ("iww", "i", lambda acc, a, w: (acc.astype(np.int64) + a.astype(np.int64) * w).astype(np.int32)),
+    "fma_code": ("fff", "f", _fma_code),
     "clamp": ("fff", "f", _clamp),
     "round": ("f", "i", lambda x: np.rint(x).astype(np.int32)),
     "to_float": ("i", "f", lambda x: x.astype(np.float32)),

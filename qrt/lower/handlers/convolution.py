@@ -55,7 +55,14 @@ def _weights(low: Lowering, node: ir.Node, w: int, points: int | None, bias: int
 
 
 def _convolve(
-    low: Lowering, node: ir.Node, weights: Weights, kernel: tuple[int, ...], epilogue: Epilogue, zero_point: int, extra: list[int], transposed: bool
+    low: Lowering,
+    node: ir.Node,
+    weights: Weights,
+    kernel: tuple[int, ...],
+    epilogue: Epilogue,
+    zero_point: int,
+    extra: list[int],
+    transposed: bool,
 ) -> int:
     """Appends the convolution of input 0."""
     image = node.inputs[0]

@@ -8,7 +8,7 @@ from qrt.graph import attr_float, attr_int, attr_ints, ir, is_op
 from qrt.lower.handlers import products
 from qrt.lower.handlers.products import QRT, operand
 from qrt.lower.lowering import Handler, Lowering, NotNative, identity
-from qrt.ops.elementwise import Binary
+from qrt.ops.elementwise import Binary, Unary
 from qrt.ops.gemm import BatchedMatMul, Codes, Dense, Epilogue, Float, Int32, Weights
 from qrt.ops.op import Array, View
 
@@ -46,7 +46,9 @@ def _is_matrix(low: Lowering, value: ir.Value | None) -> bool:
     return array is not None and array.ndim == 2
 
 
-def _batched(low: Lowering, node: ir.Node, a: ir.Value, b: ir.Value, epilogue: Epilogue, bias: Array | None, points: tuple[int, int], trans_b: bool) -> int:
+def _batched(
+    low: Lowering, node: ir.Node, a: ir.Value, b: ir.Value, epilogue: Epilogue, bias: Array | None, points: tuple[int, int], trans_b: bool
+) -> int:
     """Appends a product of two computed values; vectors become matrices of one row or column for it."""
     a_shape, b_shape = low.shape(a), low.shape(b)
     x, a_perm = _rows(low, a)
@@ -66,7 +68,9 @@ def _batched(low: Lowering, node: ir.Node, a: ir.Value, b: ir.Value, epilogue: E
     result = low.call(BatchedMatMul(epilogue, a_perm, b_perm, y_perm, bias, *points), [x, y])[0]
     if len(a_shape) == 1 or rank_b == 1:
         shape = low.program.specs[result].shape
-        kept = [n for axis, n in enumerate(shape) if not (len(a_shape) == 1 and axis == rank - 2) and not (rank_b == 1 and axis == rank - 1)]
+        kept = [
+            n for axis, n in enumerate(shape) if not (len(a_shape) == 1 and axis == rank - 2) and not (rank_b == 1 and axis == rank - 1)
+        ]
         result, y_perm = low.call(View(tuple(kept)), [result])[0], identity(len(kept))
     low.bind(node.outputs[0], result, y_perm)
     return result
@@ -127,7 +131,7 @@ def _gemm(low: Lowering, node: ir.Node) -> None:
             other = low.call(View((1,) * (2 - len(shape)) + tuple(shape)), [other])[0]
         y = low.call(Binary("add"), [y, other])[0]
         if epilogue.lo != float("-inf") or epilogue.hi != float("inf"):
-            y = low.call(products.Unary("clip", (epilogue.lo, epilogue.hi)), [y])[0]
+            y = low.call(Unary("clip", (epilogue.lo, epilogue.hi)), [y])[0]
     low.bind(node.outputs[0], products.activate(low, y, activation))
 
 

@@ -41,7 +41,9 @@ def zero_point(low: Lowering, value: ir.Value | None) -> int:
     return int(scalar(low, value, "zero point"))
 
 
-def weights(low: Lowering, value: ir.Value | None, points: ir.Value | None, bias: ir.Value | None, how: str, lay: Callable[[Array], Array]) -> Weights:
+def weights(
+    low: Lowering, value: ir.Value | None, points: ir.Value | None, bias: ir.Value | None, how: str, lay: Callable[[Array], Array]
+) -> Weights:
     """The constant `value` as int8 or float32 Weights: `lay` brings it into [groups, taps, k, n]. uint8 becomes int8."""
     source = low.require_const(value, "weight")
     shift = 128 if source.dtype == np.uint8 else 0
@@ -112,7 +114,7 @@ def float_epilogue(node: ir.Node, residual: bool) -> tuple[Float, Unary | None]:
     if name == "Relu":
         return Float(0.0, residual=residual), None
     if name == "Clip":
-        return Float(*params, residual=residual), None
+        return Float(params[0], params[1], residual), None
     if name == "SiLU":
         return Float(residual=residual), Unary("swish", (1.0,))
     return Float(residual=residual), Unary(_UNARY[name], tuple(params))
@@ -121,4 +123,3 @@ def float_epilogue(node: ir.Node, residual: bool) -> tuple[Float, Unary | None]:
 def activate(low: Lowering, index: int, activation: Unary | None) -> int:
     """The value after the activation that did not fit the epilogue."""
     return index if activation is None else low.call(activation, [index])[0]
-
