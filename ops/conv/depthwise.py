@@ -11,12 +11,13 @@ import numpy as np
 from qrt.core.errors import ModelError
 from qrt.core.target import LADDERS, Target
 from qrt.jit import Kernel, record_dtype
+from qrt.jit.lanes import LANES, QUAD_ORDER
 from qrt.ops.conv.conv import FILL
 from qrt.ops.conv.window import Window
 from qrt.ops.gemm.dense import check_extra, check_operand
-from qrt.ops.gemm.epilogue import Epilogue
+from qrt.ops.gemm.epilogue import Codes, Epilogue
 from qrt.ops.gemm.product import Fields, Weights, wrap32
-from qrt.ops.gemm.table import EPILOGUES, LANES, Tile
+from qrt.ops.gemm.table import EPILOGUES, Tile
 from qrt.ops.gemm.table import RECORD as GEMM_RECORD
 from qrt.ops.op import Array, Op, Operand, Ref, Spec, Steps
 
@@ -61,6 +62,27 @@ def kernel_for(target: Target, channels: int, epilogue: str) -> Kernel:
     return _kernel(target.isa, min(TILES[target.isa], key=waste), epilogue)
 
 
+# Codes by the dot product: `cpu_interleaved.py`. Windows that real networks have; everything else takes the kernels above.
+INTERLEAVED_RECORD = record_dtype(
+    *((name, "i8") for name in ("x", "zeros", "w", "bias", "scale", "y", "batch", "height", "width", "channels")),
+    *((name, "i8") for name in ("out_height", "out_width", "stride_rows", "pad_top", "pad_left")),
+    ("low", "i4"),
+    ("high", "i4"),
+    ("y_zero_point", "i4"),
+)
+INTERLEAVED_PIXELS = 4
+INTERLEAVED: tuple[Kernel, ...] = tuple(
+    Kernel(
+        f"depthwise_u8s8_u8_{k}x{k}s{stride}_{INTERLEAVED_PIXELS}x64__avx512vnni",
+        INTERLEAVED_RECORD,
+        "qrt.ops.conv.cpu_interleaved:interleaved",
+        ("avx512vnni", INTERLEAVED_PIXELS, k, k, stride),
+    )
+    for k in (3, 5, 7)
+    for stride in (1, 2)
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Depthwise(Op):
     """y[n, o…, c] = epilogue(Σ over taps of (x − x_zero_point)[…, c] · w[tap, c] + bias[c]), channels last.
@@ -100,6 +122,9 @@ class Depthwise(Op):
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         x, y = inputs[0], outputs[0]
         if y.spec.size == 0:
+            return
+        if (fast := self._interleaved(steps.target, y.spec)) is not None:
+            self._emit_interleaved(steps, fast, x, y)
             return
         batch, *space, channels = x.spec.shape
         pixels = prod(y.spec.shape[1:-1])
@@ -145,3 +170,45 @@ class Depthwise(Op):
         fields |= self.epilogue.fields(inputs[1:], lay)
         work = batch * pixels * channels * taps
         steps.step(kernel_for(steps.target, channels, self.epilogue.name), 1 if work < 1 << 14 else None, **fields)
+
+    def _interleaved(self, target: Target, y: Spec) -> Kernel | None:
+        """The dot-product kernel for this window, if there is one."""
+        w = self.window
+        # Steps below 2**31 in size need no clamp before they become integers: saturating packs do the rest.
+        small = isinstance(self.epilogue, Codes) and float(self.epilogue.multiplier.max(initial=0)) < 1
+        plain = small and self.weights.zero_point is None and not w.transposed and set(w.dilations) <= {1}
+        if not plain or len(w.kernel) != 2 or y.shape[2] < INTERLEAVED_PIXELS:
+            return None
+        wanted = (target.isa, INTERLEAVED_PIXELS, *w.kernel, w.strides[1])
+        return next((k for k in INTERLEAVED if k.params == wanted), None)
+
+    def _emit_interleaved(self, steps: Steps, kernel: Kernel, x: Operand, y: Operand) -> None:
+        batch, height, width, channels = x.spec.shape
+        blocks, (kh, kw) = -(-channels // 64), self.window.kernel
+        codes = self.epilogue
+        assert isinstance(codes, Codes)
+
+        def lay(source: Array, how: str, array: Array) -> Ref:
+            def make() -> Array:
+                padded = np.zeros(blocks * 64, array.dtype)
+                padded[:channels] = np.resize(array, channels)
+                return padded.reshape(blocks, 64)[:, list(QUAD_ORDER)]
+
+            return steps.packed(source, ("interleaved", how), make)
+
+        def pack() -> Array:
+            taps = np.zeros((blocks * 64, -(-kh // 4) * 4, kw), np.int8)
+            taps[:channels, :kh] = self.weights.w[:, :, 0, 0].reshape(channels, kh, kw)
+            quads = taps.reshape(blocks, 64, -1, 4, kw)[:, list(QUAD_ORDER)]  # [block, channel, row group, row, column]
+            return np.ascontiguousarray(quads.transpose(0, 2, 4, 1, 3))
+
+        w = self.weights
+        bias = wrap32((0 if w.bias is None else w.bias.astype(np.int64)) - self.x_zero_point * w.sums())
+        fields: Fields = {"scale": lay(codes.multiplier, "scale", codes.multiplier), "y_zero_point": codes.zero_point}
+        fields |= {"low": codes.qmin, "high": codes.qmax, "bias": lay(w.w if w.bias is None else w.bias, f"start{self.x_zero_point}{id(w.w)}", bias)}
+        fields |= {"w": steps.packed(w.w, ("interleaved", "weights"), pack)}
+        fields |= {"zeros": steps.packed(w.w, ("padding", self.x_zero_point, 64), lambda: np.full(64, self.x_zero_point, np.uint8))}
+        fields |= {"x": x.ref, "y": y.ref, "batch": batch, "height": height, "width": width, "channels": channels}
+        fields |= {"out_height": y.spec.shape[1], "out_width": y.spec.shape[2], "stride_rows": self.window.strides[0]}
+        fields |= {"pad_top": self.window.pads[0], "pad_left": self.window.pads[1]}
+        steps.step(kernel, 1 if y.spec.size * kh * kw < 1 << 15 else None, **fields)

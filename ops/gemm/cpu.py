@@ -9,14 +9,15 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from qrt.jit.lang import fields, share
+from qrt.jit.lanes import LANES
 from qrt.jit.lang.simd import F32, I8, I32, I64, Simd
 
 
 class Micro:
     """Builds one tile: accumulate over taps and K, then the epilogue."""
 
-    def __init__(self, s: Simd, rows: int, vectors: int, addressing: str, epilogue: str, values: dict[str, Any]) -> None:
-        self.s, self.b = s, s.b
+    def __init__(self, s: Simd, rows: int, vectors: int, addressing: str, epilogue: str, values: dict[str, Any], quads: bool = False) -> None:
+        self.s, self.b, self.quads = s, s.b, quads
         self.rows, self.vectors, self.addressing, self.epilogue = rows, vectors, addressing, epilogue
         self.v = values
         self.floats = epilogue in ("f32", "f32add")
@@ -83,10 +84,11 @@ class Micro:
         b.position_at_end(done)
         whole = b.icmp_signed("==", v["columns"], I64(self.vectors * s.lanes))
         with b.if_else(whole) as (then, otherwise):
+            finish = self._finish_quads if self.quads else self._finish
             with then:
-                self._finish(acc, masked=False)
+                finish(acc, masked=False)
             with otherwise:
-                self._finish(acc, masked=True)
+                finish(acc, masked=True)
 
     def _start(self, j: int) -> Any:
         if self.epilogue == "f32d":
@@ -114,6 +116,37 @@ class Micro:
                 else:
                     s.store_masked(address, value, mask)
 
+    def _finish_quads(self, acc: list[list[Any]], masked: bool) -> None:
+        """Codes of four vectors go out as one store; packing saturates, and bounds are taken on bytes."""
+        s, b, v = self.s, self.b, self.v
+        codes, mask = ir.VectorType(I8, 64), s.mask_bytes(v["columns"]) if masked else None
+        adds = self.epilogue == "u8add"
+        zero_point = I32(0) if adds else v["y_zero_point"]
+        low, high = (b.add(b.fptosi(v[name], I32), zero_point) for name in ("lo", "hi"))
+        scales = [self._column("scale", j, s.f32) for j in range(4)]
+        for i in range(self.rows):
+            at = b.mul(self.index[i], v["y_row"])
+            products = [b.fmul(s.to_float(a), scale) for a, scale in zip(acc[i], scales, strict=True)]
+            if adds:
+                address = b.add(v["r"], at)
+                residual = s.load(address, codes) if mask is None else s.load_masked(address, codes, mask)
+                widened = s.interleave([residual, *[ir.Constant(codes, None)] * 3])
+                steps = [s.round(self._sum(p, s.to_float(r))) for p, r in zip(products, widened, strict=True)]
+            else:
+                steps = [s.round(p) for p in products]
+            packed, address = s.pack_codes(steps, zero_point, low, high), b.add(v["y"], at)
+            if mask is None:
+                s.store(address, packed)
+            else:
+                s.store_masked(address, packed, mask)
+
+    def _sum(self, product: Any, r: Any) -> Any:
+        """`u8add` before its last bounds: the product rounded to its own codes, plus the residual's codes `r`."""
+        s, v = self.s, self.v
+        c_lo, c_hi, c_ratio, r_ratio, c_zero_point, offset = (s.splat(v[name]) for name in _FLOATS[2:])
+        c = self.b.fadd(s.to_float(s.round(s.clamp(product, c_lo, c_hi))), c_zero_point)
+        return s.fma_code(s.fma_code(offset, r, r_ratio), c, c_ratio)
+
     # Each epilogue loads what its column needs and gives the function (accumulator, offset in y, mask) → what is stored.
     def _column(self, name: str, j: int, kind: Any) -> Any:
         return self.s.load(self.s.at(self.v[name], 4 * self.s.lanes * j), kind)
@@ -131,13 +164,11 @@ class Micro:
 
     def _u8add(self, j: int) -> Any:
         s, b, v = self.s, self.b, self.v
-        scale = self._column("scale", j, s.f32)
-        lo, hi, c_lo, c_hi, c_ratio, r_ratio, c_zero_point, offset = (s.splat(v[name]) for name in _FLOATS)
+        scale, lo, hi = self._column("scale", j, s.f32), s.splat(v["lo"]), s.splat(v["hi"])
 
         def finish(acc: Any, at: Any, mask: Any) -> Any:
-            c = b.fadd(s.to_float(s.round(s.clamp(b.fmul(s.to_float(acc), scale), c_lo, c_hi))), c_zero_point)
             r = s.to_float(s.widen_u8(self._residual(at, mask, I8)))
-            return s.narrow_u8(s.round(s.clamp(s.fma_code(s.fma_code(offset, r, r_ratio), c, c_ratio), lo, hi)))
+            return s.narrow_u8(s.round(s.clamp(self._sum(b.fmul(s.to_float(acc), scale), r), lo, hi)))
 
         return finish
 
@@ -156,12 +187,12 @@ class Micro:
     def _f32(self, j: int) -> Any:
         s, v = self.s, self.v
         lo, hi = s.splat(v["lo"]), s.splat(v["hi"])
-        return lambda acc, at, mask: s.clamp(acc, lo, hi)
+        return lambda acc, at, mask: s.bound(acc, lo, hi)
 
     def _f32add(self, j: int) -> Any:
         s, b, v = self.s, self.b, self.v
         lo, hi = s.splat(v["lo"]), s.splat(v["hi"])
-        return lambda acc, at, mask: s.clamp(b.fadd(acc, self._residual(at, mask, F32)), lo, hi)
+        return lambda acc, at, mask: s.bound(b.fadd(acc, self._residual(at, mask, F32)), lo, hi)
 
 
 _ADDRESSES = ("x", "x_row", "offsets", "zeros", "w", "bias", "scale", "y", "y_row", "r", "a_scale", "a_zero_point", "column_sums")
@@ -172,7 +203,7 @@ NAMES = (*_ADDRESSES, *_COUNTS, *_FLOATS, *_CODES)
 NUMBA_TYPES = (types.int64,) * (len(_ADDRESSES) + len(_COUNTS)) + (types.float32,) * len(_FLOATS) + (types.int32,) * len(_CODES)
 
 
-def gemm(isa, tile_rows, tile_vectors, addressing, epilogue):  # type: ignore[no-untyped-def]
+def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, quads):  # type: ignore[no-untyped-def]
     """All tiles of one product: threads share the (batch, group, column block, row block) blocks, in that order."""
 
     @intrinsic
@@ -180,7 +211,7 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue):  # type: ignore[no
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
             members = [builder.extract_value(args[0], i) for i in range(len(NAMES))]
             named = dict(zip(NAMES, members, strict=True))
-            Micro(Simd(isa, builder), tile_rows, tile_vectors, addressing, epilogue, named).build()
+            Micro(Simd(isa, builder), tile_rows, tile_vectors, addressing, epilogue, named, quads).build()
             return context.get_dummy_value()
 
         return types.void(types.Tuple(NUMBA_TYPES)), codegen

@@ -27,6 +27,11 @@ class Epilogue(ABC):
     dtype: np.dtype[np.generic]
     extra: int = 0
 
+    @property
+    def steps_fit(self) -> bool:
+        """Whether what is rounded is surely below 2**31 in size, so that saturating packs may do the clamping."""
+        return False
+
     @abstractmethod
     def reference(self, acc: Array, bias: Array | None, extra: Sequence[Array], column_sums: Array) -> Array:
         """The output for accumulators `acc` [..., N] (int32 without bias, or float32 without bias)."""
@@ -105,6 +110,11 @@ class Codes(Epilogue):
     integer = True
     dtype = np.dtype(np.uint8)
 
+    @property
+    def steps_fit(self) -> bool:
+        # |acc| ≤ 2**31
+        return bool(self.multiplier.max(initial=0) < 1)
+
     def reference(self, acc: Array, bias: Array | None, extra: Sequence[Array], column_sums: Array) -> Array:
         total = Int32().reference(acc, bias, extra, column_sums)
         steps = total.astype(F32) * self.multiplier
@@ -134,6 +144,11 @@ class CodesAdd(Epilogue):
     integer = True
     extra = 1
     dtype = np.dtype(np.uint8)
+
+    @property
+    def steps_fit(self) -> bool:
+        # |c| and |r| ≤ 255
+        return self.conv.steps_fit and max(self.c_ratio, self.r_ratio) < 2**16
 
     def reference(self, acc: Array, bias: Array | None, extra: Sequence[Array], column_sums: Array) -> Array:
         c = self.conv.reference(acc, bias, (), column_sums).astype(F32)

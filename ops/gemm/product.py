@@ -9,7 +9,8 @@ import numpy as np
 
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.gemm.epilogue import Epilogue, Padder
-from qrt.ops.gemm.table import LANES, RECORD, choose_tile, kernel_for
+from qrt.jit.lanes import LANES, QUAD_ORDER
+from qrt.ops.gemm.table import RECORD, Tile, choose_tile, has_quads, kernel_for
 from qrt.ops.op import Array, Base, Operand, Ref, Steps
 
 __all__ = ["COPY", "Product", "Weights", "int8_parts", "overread_safe"]
@@ -92,6 +93,7 @@ class Product:
     taps: int = 1
     groups: int = 1
     batch: int = 1
+    quads: bool = False  # columns are packed in QUAD_ORDER, for the kernels that store four vectors of codes at once
 
     @property
     def k4(self) -> int:
@@ -99,13 +101,23 @@ class Product:
         return -(-self.k // 4) if self.epilogue.integer else self.k
 
     def nr(self, steps: Steps) -> int:
-        """Columns of the tile that suits this product."""
-        return choose_tile(steps.target, self.m, self.n).vectors * LANES[steps.target.isa]
+        """Columns of that tile."""
+        return self.tile(steps).vectors * LANES[steps.target.isa]
 
     def columns(self, steps: Steps) -> int:
         """Columns of the packed B: n rounded up to the tile."""
         nr = self.nr(steps)
         return -(-self.n // nr) * nr
+
+    def tile(self, steps: Steps) -> Tile:
+        """The tile that suits this product."""
+        return choose_tile(steps.target, self.m, self.n)
+
+    def _ordered(self, columns: Array) -> Array:
+        """[..., columns] in the order in which the kernel's lanes hold them."""
+        if not self.quads:
+            return columns
+        return columns.reshape(*columns.shape[:-1], -1, 64)[..., list(QUAD_ORDER)].reshape(columns.shape)
 
     def pad(self, steps: Steps) -> Padder:
         """Lays constants out as kernels read them: [groups][columns]."""
@@ -115,17 +127,15 @@ class Product:
             def make() -> Array:
                 padded = np.zeros((shape[0], columns), array.dtype)
                 padded[:, : shape[1]] = np.resize(array, shape)  # one value, one a column, or one a group and column
-                return padded
+                return self._ordered(padded)
 
-            return steps.packed(source, ("columns", how, columns, shape), make)
+            return steps.packed(source, ("columns", how, columns, shape, self.quads), make)
 
         return lay
 
     def step(self, steps: Steps, extra: Sequence[Operand], indirect: bool, fields: Fields) -> None:
         """Appends the kernel call. `fields`: addresses and strides; what the epilogue reads is added here."""
-        kernel = kernel_for(
-            steps.target, choose_tile(steps.target, self.m, self.n), "indirect" if indirect else "direct", self.epilogue.name
-        )
+        kernel = kernel_for(steps.target, self.tile(steps), "indirect" if indirect else "direct", self.epilogue.name, self.quads)
         filled: Fields = dict.fromkeys(RECORD.names or (), 0)
         filled |= {"batch": self.batch, "groups": self.groups, "m": self.m, "n": self.n, "taps": self.taps, "k4": self.k4}
         filled |= self.epilogue.fields(extra, self.pad(steps)) | fields
@@ -138,7 +148,8 @@ class Product:
         The bias that accumulators start from takes in a's zero point: Σ (a − za) · w = Σ a · w − za · Σ w.
         """
         parts = int8_parts(weights.centred()) if self.epilogue.integer and weights.zero_point is not None else [weights.w]
-        product = replace(self, taps=self.taps * len(parts))
+        quads = has_quads(steps.target.isa, self.tile(steps), self.epilogue.name) and self.epilogue.steps_fit
+        product = replace(self, taps=self.taps * len(parts), quads=quads)
         nr, columns, per = product.nr(steps), product.columns(steps), 4 if self.epilogue.integer else 1
         zeros = weights.zero_point.tobytes() if weights.zero_point is not None else b""
 
@@ -146,11 +157,11 @@ class Product:
             w = np.stack(parts, 2).reshape(self.groups, product.taps, self.k, self.n)
             full = np.zeros((self.groups, product.taps, self.k4 * per, columns), w.dtype)
             full[:, :, : self.k, : self.n] = w
-            blocks = full.reshape(self.groups, product.taps, self.k4, per, columns // nr, nr)
+            blocks = product._ordered(full).reshape(self.groups, product.taps, self.k4, per, columns // nr, nr)
             return np.ascontiguousarray(blocks.transpose(0, 4, 1, 2, 5, 3))
 
         lay = product.pad(steps)
-        fields: Fields = {"w": steps.packed(weights.w, ("b", nr, zeros), pack), "w_group": columns * product.taps * self.k4 * 4}
+        fields: Fields = {"w": steps.packed(weights.w, ("b", nr, zeros, quads), pack), "w_group": columns * product.taps * self.k4 * 4}
         bias = weights.bias if weights.bias is not None else np.zeros(1, np.float32)
         source = weights.w if weights.bias is None else weights.bias
         if self.epilogue.name == "f32d":

@@ -82,20 +82,26 @@ TILES: dict[str, tuple[Tile, ...]] = {
 }
 
 
-def _kernel(isa: str, tile: Tile, addressing: str, epilogue: str) -> Kernel:
+def _kernel(isa: str, tile: Tile, addressing: str, epilogue: str, quads: bool) -> Kernel:
     types = "f32" if EPILOGUES[epilogue].startswith("float") else "u8s8"
-    shape = f"{tile.rows}x{tile.vectors * LANES[isa]}_{addressing}"
+    shape = f"{tile.rows}x{tile.vectors * LANES[isa]}{'q' if quads else ''}_{addressing}"
     name = f"gemm_{types}_{epilogue}_{shape}__{isa}"
-    return Kernel(name, RECORD, "qrt.ops.gemm.cpu:gemm", (isa, tile.rows, tile.vectors, addressing, epilogue))
+    return Kernel(name, RECORD, "qrt.ops.gemm.cpu:gemm", (isa, tile.rows, tile.vectors, addressing, epilogue, quads))
+
+
+def has_quads(isa: str, tile: Tile, epilogue: str) -> bool:
+    """Whether there is a kernel that packs four vectors of codes into one store; its columns lie in QUAD_ORDER."""
+    return isa == "avx512vnni" and tile.vectors == 4 and epilogue in ("u8", "u8add")
 
 
 KERNELS: tuple[Kernel, ...] = tuple(
-    _kernel(isa, tile, addressing, epilogue)
+    _kernel(isa, tile, addressing, epilogue, quads)
     for ladder in LADDERS.values()
     for isa in ladder
     for tile in TILES[isa]
     for addressing in ("direct", "indirect")
     for epilogue in EPILOGUES
+    for quads in ((False, True) if has_quads(isa, tile, epilogue) else (False,))
     if isa != "generic" or ladder is LADDERS["x86_64"]
 )
 
@@ -116,6 +122,6 @@ def choose_tile(target: Target, m: int, n: int) -> Tile:
     return min(TILES[isa], key=cost)
 
 
-def kernel_for(target: Target, tile: Tile, addressing: str, epilogue: str) -> Kernel:
-    """The table's row for a tile, a way of finding rows and an epilogue."""
-    return _kernel(target.isa, tile, addressing, epilogue)
+def kernel_for(target: Target, tile: Tile, addressing: str, epilogue: str, quads: bool = False) -> Kernel:
+    """The table's row for a tile, a way of finding rows, an epilogue and a way of storing codes."""
+    return _kernel(target.isa, tile, addressing, epilogue, quads)

@@ -9,7 +9,8 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from qrt.jit.lang import fields
-from qrt.jit.lang.simd import F32, I8, I32, LANES, Simd
+from qrt.jit.lanes import LANES
+from qrt.jit.lang.simd import F32, I8, I32, Simd
 
 
 def _on_vectors(isa, body):  # type: ignore[no-untyped-def]

@@ -159,6 +159,11 @@ class Simd:
         b, wide = self.b, ir.VectorType(ir.DoubleType(), self.lanes)
         return b.fptrunc(b.fadd(b.fpext(acc, wide), b.fmul(b.fpext(a, wide), b.fpext(w, wide))), self.f32)
 
+    def bound(self, x: Any, lo: Any, hi: Any) -> Any:
+        """min(max(x, lo), hi) in float32; a NaN passes."""
+        x = self.b.select(self.b.fcmp_ordered("<", x, lo), lo, x)
+        return self.b.select(self.b.fcmp_ordered(">", x, hi), hi, x)
+
     def clamp(self, x: Any, lo: Any, hi: Any) -> Any:
         """min(max(x, lo), hi) in float32; a NaN gives `lo`."""
         x = self.b.select(self.b.fcmp_ordered(">", x, lo), x, lo)
@@ -219,6 +224,7 @@ TWINS: dict[str, tuple[str, str, Callable[..., np.ndarray]]] = {
     "dot": ("iii", "i", _dot),
     "multiply_add": ("iww", "i", lambda acc, a, w: (acc.astype(np.int64) + a.astype(np.int64) * w).astype(np.int32)),
     "fma_code": ("fff", "f", _fma_code),
+    "bound": ("fff", "f", lambda x, lo, hi: np.where(x < lo, lo, np.where(x > hi, hi, x))),
     "clamp": ("fff", "f", _clamp),
     "round": ("f", "i", lambda x: np.rint(x).astype(np.int32)),
     "to_float": ("i", "f", lambda x: x.astype(np.float32)),

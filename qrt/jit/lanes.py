@@ -1,0 +1,12 @@
+"""Vector layouts that packing (NumPy) and kernels (IR) must agree on."""
+
+from __future__ import annotations
+
+__all__ = ["LANES", "QUAD_ORDER"]
+
+# 32-bit lanes of one vector.
+LANES = {"avx512vnni": 16, "avxvnni": 8, "avx2": 8, "neon_dot": 4, "generic": 4}
+
+# Which byte (or column) of a block of 64 each lane of four vectors holds, vector after vector: what interleaving bytes within 128
+# bits gives, and saturating packs take back.
+QUAD_ORDER = tuple(16 * (lane // 4) + 4 * vector + lane % 4 for vector in range(4) for lane in range(16))
