@@ -54,7 +54,7 @@ def operands_of(name: str) -> list[np.ndarray]:
             ratio, acc = np.exp(RNG.normal(size=N)).astype(np.float32), RNG.normal(size=N).astype(np.float32) * 100
             acc[::2] = -(codes * ratio)[::2]  # what is left is the product's own rounding error
             return [acc, codes, ratio]
-        case "clamp":
+        case "clamp" | "bound":
             x = mixed(np.nan, np.inf, -np.inf, 0.0, -0.0, 127, -128, low=-300, high=300, dtype=np.float32)
             low = mixed(-np.inf, -0.0, 0.0, low=-200, high=0, dtype=np.float32)
             return [x, low, mixed(np.inf, 0.0, low=0, high=200, dtype=np.float32)]
