@@ -129,7 +129,7 @@ def _emit_average(
         _threads(window, y.spec),
         x=x.ref,
         y=y.ref,
-        sums=steps.scratch(steps.threads * x.spec.shape[-1] * 4),
+        sums=steps.scratch(steps.threads * BLOCK * 4),
         padding_counts=int(counted is not None),
         **dict(zip(("qd", "qh", "qw"), after, strict=True)),
         **_geometry(window, x.spec, y.spec, steps.threads),

@@ -64,12 +64,13 @@ class Recurrent(Op):
         if states != [state] * (1 + self.has_cell_state):
             raise ModelError(f"first states of shapes {[s.shape for s in states]}: expected {state.shape}")
         extra = {"lstm_peeping": 3 * n, "gru_reset_after": n}.get(self.cell)
-        if (self.extra.shape if self.extra is not None else None) != ((directions, extra) if extra else None):
-            raise ModelError(f"peepholes or bias of shape {np.shape(self.extra)} do not fit {directions} cells of {n}")
+        given = None if self.extra is None else self.extra.shape
+        if given != ((directions, extra) if extra else None):
+            raise ModelError(f"peepholes or bias of shape {given} do not fit {directions} cells of {n}")
         return (Spec((x.shape[0], directions, x.shape[1], n), F32), *[state] * (1 + self.has_cell_state))
 
     def macs(self, inputs: Sequence[Spec], outputs: Sequence[Spec]) -> int:
-        return inputs[0].size * self.weights.shape[2]
+        return inputs[0].size * int(self.weights.shape[2])
 
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         x, h, *rest = (array.copy() for array in inputs)
