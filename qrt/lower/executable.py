@@ -15,11 +15,14 @@ from qrt.lower.lowering import Constants, Lowering, NotConstant, NotNative
 from qrt.lower.python_step import PythonStep
 from qrt.ops.op import Array
 from qrt.ops.program import Program
+from qrt.runtime.clock import cycles
 from qrt.runtime.plan import Packs, Plan, build
 
-__all__ = ["Executable", "TapFunction"]
+__all__ = ["ClockFunction", "Executable", "TapFunction"]
 
 TapFunction = Callable[[str, Array], None]
+# Gets, for each stage: its steps' nodes, their kernels, and the cycle counter before the first step and after each.
+ClockFunction = Callable[[Sequence[str], Sequence[str], Array], None]
 
 # Plans kept per stage; a server that sees more shapes than this plans the oldest again.
 MAX_PLANS = 64
@@ -102,9 +105,7 @@ class Executable:
         return None
 
     # -- running ----------------------------------------------------------------------------------------------------------
-    def run(
-        self, feeds: Mapping[str, Array], tap: TapFunction | None = None, clock: Callable[[Plan, Array], None] | None = None
-    ) -> list[Array]:
+    def run(self, feeds: Mapping[str, Array], tap: TapFunction | None = None, clock: ClockFunction | None = None) -> list[Array]:
         """The graph's outputs, in order, for `feeds`: each input's name to a C-contiguous array of its dtype and rank."""
         while True:
             try:
@@ -115,7 +116,7 @@ class Executable:
                     self.why[found.node.name or found.node.op_type] = found.reason
                     self._stages = self._cut()
 
-    def _run(self, feeds: Mapping[str, Array], tap: TapFunction | None, clock: Callable[[Plan, Array], None] | None) -> list[Array]:
+    def _run(self, feeds: Mapping[str, Array], tap: TapFunction | None, clock: ClockFunction | None) -> list[Array]:
         values: dict[ir.Value, Array] = {value: feeds[name] for value, name in self._inputs}
         if tap is not None:
             for value, array in values.items():
@@ -123,7 +124,11 @@ class Executable:
                     tap(value.name or "", array)
         for stage in self._stages:
             if isinstance(stage, PythonStep):
-                for value, array in zip(stage.outputs, stage.run(values), strict=True):
+                begin = cycles() if clock is not None else 0
+                results = stage.run(values)
+                if clock is not None:
+                    clock([stage.node.name or stage.node.op_type], ["python"], np.array([begin, cycles()]))
+                for value, array in zip(stage.outputs, results, strict=True):
                     values[value] = array
                     if tap is not None and value.name in self.taps:
                         tap(value.name, array)
@@ -134,7 +139,7 @@ class Executable:
             results = plan.run(arrays, None if tap is None else _named(tap, names), watch)
             values.update(zip(stage.outputs, results, strict=True))
             if clock is not None and watch:
-                clock(plan, watch[0])
+                clock(plan.names, plan.kernels, watch[0])
         return [values[v] if v in self._fresh else np.array(_known(v, values)) for v in self._outputs]
 
     def plans(self, feeds: Mapping[str, Array]) -> list[tuple[Plan, Program]]:

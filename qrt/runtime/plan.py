@@ -231,14 +231,14 @@ def _assemble(program: Program, builder: _Builder, taps: list[Tap]) -> Plan:
 def _address(array: Array) -> int:
     """Where the array's bytes start. `array.ctypes.data` says the same in four times the time."""
     try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]  # NumPy tells of its buffers from 3.12 on
     except (TypeError, ValueError, BufferError):  # read-only, empty, or of a dtype without a buffer format
         return array.ctypes.data
 
 
 def _words(array: Array) -> memoryview:
     """The array's bytes as int64 words, each read and written several times faster than through a record's fields."""
-    return memoryview(array.view(np.uint8)).cast("q")
+    return array.view(np.uint8).data.cast("q")
 
 
 class _Context:

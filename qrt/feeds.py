@@ -1,0 +1,111 @@
+"""Feeds: what a caller gives a run, checked against what the model declares. Native code checks nothing after this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from qrt.core.errors import InvalidInput, UnsupportedOp
+from qrt.graph import Model, ir
+from qrt.ops.op import Array
+
+__all__ = ["Contract"]
+
+# Shapes remembered as sound, so that they are not checked again.
+MAX_SHAPES = 64
+
+
+class Contract:
+    """The inputs of a model: names, dtypes and shapes. Calling it checks a run's feeds.
+
+    Raises UnsupportedOp for a model with an input that is no tensor.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._inputs = [(value.name or "", _dtype(value, model.name)) for value in model.graph.inputs]
+        self._shapes = [None if value.shape is None else tuple(map(_dim, value.shape)) for value in model.graph.inputs]
+        self._sound: set[tuple[tuple[int, ...], ...]] = set()
+
+    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
+        """The feeds as C-contiguous arrays of the declared dtypes. Arrays that are so already are not copied, and none is changed.
+
+        An array must have the declared dtype, in any byte order; nested lists are converted if their values fit it. Dimensions must
+        equal the fixed ones, and those of one symbolic name each other. Raises InvalidInput.
+        """
+        if not isinstance(feeds, dict | Mapping):
+            raise InvalidInput(f"feeds are a {type(feeds).__name__}: give a dict of input name → array")
+        arrays: dict[str, Array] = {}
+        for name, dtype in self._inputs:
+            if name not in feeds:
+                raise self._wrong_names(feeds)
+            array = feeds[name]
+            if type(array) is not np.ndarray or array.dtype != dtype:
+                array = _converted(name, array, dtype)
+            flags = array.flags
+            if not flags.c_contiguous or not flags.aligned:
+                array = np.array(array, dtype, order="C")
+            arrays[name] = array
+        if len(feeds) != len(arrays):
+            raise self._wrong_names(feeds)
+        shapes = tuple([array.shape for array in arrays.values()])
+        if shapes not in self._sound:
+            self._check_shapes(shapes)
+            if len(self._sound) < MAX_SHAPES:
+                self._sound.add(shapes)
+        return arrays
+
+    def _wrong_names(self, feeds: Mapping[str, Any]) -> InvalidInput:
+        names = [name for name, _ in self._inputs]
+        unknown, missing = [n for n in feeds if n not in names], [n for n in names if n not in feeds]
+        problems = [f"no input is called {', '.join(map(repr, unknown))}"] if unknown else []
+        problems += [f"nothing is fed to {', '.join(map(repr, missing))}"] if missing else []
+        return InvalidInput(f"{' and '.join(problems)}: the model's inputs are {', '.join(map(repr, names)) or 'none'}")
+
+    def _check_shapes(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+        seen: dict[str, tuple[int, str]] = {}
+        for (name, _), wanted, given in zip(self._inputs, self._shapes, shapes, strict=True):
+            if wanted is None:
+                continue
+            text = f"({', '.join('?' if d is None else str(d) for d in wanted)})"
+            if len(given) != len(wanted):
+                raise InvalidInput(f"input {name!r} has rank {len(given)}, shape {given}: the model takes rank {len(wanted)}, {text}")
+            for axis, (want, n) in enumerate(zip(wanted, given, strict=True)):
+                if isinstance(want, int) and n != want:
+                    raise InvalidInput(f"input {name!r} has shape {given}: the model takes {text}, so axis {axis} must be {want}, not {n}")
+                if isinstance(want, str) and seen.setdefault(want, (n, name))[0] != n:
+                    raise InvalidInput(
+                        f"input {name!r} has shape {given}: axis {axis} is {want!r}, {n} here and {seen[want][0]} in {seen[want][1]!r}; "
+                        "give both the same"
+                    )
+
+
+def _dim(dim: int | ir.SymbolicDim) -> int | str | None:
+    return dim if isinstance(dim, int) else dim.value
+
+
+def _dtype(value: ir.Value, model: str) -> np.dtype[Any]:
+    if not isinstance(value.type, ir.TensorType) or value.dtype is None:
+        raise UnsupportedOp(
+            f"{model}: input {value.name!r} is of type {value.type}; qrt takes tensors only: leave this part of the model outside"
+        )
+    return np.dtype(value.dtype.numpy())
+
+
+def _converted(name: str, given: object, dtype: np.dtype[Any]) -> Array:
+    """What is no plain array of the dtype in native byte order, as one."""
+    if not isinstance(given, np.ndarray | np.generic | list | tuple):
+        raise InvalidInput(f"input {name!r} is a {type(given).__name__}: give a NumPy array of {dtype}")
+    try:
+        array = np.asarray(given)
+        if isinstance(given, np.ndarray | np.generic):
+            fits = array.dtype.newbyteorder("=") == dtype
+        else:
+            fits = array.dtype.kind in {"f": "biuf", "i": "biu", "u": "biu", "b": "b"}.get(dtype.kind, "") or array.size == 0
+            array = np.asarray(given, dtype) if fits else array  # unlike astype, this raises for an integer out of range
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InvalidInput(f"input {name!r} cannot become an array of {dtype}: {error}") from error
+    if not fits:
+        raise InvalidInput(f"input {name!r} has dtype {array.dtype}: the model takes {dtype}; convert it with .astype(numpy.{dtype})")
+    return array.astype(dtype, copy=False)

@@ -1,0 +1,187 @@
+"""InferenceSession: a model ready to run, with the methods of ONNX Runtime's class of that name."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from qrt.api import compile_model, fuse_model, load
+from qrt.core.errors import InvalidInput
+from qrt.feeds import Contract
+from qrt.graph import Model, TensorInfo
+from qrt.lower import Executable
+from qrt.ops.op import Array
+from qrt.options import RunOptions, SessionOptions, check_providers, get_available_providers
+from qrt.profile import Profile
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["InferenceSession", "ModelMetadata", "NodeArg"]
+
+
+@dataclass(frozen=True)
+class NodeArg:
+    """An input or output. `shape`: ints, names of symbolic dimensions, None for what is not known; [] also for an unknown rank.
+
+    `type`: for instance "tensor(float)".
+    """
+
+    name: str
+    shape: list[int | str | None]
+    type: str
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """What a model file says about itself."""
+
+    producer_name: str
+    graph_name: str
+    domain: str
+    description: str
+    graph_description: str
+    version: int
+    custom_metadata_map: dict[str, str]
+
+
+class InferenceSession:
+    """A model ready to run. One session may be used from many threads at once."""
+
+    def __init__(
+        self,
+        path_or_bytes: str | os.PathLike[str] | bytes | Model | onnx.ModelProto,
+        sess_options: SessionOptions | None = None,
+        providers: Sequence[str | tuple[str, dict[str, object]]] | None = None,
+        provider_options: Sequence[Mapping[str, object]] | None = None,
+        *,
+        num_threads: int | None = None,
+        target: str | None = None,
+    ) -> None:
+        """Makes `path_or_bytes` (a file, its bytes, or a Model, which stays as it is) ready to run.
+
+        `num_threads`: threads a run may use, before `sess_options.intra_op_num_threads`; by default one per processor of this process.
+        `target`: the instruction set, for instance "avx2"; by default QRT_TARGET or the best this machine has.
+        `providers`: only checked: the CPU runs everything; `provider_options` has no effect.
+        Raises ModelError, UnsupportedOp or InvalidInput.
+        """
+        if sess_options is not None and not isinstance(sess_options, SessionOptions):
+            raise InvalidInput(f"sess_options is a {type(sess_options).__name__}: give a qrt.SessionOptions")
+        self._options = sess_options if sess_options is not None else SessionOptions()
+        if providers is not None:
+            check_providers(providers)
+        model = load(path_or_bytes)
+        self._contract = Contract(model)
+        self._inputs = [_node_arg(info) for info in model.inputs]
+        self._outputs = [_node_arg(info) for info in model.outputs]
+        self._positions = {arg.name: index for index, arg in enumerate(self._outputs)}
+        self._metadata = _metadata(model)
+        fused, _ = fuse_model(model)
+        threads = num_threads if num_threads is not None else self._options.intra_op_num_threads or None
+        self._executable: Executable | None = compile_model(fused, num_threads=threads, target=target)
+        self._profile = Profile() if self._options.enable_profiling else None
+
+    # -- running ------------------------------------------------------------------------------------------------------------
+    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: RunOptions | None = None) -> list[Array]:
+        """The outputs called `output_names` (None: all, in the model's order), as new arrays.
+
+        `input_feed`: each input's name to an array of its dtype and shape, which is only read. A symbolic dimension may have any size;
+        one that is new costs planning. Native code runs without the GIL. Raises InvalidInput for feeds or names that do not fit.
+        """
+        executable = self._executable
+        if executable is None:
+            raise InvalidInput("the session is closed; make a new one")
+        if output_names:
+            chosen = self._chosen(output_names)
+        feeds = self._contract(input_feed)
+        results = executable.run(feeds, None, self._profile.record if self._profile is not None else None)
+        return [results[index] for index in chosen] if output_names else results
+
+    def _chosen(self, output_names: Sequence[str]) -> list[int]:
+        if isinstance(output_names, str):
+            raise InvalidInput(f"output_names is the string {output_names!r}: give a list of names, or None for all")
+        unknown = [name for name in output_names if name not in self._positions]
+        if unknown:
+            raise InvalidInput(f"no output is called {', '.join(map(repr, unknown))}: there are {', '.join(map(repr, self._positions))}")
+        return [self._positions[name] for name in output_names]
+
+    def close(self) -> None:
+        """Lets go of the model's memory, and writes the profile if one is still open. Closing twice does nothing."""
+        if self._profile is not None:
+            self.end_profiling()
+        self._executable = None
+
+    def __enter__(self) -> InferenceSession:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def end_profiling(self) -> str:
+        """Writes what was profiled (`SessionOptions.enable_profiling`) and stops. Gives the path of the Chrome trace, "" if there is none.
+
+        It lies at `profile_file_prefix` with the time and ".json" appended. Raises OutputError.
+        """
+        profile, self._profile = self._profile, None
+        if profile is None:
+            return ""
+        path = Path(f"{self._options.profile_file_prefix}_{time.strftime('%Y-%m-%d_%H-%M-%S')}_{os.getpid()}_{id(self):x}.json")
+        profile.write(path)
+        return str(path)
+
+    # -- what it is ---------------------------------------------------------------------------------------------------------
+    def get_inputs(self) -> list[NodeArg]:
+        """What a run must be fed, in order."""
+        return list(self._inputs)
+
+    def get_outputs(self) -> list[NodeArg]:
+        """What a run gives, in order."""
+        return list(self._outputs)
+
+    def get_overridable_initializers(self) -> list[NodeArg]:
+        """None: initializers are constants here."""
+        return []
+
+    def get_modelmeta(self) -> ModelMetadata:
+        """What the model file says about itself."""
+        return self._metadata
+
+    def get_session_options(self) -> SessionOptions:
+        """The options this session was made with."""
+        return self._options
+
+    def get_providers(self) -> list[str]:
+        """What runs the model."""
+        return get_available_providers()
+
+    def get_provider_options(self) -> dict[str, dict[str, str]]:
+        """The options of each provider: none."""
+        return {name: {} for name in get_available_providers()}
+
+    def set_providers(
+        self, providers: Sequence[str | tuple[str, dict[str, object]]], provider_options: Sequence[Mapping[str, object]] | None = None
+    ) -> None:
+        """Checks the names; the CPU runs the model in any case."""
+        check_providers(providers)
+
+
+def _node_arg(info: TensorInfo) -> NodeArg:
+    return NodeArg(info.name, list(info.shape or ()), info.dtype)
+
+
+def _metadata(model: Model) -> ModelMetadata:
+    head, graph = model.ir, model.graph
+    return ModelMetadata(
+        producer_name=head.producer_name or "",
+        graph_name=graph.name or "",
+        domain=head.domain or "",
+        description=head.doc_string or "",
+        graph_description=graph.doc_string or "",
+        version=head.model_version or 0,
+        custom_metadata_map=dict(head.metadata_props),
+    )
