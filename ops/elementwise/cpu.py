@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from qrt.jit.lang import device, fields, share
@@ -74,30 +76,29 @@ def start(r, outer, s0, s1, s2, s3):  # type: ignore[no-untyped-def]
     return outer // r.n1 * s0 + outer % r.n1 * s1 + i2 * s2 + i3 * s3
 
 
-def binary(name, source, result):  # type: ignore[no-untyped-def]
-    """y = f(a, b) along a walk of two operands."""
-    f, pa, py = (BINARY if "float" in source else INTEGER_BINARY)[name], POINTERS[source], POINTERS[result]
+def pairs(f: Any, params: Any, pa: Any, py: Any) -> Any:
+    """The kernel y = f(a, b, params(record)) along a walk of two operands; `pa` and `py` point at operands and result."""
 
     @device
-    def span(a, at, sa, b, bt, sb, y, to, n):  # type: ignore[no-untyped-def]
+    def span(a, at, sa, b, bt, sb, y, to, n, p):  # type: ignore[no-untyped-def]
         if sa == 1 and sb == 1:
             for i in range(n):
-                write(y, to + i, f(read(a, at + i), read(b, bt + i)))
+                write(y, to + i, f(read(a, at + i), read(b, bt + i), p))
         elif sa == 1 and sb == 0:
             right = read(b, bt)
             for i in range(n):
-                write(y, to + i, f(read(a, at + i), right))
+                write(y, to + i, f(read(a, at + i), right, p))
         elif sa == 0 and sb == 1:
             left = read(a, at)
             for i in range(n):
-                write(y, to + i, f(left, read(b, bt + i)))
+                write(y, to + i, f(left, read(b, bt + i), p))
         else:
             for i in range(n):
-                write(y, to + i, f(read(a, at + i * sa), read(b, bt + i * sb)))
+                write(y, to + i, f(read(a, at + i * sa), read(b, bt + i * sb), p))
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        a, b, y, n5 = pa(r.a), pa(r.b), py(r.y), r.n5
+        a, b, y, n5, p = pa(r.a), pa(r.b), py(r.y), r.n5, params(r)
         sa4, sa5, sb4, sb5 = r.a4, r.a5, r.b4, r.b5
         lo, hi = share(tiles(r), tid, nthreads)
         for number in range(lo, hi):
@@ -106,9 +107,15 @@ def binary(name, source, result):  # type: ignore[no-untyped-def]
             bt = start(r, outer, r.b0, r.b1, r.b2, r.b3) + column * sb5
             to = outer * r.n4 * n5 + column
             for i in range(row, last):
-                span(a, at + i * sa4, sa5, b, bt + i * sb4, sb5, y, to + i * n5, end - column)
+                span(a, at + i * sa4, sa5, b, bt + i * sb4, sb5, y, to + i * n5, end - column, p)
 
     return kernel
+
+
+def binary(name, source, result):  # type: ignore[no-untyped-def]
+    """y = f(a, b) along a walk of two operands."""
+    f = (BINARY if "float" in source else INTEGER_BINARY)[name]
+    return pairs(device(lambda a, b, p: f(a, b)), device(lambda r: 0), POINTERS[source], POINTERS[result])
 
 
 def where(element):  # type: ignore[no-untyped-def]

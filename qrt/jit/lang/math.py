@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from qrt.jit.lang import device
 
-__all__ = ["bits", "erf", "exp", "log", "log1p", "number", "sigmoid", "sqrt", "tanh"]
+__all__ = ["bits", "erf", "exp", "fma", "log", "log1p", "number", "sigmoid", "sqrt", "tanh"]
 
 F = np.float32
 _ROUNDER, _ROUNDER_BITS = F(12582912.0), np.int32(0x4B400000)  # 1.5 · 2**23: see rounding.py
@@ -79,6 +79,16 @@ def number(typing_context, x):  # type: ignore[no-untyped-def]
         return builder.bitcast(args[0], ir.FloatType())
 
     return types.float32(types.int32), codegen
+
+
+@intrinsic
+def fma(typing_context, x, y, z):  # type: ignore[no-untyped-def]
+    """x · y + z, rounded once: an instruction on avx2 and above, a slow call on `generic`."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.fma(*args)
+
+    return x(x, x, x), codegen
 
 
 @intrinsic

@@ -1,0 +1,130 @@
+"""Kernels between real numbers and codes, and on codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qrt.jit.lang import device, f32, fields, i32, share, u8
+from qrt.jit.lang.math import fma
+from qrt.jit.lang.rounding import round_clamp
+from qrt.jit.lang.rows import row_max, row_min
+from qrt.jit.lang.streams import POINTERS, read, write
+from qrt.jit.lang.tables import look_up
+from qrt.ops.elementwise.cpu import pairs
+
+F = np.float32
+_ZERO, _ONE, _LAST = F(0), F(1), F(255)
+
+
+def _by_channel(convert: Any, px: Any, py: Any) -> Any:
+    """The kernel y = convert(x, (scale, low, high, zero)) with parameters of each channel."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, y, scale, low, high, zero = px(r.x), py(r.y), f32(r.scale), f32(r.low), f32(r.high), i32(r.zero)
+        channels, inner = r.channels, r.inner
+        if channels == 1:
+            p = scale[0], low[0], high[0], zero[0]
+            lo, hi = share(r.outer * inner, tid, nthreads)
+            for i in range(lo, hi):
+                write(y, i, convert(read(x, i), p))
+        elif inner == 1:
+            lo, hi = share(r.outer, tid, nthreads)
+            for row in range(lo, hi):
+                at = row * channels
+                for c in range(channels):
+                    write(y, at + c, convert(read(x, at + c), (read(scale, c), read(low, c), read(high, c), read(zero, c))))
+        else:
+            lo, hi = share(r.outer * channels, tid, nthreads)
+            for row in range(lo, hi):
+                c, at = row % channels, row * inner
+                p = scale[c], low[c], high[c], zero[c]
+                for i in range(inner):
+                    write(y, at + i, convert(read(x, at + i), p))
+
+    return kernel
+
+
+def quantize(to):  # type: ignore[no-untyped-def]
+    """Codes of float32."""
+    return _by_channel(device(lambda x, p: round_clamp(x / p[0], p[1], p[2], p[3])), f32, POINTERS[to])
+
+
+def dequantize(of):  # type: ignore[no-untyped-def]
+    """float32 of codes."""
+    return _by_channel(device(lambda x, p: F(np.int32(np.int32(x) - p[3])) * p[0]), POINTERS[of], f32)
+
+
+def binary(name, has_fma):  # type: ignore[no-untyped-def]
+    """Sum or product of uint8 codes along a walk."""
+    params = device(lambda r: (r.fa, r.fb, r.fy, r.low, r.high, r.za, r.zb, r.zy))
+    code_fma = fma if has_fma else device(lambda x, y, z: F(np.float64(x) * np.float64(y) + np.float64(z)))
+
+    @device
+    def add(a, b, p):  # type: ignore[no-untyped-def]
+        ra, rb, k, low, high, _, _, zero = p
+        return round_clamp(code_fma(F(a), ra, code_fma(F(b), rb, k)), low, high, zero)
+
+    @device
+    def mul(a, b, p):  # type: ignore[no-untyped-def]
+        sa, sb, sy, low, high, za, zb, zy = p
+        product = (F(np.int32(np.int32(a) - za)) * sa) * (F(np.int32(np.int32(b) - zb)) * sb)
+        return round_clamp(product / sy, low, high, zy)
+
+    return pairs({"add": add, "mul": mul}[name], params, u8, u8)
+
+
+def lut(width):  # type: ignore[no-untyped-def]
+    """y = table[x] over n bytes, in vectors of `width` bytes (0: none)."""
+    vectors = look_up(width) if width else device(lambda table, x, y, lo, hi: lo)
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, table, y = u8(r.x), u8(r.table), u8(r.y)
+        lo, hi = share(r.n, tid, nthreads)
+        for i in range(vectors(table, x, y, lo, hi), hi):
+            write(y, i, read(table, read(x, i)))
+
+    return kernel
+
+
+def range_of():  # type: ignore[no-untyped-def]
+    """The least and the largest number of each part of x, and 0."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, ranges, n, part = f32(r.x), f32(r.ranges), r.n, r.part
+        lo, hi = share((n + part - 1) // part, tid, nthreads)
+        for k in range(lo, hi):
+            at = k * part
+            count = min(part, n - at)
+            ranges[2 * k] = row_min(x, at, count, _ZERO)
+            ranges[2 * k + 1] = row_max(x, at, count, _ZERO)
+
+    return kernel
+
+
+def dynamic_quantize():  # type: ignore[no-untyped-def]
+    """Codes, scale and zero point, after range_of. Every thread combines the parts for itself."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, y, ranges, n = f32(r.x), u8(r.y), f32(r.ranges), r.n
+        low = high = _ZERO
+        for k in range((n + r.part - 1) // r.part):
+            a, b = ranges[2 * k], ranges[2 * k + 1]
+            low = a if a < low or a != a else low  # a NaN stays
+            high = b if b > high or b != b else high
+        scale = _ONE if low == high else (high - low) / _LAST
+        zero = round_clamp(-low / scale, _ZERO, _LAST, np.int32(0))
+        if tid == 0:
+            f32(r.scale)[0] = scale
+            u8(r.zero)[0] = zero
+        least, most = F(-zero), F(np.int32(255 - zero))
+        lo, hi = share(n, tid, nthreads)
+        for i in range(lo, hi):
+            write(y, i, round_clamp(read(x, i) / scale, least, most, zero))
+
+    return kernel

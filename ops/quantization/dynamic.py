@@ -1,0 +1,55 @@
+"""DynamicQuantize: uint8 codes with qparams measured on the tensor itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qrt.core.errors import UnsupportedOp
+from qrt.core.numerics import round_clamp
+from qrt.jit import Kernel, record_dtype
+from qrt.ops.elementwise.walk import threads_for
+from qrt.ops.op import Array, Op, Operand, Spec, Steps
+
+__all__ = ["KERNELS", "DynamicQuantize"]
+
+F32 = np.float32
+# Elements that one partial range covers: enough for every thread of a large tensor, few enough to combine.
+PART = 16384
+
+_RANGE_RECORD = record_dtype(*((name, "i8") for name in ("x", "n", "part", "ranges")))
+_RECORD = record_dtype(*((name, "i8") for name in ("x", "y", "scale", "zero", "n", "part", "ranges")))
+RANGE = Kernel("range_f32__generic", _RANGE_RECORD, "qrt.ops.quantization.cpu:range_of")
+QUANTIZE = Kernel("dynamic_quantize_f32__generic", _RECORD, "qrt.ops.quantization.cpu:dynamic_quantize")
+KERNELS: tuple[Kernel, ...] = (RANGE, QUANTIZE)
+
+
+@dataclass(frozen=True)
+class DynamicQuantize(Op):
+    """ONNX DynamicQuantizeLinear: float32 x → codes (uint8), scale (float32 ()), zero point (uint8 ()).
+
+    scale = (max − min) / 255 over x and 0, or 1 where that is 0; zero point = rint(clamp(−min / scale, 0, 255)).
+    """
+
+    def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
+        if inputs[0].dtype != F32 or inputs[0].size == 0:
+            raise UnsupportedOp(f"no range can be measured on {inputs[0].dtype}{inputs[0].shape}")
+        return Spec(inputs[0].shape, np.dtype(np.uint8)), Spec((), np.dtype(F32)), Spec((), np.dtype(np.uint8))
+
+    def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        x = inputs[0]
+        with np.errstate(all="ignore"):
+            low, high = np.minimum(x.min(), F32(0)), np.maximum(x.max(), F32(0))
+            scale = F32(1) if high == low else (high - low) / F32(255)
+            zero = round_clamp(-low / scale, np.zeros((), np.int32), 0, 255)
+            codes = round_clamp(x / scale, zero, 0, 255).astype(np.uint8)
+        return codes, np.asarray(scale, F32), np.asarray(zero, np.uint8)
+
+    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        x, (y, scale, zero) = inputs[0], outputs
+        n, threads = x.spec.size, threads_for(x.spec.nbytes)
+        ranges = steps.scratch(8 * -(-n // PART))
+        steps.step(RANGE, threads, x=x.ref, n=n, part=PART, ranges=ranges)
+        steps.step(QUANTIZE, threads, x=x.ref, y=y.ref, scale=scale.ref, zero=zero.ref, n=n, part=PART, ranges=ranges)

@@ -1,0 +1,62 @@
+"""Tables of 256 bytes, looked up a vector at a time by byte shuffles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+__all__ = ["look_up"]
+
+I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_SHUFFLE = {64: "llvm.x86.avx512.pshuf.b.512", 32: "llvm.x86.avx2.pshuf.b"}
+
+
+def look_up(width: int) -> Any:
+    """The intrinsic (table, x, y, lo, hi): y[i] = table[x[i]] for the whole vectors of `width` bytes in lo ≤ i < hi.
+
+    It gives the first i that it left.
+
+    A shuffle looks up 16 entries, by the low four bits, and gives 0 where the index is negative. Of each half of the table, shuffle k
+    takes the index less 16 k and holds entries 16 k … xor those 16 places before, so that the xor of all shuffles leaves one entry.
+    """
+    vector, sixteen = ir.VectorType(I8, width), ir.VectorType(I8, 16)
+
+    def call(builder: Any, name: str, *args: Any) -> Any:
+        kind = ir.FunctionType(vector, [a.type for a in args])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
+
+    def parts(builder: Any, table: Any) -> list[Any]:
+        lanes = ir.Constant(ir.VectorType(I32, width), [j % 16 for j in range(width)])
+        entries = []
+        for k in range(16):
+            entry = builder.load(builder.bitcast(builder.gep(table, [I64(16 * k)]), sixteen.as_pointer()))
+            entry.align = 1
+            entries.append(builder.shuffle_vector(entry, entry, lanes))
+        return [entry if k % 8 == 0 else builder.xor(entry, entries[k - 1]) for k, entry in enumerate(entries)]
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        table, x, y, lo, hi = args
+        tables = parts(builder, table)
+        step = ir.Constant(vector, [16] * width)
+        end = builder.add(lo, builder.and_(builder.sub(hi, lo), I64(-width)))
+        with cgutils.for_range_slice(builder, lo, end, I64(width), I64) as (i, _):
+            index = builder.load(builder.bitcast(builder.gep(x, [i]), vector.as_pointer()))
+            index.align = 1
+            result = None
+            for start, half in ((0, index), (8, builder.xor(index, ir.Constant(vector, [128] * width)))):
+                for k in range(start, start + 8):
+                    found = call(builder, _SHUFFLE[width], tables[k], half)
+                    result = found if result is None else builder.xor(result, found)
+                    half = call(builder, f"llvm.ssub.sat.v{width}i8", half, step)
+            builder.store(result, builder.bitcast(builder.gep(y, [i]), vector.as_pointer())).align = 1
+        return end
+
+    @intrinsic
+    def look_up_vectors(typing_context, table, x, y, lo, hi):  # type: ignore[no-untyped-def]
+        byte = types.CPointer(types.uint8)
+        return types.int64(byte, byte, byte, types.int64, types.int64), codegen
+
+    return look_up_vectors
