@@ -53,7 +53,7 @@ class Conv(Op):
 
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         x = inputs[0]
-        groups, _, k, _ = self.weights.w.shape
+        groups, taps, k, _ = self.weights.w.shape
         w = self.weights.centred()
         known = self.epilogue.name not in ("f32", "f32add", "f32d")
         pad = inputs[2].reshape(()) if self.epilogue.name == "f32d" else (self.x_zero_point if self.epilogue.integer else 0.0)
@@ -63,7 +63,7 @@ class Conv(Op):
         parts = []
         for group in range(groups):
             rows = columns[..., group * k : (group + 1) * k]
-            parts.append(product_reference(rows.reshape(*rows.shape[:-2], -1), w[group].reshape(-1, w.shape[-1])))
+            parts.append(product_reference(rows.reshape(*rows.shape[:-2], taps * k), w[group].reshape(taps * k, -1)))
         acc = np.concatenate(parts, -1)
         return (self.epilogue.reference(acc, self.weights.bias, inputs[1:], self.weights.sums()),)
 
