@@ -308,7 +308,8 @@ def _space_to_depth(low: Lowering, node: ir.Node) -> None:
     index, (n, h, w, c), b = _image(low, node)
     if h % b or w % b:
         raise ModelError(f"node {node.name!r}: an image of {h} × {w} is not made of blocks of {b} × {b}")
-    _rearrange(low, node, index, (n, h // b, b, w // b, b, c), (0, 1, 3, 2, 4, 5), (n, h // b, w // b, b * b * c))
+    perm = (0, 1, 3, 2, 4, 5) if attr_str(node, "mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    _rearrange(low, node, index, (n, h // b, b, w // b, b, c), perm, (n, h // b, w // b, b * b * c))
 
 
 HANDLERS: dict[tuple[str, str], Handler] = {
