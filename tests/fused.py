@@ -12,10 +12,12 @@ import numpy as np
 from qrt.core.dtypes import quint8
 from qrt.core.numerics import quantize, requantize, round_clamp
 from qrt.core.qparams import QParams
-from qrt.graph import Model, attr_float, attr_int, attr_str, constant, ir
+from qrt.graph import Model, attr_float, attr_int, attr_ints, attr_str, constant, ir
 from qrt.graph.evaluate import evaluate
 
 OPSETS = {"": 21}
+# The attributes that the fused form adds to the standard ones.
+OURS = ("qmin", "qmax", "signed", "activation", "activation_params")
 F32 = np.float32
 Arrays = list[np.ndarray | None]
 
@@ -38,9 +40,7 @@ def run(model: Model, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 
 def _standard(op_type: str, inputs: Arrays, node: ir.Node | None = None, **attributes: object) -> np.ndarray:
     """One standard node, in float64 if its inputs are."""
-    keep = (
-        {} if node is None else {k: a for k, a in node.attributes.items() if k not in ("qmin", "qmax", "activation", "activation_params")}
-    )
+    keep = {} if node is None else {name: attr for name, attr in node.attributes.items() if name not in OURS}
     values = [None if a is None else ir.Value(name=f"x{i}") for i, a in enumerate(inputs)]
     made = ir.node(op_type, values, {**keep, **attributes}, outputs=[ir.Value(name="y")])  # type: ignore[arg-type]
     results = evaluate(made, inputs, OPSETS)
@@ -105,8 +105,10 @@ def _sum(node: ir.Node, *i: np.ndarray) -> np.ndarray:
     """The sum as docs/architecture.md defines it, which is how ONNX Runtime computes it: the zero point is added before rounding."""
     a, a_scale, a_zp, b, b_scale, b_zp, y_scale, y_zp = i
     ra, rb = a_scale / y_scale, b_scale / y_scale
-    k = F32(y_zp) - _fma(F32(a_zp), ra, rb * F32(b_zp))
-    return _bounded(node, round_clamp(_fma(a, ra, _fma(b, rb, k)), np.asarray(0), 0, 255))
+    base = 128 if attr_int(node, "signed", 0) else 0
+    a, a_zp, b, b_zp, y_zp = (np.asarray(v, np.float64) - base for v in (a, a_zp, b, b_zp, y_zp))
+    k = F32(y_zp) - _fma(a_zp, ra, rb * F32(b_zp))
+    return _bounded(node, round_clamp(_fma(a, ra, _fma(b, rb, k)), np.asarray(base), 0, 255))
 
 
 def _fma(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -156,6 +158,16 @@ def _q_spatial(op_type: str) -> Callable[[ir.Node, Arrays], np.ndarray]:
     return compute
 
 
+def _q_average(node: ir.Node, i: Arrays) -> np.ndarray:
+    """Over a whole image: one multiplication of the integer sum, as ONNX Runtime has it."""
+    x, x_scale, x_zp, y_scale, y_zp = i
+    extents = x.shape[2:]
+    if node.op_type == "QAveragePool" and attr_ints(node, "kernel_shape") != extents:
+        return _q_spatial("AveragePool")(node, i)
+    total = _wide(x, x_zp).sum(axis=tuple(range(2, x.ndim)), keepdims=True)
+    return _narrow(node, total, x_scale / (y_scale * F32(np.prod(extents))), y_zp)
+
+
 def _activate(node: ir.Node, y: np.ndarray) -> np.ndarray:
     params = node.attributes["activation_params"].as_floats()
     match attr_str(node, "activation", ""):
@@ -199,8 +211,8 @@ NODES: dict[str, Callable[[ir.Node, Arrays], np.ndarray]] = {
     "QMul": _q_binary(np.multiply),
     "QConcat": _q_concat,
     "QLut": lambda node, i: i[1][i[0]],
-    "QAveragePool": _q_spatial("AveragePool"),
-    "QGlobalAveragePool": _q_spatial("GlobalAveragePool"),
+    "QAveragePool": _q_average,
+    "QGlobalAveragePool": _q_average,
     "QResize": _q_spatial("Resize"),
     "QSoftmax": _q_spatial("Softmax"),
     "QReduceMean": _q_spatial("ReduceMean"),

@@ -143,6 +143,7 @@ def _move_up(node: ir.Node, found: _Move) -> None:
     dtype = ir.DataType.from_numpy(qparams.dtype.storage)
     scale, zero_point = arrays(qparams)
     quantized = add_node(mover, "QuantizeLinear", [source, scale, zero_point], like=[source], dtype=dtype, domain="", name=node.name)
+    quantized.meta.update(node.meta)
     substitute(node, move(mover, quantized.outputs[0], dtype, found.fill))
 
 

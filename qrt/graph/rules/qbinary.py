@@ -33,7 +33,8 @@ def _match(node: ir.Node) -> _Binary | WhyNot | None:
 def _rewrite(node: ir.Node, found: _Binary) -> None:
     y = found.y
     inputs = [*found.a.inputs, *found.b.inputs, *y.inputs]
-    substitute(y.node, add_node(y.node, f"Q{node.op_type}", inputs, y.bounds, like=y.node.outputs, name=node.name).outputs)
+    attributes = {**y.bounds, **(y.signed if node.op_type == "Add" else {})}
+    substitute(y.node, add_node(y.node, f"Q{node.op_type}", inputs, attributes, like=y.node.outputs, name=node.name).outputs)
 
 
 QBINARY = Rule("int8 sum or product", frozenset({"Add", "Mul"}), _match, _rewrite)

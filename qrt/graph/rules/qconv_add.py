@@ -54,7 +54,7 @@ def _rewrite(node: ir.Node, found: _Residual) -> None:
     c_scale, c_zero_point = node.inputs[found.first + 1], node.inputs[found.first + 2]
     residual = node.inputs[other : other + 3]
     inputs = [*conv.inputs[:6], node.inputs[6], node.inputs[7], bias, c_scale, c_zero_point, *residual]
-    attributes = {**kept(conv), **kept(node, "qmin", "qmax")}
+    attributes = {**kept(conv), **kept(node, "qmin", "qmax", "signed")}
     substitute(node, add_node(node, "QConvAdd", inputs, attributes, like=node.outputs, name=conv.name).outputs)
 
 

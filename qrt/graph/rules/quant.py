@@ -15,6 +15,7 @@ from qrt.graph.nodes import attr_int, constant, is_op, producer
 from qrt.graph.rules.rule import WhyNot, single_use
 
 __all__ = [
+    "SIGNED",
     "Output",
     "Quant",
     "Weight",
@@ -38,6 +39,8 @@ _DTYPES = {
     ir.DataType.INT32: qint32,
 }
 _QUINT8 = ir.DataType.UINT8
+# In the meta of a QuantizeLinear: its codes were int8 before they were re-based.
+SIGNED = "qrt.signed"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +86,11 @@ class Output:
     def inputs(self) -> tuple[np.ndarray, np.ndarray]:
         """Scale and zero point."""
         return arrays(self.qparams)
+
+    @property
+    def signed(self) -> dict[str, int]:
+        """The attribute that says that the file's codes are int8, for nodes whose rounding at ties depends on it."""
+        return {"signed": 1} if self.node.meta.get(SIGNED) else {}
 
     @property
     def bounds(self) -> dict[str, int]:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from qrt.core.dtypes import qint8
 from qrt.graph.nodes import constant, is_constant, is_op
 from qrt.graph.rules.movement import MOVERS, is_mover, move
-from qrt.graph.rules.quant import flip, qparams_of
+from qrt.graph.rules.quant import SIGNED, flip, qparams_of
 from qrt.graph.rules.rule import Rule, WhyNot, add_node, is_fused, kept, substitute
 
 __all__ = ["CANCEL", "FLIP_DEQUANTIZE", "FLIP_DOWN", "FLIP_QUANTIZE"]
@@ -36,6 +36,7 @@ def _flip_quantize(node: ir.Node, zero_point: np.ndarray) -> None:
     codes = add_node(
         node, "QuantizeLinear", [node.inputs[0], node.inputs[1], zero_point], kept(node, "axis"), like=node.outputs, dtype=_UINT8, domain=""
     )
+    codes.meta[SIGNED] = True
     codes.outputs[0].name = f"{node.outputs[0].name}_uint8"
     substitute(node, add_node(node, "FlipSign", codes.outputs, like=node.outputs).outputs)
 
