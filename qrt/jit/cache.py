@@ -70,10 +70,10 @@ def _read(path: Path) -> bytes | None:
     try:
         with path.open("rb") as file:
             owner = os.fstat(file.fileno())
+            if hasattr(os, "getuid") and (owner.st_uid != os.getuid() or owner.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
+                return None
             data = file.read()
     except OSError:
-        return None
-    if hasattr(os, "getuid") and (owner.st_uid != os.getuid() or owner.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
         return None
     body = data[len(MAGIC) + _DIGEST :]
     if data[: len(MAGIC)] != MAGIC or data[len(MAGIC) : len(MAGIC) + _DIGEST] != hashlib.sha256(body).digest():

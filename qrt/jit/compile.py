@@ -62,7 +62,7 @@ def _front_end(kernel: Kernel) -> tuple[str, str]:
     try:
         front = _FrontEnd(function, numba.core.sigutils.normalize_signature(signature), {}, _OPTIONS)
         front.compile()
-    except numba.core.errors.NumbaError as error:
+    except Exception as error:  # numba raises many kinds; all mean that it cannot compile this
         raise KernelError(f"kernel {kernel.name} ({kernel.source}) does not compile: {error}") from error
     finally:
         config.OPT = saved
@@ -80,9 +80,10 @@ def _optimised(kernel: Kernel, target: Target) -> tuple[llvm.ModuleRef, llvm.Tar
     module = llvm.parse_assembly(text.replace(entry, symbol(kernel)))
     module.triple = triple
     module.data_layout = str(machine.target_data)
-    for function in module.functions:
-        if not function.is_declaration and function.name != symbol(kernel):
-            function.linkage = "private"
+    # Nothing but the kernel is seen from outside; numba's names count what this process compiled before, so they go too.
+    for index, value in enumerate([*module.functions, *module.global_variables]):
+        if not value.is_declaration and value.name != symbol(kernel):
+            value.linkage, value.name = "private", f"local_{index}"
     tuning = llvm.create_pipeline_tuning_options(speed_level=3)
     tuning.loop_vectorization = True
     tuning.slp_vectorization = True
