@@ -95,7 +95,7 @@ UNARY = {
     "not": device(lambda x, p, q: x == 0),
     "reciprocal": device(lambda x, p, q: _like(x, 1) / x),
     "relu": device(lambda x, p, q: _at_least(x, _like(x, 0))),
-    "round": device(lambda x, p, q: np.rint(x)),
+    "round": device(lambda x, p, q: m.nearest(x)),
     "selu": device(lambda x, p, q: q * x if x > _ZERO else q * (p * m.exp(x) - p)),
     "sigmoid": device(lambda x, p, q: m.sigmoid(x)),
     "sign": _sign,

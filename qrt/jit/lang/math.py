@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from qrt.jit.lang import device
 
-__all__ = ["bits", "erf", "exp", "fma", "log", "log1p", "number", "sigmoid", "sqrt", "tanh"]
+__all__ = ["bits", "erf", "exp", "fma", "log", "log1p", "nearest", "number", "sigmoid", "sqrt", "tanh"]
 
 F = np.float32
 _ROUNDER, _ROUNDER_BITS = F(12582912.0), np.int32(0x4B400000)  # 1.5 · 2**23: see rounding.py
@@ -89,6 +89,16 @@ def fma(typing_context, x, y, z):  # type: ignore[no-untyped-def]
         return builder.fma(*args)
 
     return x(x, x, x), codegen
+
+
+@intrinsic
+def nearest(typing_context, x):  # type: ignore[no-untyped-def]
+    """The nearest integer, ties to even, as a float."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.call(builder.module.declare_intrinsic("llvm.rint", [args[0].type]), args)
+
+    return x(x), codegen
 
 
 @intrinsic
