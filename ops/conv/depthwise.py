@@ -17,7 +17,7 @@ from qrt.ops.conv.window import Window
 from qrt.ops.gemm.dense import check_extra, check_operand
 from qrt.ops.gemm.epilogue import Codes, Epilogue
 from qrt.ops.gemm.product import Fields, Weights, wrap32
-from qrt.ops.gemm.table import EPILOGUES, Tile
+from qrt.ops.gemm.table import EPILOGUES, Tile, vector_isa
 from qrt.ops.gemm.table import RECORD as GEMM_RECORD
 from qrt.ops.op import Array, Op, Operand, Ref, Spec, Steps
 
@@ -46,6 +46,7 @@ KERNELS: tuple[Kernel, ...] = tuple(
     _kernel(isa, tile, epilogue)
     for ladder in LADDERS.values()
     for isa in ladder
+    if isa in TILES
     for tile in TILES[isa]
     for epilogue in EPILOGUES
     if isa != "generic" or ladder is LADDERS["x86_64"]
@@ -56,10 +57,10 @@ def kernel_for(target: Target, channels: int, epilogue: str) -> Kernel:
     """The table's row that wastes least lanes on `channels`, and of those the widest."""
 
     def waste(tile: Tile) -> tuple[int, int]:
-        lanes = tile.vectors * LANES[target.isa]
+        lanes = tile.vectors * LANES[vector_isa(target)]
         return -(-channels // lanes) * lanes, -tile.vectors
 
-    return _kernel(target.isa, min(TILES[target.isa], key=waste), epilogue)
+    return _kernel(vector_isa(target), min(TILES[vector_isa(target)], key=waste), epilogue)
 
 
 # Codes by the dot product: `cpu_interleaved.py`. Windows that real networks have; everything else takes the kernels above.
@@ -179,7 +180,7 @@ class Depthwise(Op):
         plain = small and self.weights.zero_point is None and not w.transposed and set(w.dilations) <= {1}
         if not plain or len(w.kernel) != 2 or y.shape[2] < INTERLEAVED_PIXELS:
             return None
-        wanted = (target.isa, INTERLEAVED_PIXELS, *w.kernel, w.strides[1])
+        wanted = (vector_isa(target), INTERLEAVED_PIXELS, *w.kernel, w.strides[1])
         return next((k for k in INTERLEAVED if k.params == wanted), None)
 
     def _emit_interleaved(self, steps: Steps, kernel: Kernel, x: Operand, y: Operand) -> None:

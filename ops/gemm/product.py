@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qrt.jit import Kernel, record_dtype
+from qrt.ops.gemm import amx
 from qrt.ops.gemm.epilogue import Epilogue, Padder
 from qrt.jit.lanes import LANES, QUAD_ORDER
-from qrt.ops.gemm.table import RECORD, Tile, choose_tile, has_quads, kernel_for
+from qrt.ops.gemm.table import RECORD, Tile, choose_tile, has_quads, kernel_for, vector_isa
 from qrt.ops.op import Array, Base, Operand, Ref, Steps
 
 __all__ = ["COPY", "Product", "Weights", "int8_parts", "overread_safe"]
@@ -93,6 +94,7 @@ class Product:
     taps: int = 1
     groups: int = 1
     batch: int = 1
+    amx: bool = False  # runs on tile registers: see amx.py
     quads: bool = False  # columns are packed in QUAD_ORDER, for the kernels that store four vectors of codes at once
 
     @property
@@ -102,7 +104,7 @@ class Product:
 
     def nr(self, steps: Steps) -> int:
         """Columns of that tile."""
-        return self.tile(steps).vectors * LANES[steps.target.isa]
+        return amx.COLUMNS if self.amx else self.tile(steps).vectors * LANES[vector_isa(steps.target)]
 
     def columns(self, steps: Steps) -> int:
         """Columns of the packed B: n rounded up to the tile."""
@@ -115,6 +117,8 @@ class Product:
 
     def _ordered(self, columns: Array) -> Array:
         """[..., columns] in the order in which the kernel's lanes hold them."""
+        if self.amx:
+            return amx.ordered(self.epilogue.name, columns)
         if not self.quads:
             return columns
         return columns.reshape(*columns.shape[:-1], -1, 64)[..., list(QUAD_ORDER)].reshape(columns.shape)
@@ -129,16 +133,20 @@ class Product:
                 padded[:, : shape[1]] = np.resize(array, shape)  # one value, one a column, or one a group and column
                 return self._ordered(padded)
 
-            return steps.packed(source, ("columns", how, columns, shape, self.quads), make)
+            return steps.packed(source, ("columns", how, columns, shape, self.quads, self.amx), make)
 
         return lay
 
     def step(self, steps: Steps, extra: Sequence[Operand], indirect: bool, fields: Fields) -> None:
         """Appends the kernel call. `fields`: addresses and strides; what the epilogue reads is added here."""
+        named: Fields = {"batch": self.batch, "groups": self.groups, "m": self.m, "n": self.n, "taps": self.taps}
+        fields = named | {"k4": self.k4} | self.epilogue.fields(extra, self.pad(steps)) | fields
+        if self.amx:
+            amx.add_step(steps, self, fields | {"k": self.k})
+            return
         kernel = kernel_for(steps.target, self.tile(steps), "indirect" if indirect else "direct", self.epilogue.name, self.quads)
         filled: Fields = dict.fromkeys(RECORD.names or (), 0)
-        filled |= {"batch": self.batch, "groups": self.groups, "m": self.m, "n": self.n, "taps": self.taps, "k4": self.k4}
-        filled |= self.epilogue.fields(extra, self.pad(steps)) | fields
+        filled |= fields
         work = self.batch * self.groups * self.m * self.n * self.k * self.taps
         steps.step(kernel, 1 if work < SMALL else None, **filled)
 
@@ -148,20 +156,27 @@ class Product:
         The bias that accumulators start from takes in a's zero point: Σ (a − za) · w = Σ a · w − za · Σ w.
         """
         parts = int8_parts(weights.centred()) if self.epilogue.integer and weights.zero_point is not None else [weights.w]
-        quads = has_quads(steps.target.isa, self.tile(steps), self.epilogue.name) and self.epilogue.steps_fit
-        product = replace(self, taps=self.taps * len(parts), quads=quads)
+        product = replace(self, taps=self.taps * len(parts))
+        if amx.suits(steps.target, product):
+            product = replace(product, amx=True)
+        elif has_quads(vector_isa(steps.target), self.tile(steps), self.epilogue.name) and self.epilogue.steps_fit:
+            product = replace(product, quads=True)
         nr, columns, per = product.nr(steps), product.columns(steps), 4 if self.epilogue.integer else 1
         zeros = weights.zero_point.tobytes() if weights.zero_point is not None else b""
 
         def pack() -> Array:
             w = np.stack(parts, 2).reshape(self.groups, product.taps, self.k, self.n)
+            if product.amx:
+                flat = np.zeros((product.taps * self.k, columns), np.int8)
+                flat[:, : self.n] = w.reshape(-1, self.n)
+                return amx.blocked(self.epilogue.name, flat)
             full = np.zeros((self.groups, product.taps, self.k4 * per, columns), w.dtype)
             full[:, :, : self.k, : self.n] = w
             blocks = product._ordered(full).reshape(self.groups, product.taps, self.k4, per, columns // nr, nr)
             return np.ascontiguousarray(blocks.transpose(0, 4, 1, 2, 5, 3))
 
         lay = product.pad(steps)
-        fields: Fields = {"w": steps.packed(weights.w, ("b", nr, zeros, quads), pack), "w_group": columns * product.taps * self.k4 * 4}
+        fields: Fields = {"w": steps.packed(weights.w, ("b", nr, zeros, product.quads, product.amx), pack), "w_group": columns * product.taps * self.k4 * 4}
         bias = weights.bias if weights.bias is not None else np.zeros(1, np.float32)
         source = weights.w if weights.bias is None else weights.bias
         if self.epilogue.name == "f32d":

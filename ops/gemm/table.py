@@ -13,7 +13,7 @@ from qrt.core.target import LADDERS, Target
 from qrt.jit import Kernel, record_dtype
 from qrt.jit.lanes import LANES
 
-__all__ = ["EPILOGUES", "KERNELS", "RECORD", "TILES", "Tile", "choose_tile", "kernel_for"]
+__all__ = ["EPILOGUES", "KERNELS", "RECORD", "TILES", "Tile", "choose_tile", "has_quads", "kernel_for", "vector_isa"]
 
 RECORD = record_dtype(
     ("x", "i8"),  # A: row m of batch i, group g starts at x + i·x_batch + g·x_group + m·x_row (direct) or + offsets[m][tap]
@@ -98,6 +98,7 @@ KERNELS: tuple[Kernel, ...] = tuple(
     _kernel(isa, tile, addressing, epilogue, quads)
     for ladder in LADDERS.values()
     for isa in ladder
+    if isa in TILES
     for tile in TILES[isa]
     for addressing in ("direct", "indirect")
     for epilogue in EPILOGUES
@@ -106,13 +107,18 @@ KERNELS: tuple[Kernel, ...] = tuple(
 )
 
 
+def vector_isa(target: Target) -> str:
+    """The rung of the target's ladder whose vector kernels are best: tiles registers have kernels of their own (`amx.py`)."""
+    return next(isa for isa in target.ladder if isa in TILES)
+
+
 def choose_tile(target: Target, m: int, n: int) -> Tile:
     """The tile that does least work for m rows and n columns: padded work, plus what loading A and B costs it.
 
     A tile's inner step is rows·vectors products, `vectors` loads of B and `rows` broadcasts of A; two loads a cycle
     against one or two products a cycle make the loads weigh about a half.
     """
-    isa = target.isa
+    isa = vector_isa(target)
 
     def cost(tile: Tile) -> float:
         nr = tile.vectors * LANES[isa]
@@ -124,4 +130,4 @@ def choose_tile(target: Target, m: int, n: int) -> Tile:
 
 def kernel_for(target: Target, tile: Tile, addressing: str, epilogue: str, quads: bool = False) -> Kernel:
     """The table's row for a tile, a way of finding rows, an epilogue and a way of storing codes."""
-    return _kernel(target.isa, tile, addressing, epilogue, quads)
+    return _kernel(vector_isa(target), tile, addressing, epilogue, quads)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
+import sys
 
 from qrt.core.target import Target, choose_target
 
@@ -17,7 +19,16 @@ _ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aa
 def _host_features() -> frozenset[str]:
     import llvmlite.binding as llvm
 
-    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+    features = frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+    return features if "amx-tile" not in features or _may_use_tiles() else features - {"amx-tile", "amx-int8"}
+
+
+def _may_use_tiles() -> bool:
+    """Asks Linux for the tile registers' state, which a process has to do once: Documentation/arch/x86/xstate.rst."""
+    if not sys.platform.startswith("linux"):
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    return bool(ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0)
 
 
 def host_target(wanted: str | None = None) -> Target:
