@@ -41,15 +41,18 @@ def executor():  # type: ignore[no-untyped-def]
 
 
 def post():  # type: ignore[no-untyped-def]
-    """Hands `job` to the team: bumps the generation, and tells in `wake` which workers sleep and must be woken."""
+    """Hands `job` to the team: bumps the generation, and tells in `wake` which workers sleep and must be woken.
+
+    The low 16 bits of the generation's word say how many threads share the job, so that a worker who looks late never
+    takes one job's generation for another's share.
+    """
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
         wake = i64(r.wake)
         atomic_store(r.done, 0)
         atomic_store(r.job, r.new_job)
-        atomic_store(r.sharers, nthreads)
-        atomic_add(r.generation, 1)
+        atomic_store(r.generation, (((atomic_load(r.generation) >> 16) + 1) << 16) | nthreads)
         for worker in range(1, nthreads):
             wake[worker] = atomic_exchange(r.parked + 8 * worker, 0)
 
@@ -82,7 +85,7 @@ def worker():  # type: ignore[no-untyped-def]
             generation = atomic_load(r.generation)
             if generation != seen[tid]:
                 seen[tid] = generation
-                sharers = atomic_load(r.sharers)
+                sharers = generation & 0xFFFF
                 if tid < sharers:
                     call(r.executor, atomic_load(r.job), tid, sharers)
                     atomic_add(r.done, 1)

@@ -17,7 +17,6 @@ JOB = record_dtype(("table", "i8"), ("begin", "i8"), ("end", "i8"), ("barrier", 
 TEAM = record_dtype(
     ("generation", "i8"),  # addresses of shared words, each on a cache line of its own
     ("job", "i8"),
-    ("sharers", "i8"),
     ("done", "i8"),
     ("parked", "i8"),  # addresses of arrays, one int64 a worker
     ("seen", "i8"),

@@ -55,14 +55,14 @@ class Team:
         self.size = size
         self.busy = threading.Lock()
         target = host_target()
-        self._words = np.zeros((5 + 3 * (size // 8 + 1), 8), np.int64)  # rows are cache lines
-        self._record = np.zeros((), TEAM)
-        for row, name in enumerate(("generation", "job", "sharers", "done")):
-            self._record[name] = self._words[row].ctypes.data
         rows = size // 8 + 1
+        self._words = np.zeros((3 + 3 * rows, 8), np.int64)  # rows are cache lines
+        self._record = np.zeros((), TEAM)
+        for row, name in enumerate(("generation", "job", "done")):
+            self._record[name] = self._words[row].ctypes.data
         for part, name in enumerate(("parked", "seen", "wake")):
-            self._record[name] = self._words[4 + part * rows].ctypes.data
-        self._wake = self._words[4 + 2 * rows : 4 + 3 * rows].reshape(-1)
+            self._record[name] = self._words[3 + part * rows].ctypes.data
+        self._wake = self._words[3 + 2 * rows : 3 + 3 * rows].reshape(-1)
         self._record["executor"] = address(EXECUTOR, target)
         self._record["spins"], self._record["yields"] = _SPINS, _YIELDS
         self._address = self._record.ctypes.data
