@@ -53,7 +53,7 @@ if TYPE_CHECKING:
         set_default_logger_severity,
         set_default_logger_verbosity,
     )
-    from qrt.quantization.qconfig import QConfig, QConfigMapping
+    from qrt.quantization import QConfig, QConfigMapping
     from qrt.session import InferenceSession, ModelMetadata, NodeArg
 
     __version__: str
@@ -138,7 +138,7 @@ _HOMES = {
     "qrt.core.qparams": ("QParams",),
     "qrt.graph": ("Model",),
     "qrt.api": ("load", "quantize", "quantize_dynamic"),
-    "qrt.quantization.qconfig": ("QConfig", "QConfigMapping"),
+    "qrt.quantization": ("QConfig", "QConfigMapping"),
     "qrt.session": ("InferenceSession", "ModelMetadata", "NodeArg"),
     "qrt.options": (
         "ExecutionMode",

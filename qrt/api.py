@@ -8,7 +8,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+
+import onnx
 
 from qrt.core.errors import InvalidInput
 from qrt.graph import Model
@@ -17,11 +20,13 @@ from qrt.graph.rules import FusionReport, fuse
 from qrt.jit import host_target
 from qrt.loaders import load
 from qrt.lower import Executable
-from qrt.quantization.dynamic import quantize_dynamic
-from qrt.quantization.static import quantize
+from qrt.quantization import quantize, quantize_dynamic
 from qrt.runtime.team import available_cpus
 
-__all__ = ["compile_model", "fuse_model", "load", "quantize", "quantize_dynamic"]
+__all__ = ["Source", "compile_model", "fuse_model", "load", "quantize", "quantize_dynamic"]
+
+# What a model may come as.
+Source = str | os.PathLike[str] | bytes | onnx.ModelProto | Model
 
 
 def fuse_model(model: Model) -> tuple[Model, FusionReport]:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from qrt.api import compile_model, fuse_model, load
+from qrt.api import Source, compile_model, fuse_model, load
 from qrt.core.errors import InvalidInput
 from qrt.feeds import Contract
 from qrt.graph import Model, TensorInfo
@@ -18,9 +18,6 @@ from qrt.lower import Executable
 from qrt.ops.op import Array
 from qrt.options import RunOptions, SessionOptions, check_providers, get_available_providers
 from qrt.profile import Profile
-
-if TYPE_CHECKING:
-    import onnx
 
 __all__ = ["InferenceSession", "ModelMetadata", "NodeArg"]
 
@@ -55,7 +52,7 @@ class InferenceSession:
 
     def __init__(
         self,
-        path_or_bytes: str | os.PathLike[str] | bytes | Model | onnx.ModelProto,
+        path_or_bytes: Source,
         sess_options: SessionOptions | None = None,
         providers: Sequence[str | tuple[str, dict[str, object]]] | None = None,
         provider_options: Sequence[Mapping[str, object]] | None = None,

@@ -1,0 +1,92 @@
+"""The command line as a whole: its commands, and how a failure ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+import qrt
+from qrt.cli.bench import bench
+from qrt.cli.compare import compare
+from qrt.cli.demo import demo
+from qrt.cli.inspect import inspect
+from qrt.cli.quantize import quantize
+from qrt.cli.run import run as run_model
+from qrt.core.errors import QrtError
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="qrt",
+    help="Quantized inference for ONNX models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (quantize, run_model, bench, inspect, compare, demo):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"qrt {qrt.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Quantized inference for ONNX models."""
+    context.obj["debug"] = debug
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs a command line; gives its exit status: 0, 1 for a failure, 2 for a command line that makes no sense, 130 for Ctrl-C.
+
+    A failure is one line on standard error.
+    """
+    state = {"debug": False}
+    warnings.showwarning = lambda message, *where, **more: _complain(f"warning: {message}")
+    try:
+        return int(app(list(arguments), standalone_mode=False, obj=state) or 0)
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("stopped")
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has left. What is still in the buffer must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if state["debug"]:
+            raise
+        if isinstance(error, QrtError):
+            _complain(f"error: {error}")
+            return 1
+        if isinstance(error, _USAGE_ERROR):
+            _complain(f"error: {error.format_message().rstrip('.')} (see qrt {_command(arguments)}--help)")
+            return 2
+        _complain(f"error: {type(error).__name__}: {error}; this is a bug: `qrt --debug {_command(arguments)}...` shows where")
+        return 1
+
+
+# What a wrong command line raises: click's ClickException, which newer versions of typer hold inside.
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
+
+
+def _command(arguments: Sequence[str]) -> str:
+    named = [word for word in arguments if not word.startswith("-")][:1]
+    return f"{named[0]} " if named else ""
+
+
+def _complain(text: str) -> None:
+    print("qrt:", " ".join(text.split()), file=sys.stderr)

@@ -1,0 +1,31 @@
+"""Feeds for a model that comes without data: for timing and for counting, not for judging results."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qrt.core.errors import UnsupportedOp
+from qrt.graph import Model
+from qrt.ops.op import Array
+
+__all__ = ["example_feeds"]
+
+# What a symbolic dimension becomes: a text of 64 tokens, an image of 64 × 64.
+SIZE = 64
+
+
+def example_feeds(model: Model) -> dict[str, Array]:
+    """Standard normal floats (from one seed) and ones of every other dtype, which are good as tokens and as masks.
+
+    Fixed dimensions keep their size. A symbolic one that leads some input is the batch, 1, wherever its name stands; others are 64.
+    """
+    rng = np.random.default_rng(0)
+    batch = {value.shape[0] for value in model.inputs if value.shape}
+    feeds = {}
+    for info, value in zip(model.inputs, model.graph.inputs, strict=True):
+        if info.shape is None or value.dtype is None:
+            raise UnsupportedOp(f"input {info.name!r} of {model.name} is {info.dtype} of unknown shape: there is no example for it")
+        shape = [dim if isinstance(dim, int) else 1 if axis == 0 or (dim and dim in batch) else SIZE for axis, dim in enumerate(info.shape)]
+        dtype = np.dtype(value.dtype.numpy())
+        feeds[info.name] = np.asarray(rng.standard_normal(shape), dtype) if dtype.kind == "f" else np.ones(shape, dtype)
+    return feeds
