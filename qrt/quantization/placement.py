@@ -209,7 +209,8 @@ class _Placer:
                 self.placement.products[node] = qconfig
             for value in self._activations(node, rule):
                 self._site(value, node)
-            if wanted or is_op(node, "ConvTranspose"):
+            # The others have a kernel that gives floats.
+            if wanted or is_op(node, "ConvTranspose") or rule.weight is None:
                 self._result(node)
         elif wanted and rule.kind is Kind.MOVE:
             source = self._site(self._activations(node, rule)[0], node) if self._activations(node, rule) else None

@@ -181,15 +181,13 @@ def test_dynamic_products(name: str) -> None:
     np.testing.assert_allclose(fused.run(fused_model, {"x": x})[0], wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_product_of_two_dynamic_operands() -> None:
+def test_product_of_two_dynamic_operands_stays_as_it_is() -> None:
     text = "(float[5,8] x, float[8,4] t) => (float[5,4] y) { q, s, z = DynamicQuantizeLinear(x) r, u, v = DynamicQuantizeLinear(t) "
     text += "i = MatMulInteger(q, r, z, v) f = Cast<to: int = 1>(i) p = Mul(s, u) y = Mul(f, p) }"
-    model = make(text)
-    fused_model = prepared(model)
-    fuse(fused_model)
-    assert ops(fused_model) == {"DynamicQuantizeLinear": 2, "QMatMulFloat": 1}
-    feeds = {"x": images(5, 8), "t": images(8, 4, seed=1)}
-    np.testing.assert_allclose(fused.run(fused_model, feeds)[0], reference(model, **feeds)[0], rtol=1e-5, atol=1e-5)
+    model = prepared(make(text))
+    report = fuse(model)
+    assert ops(model) == {"DynamicQuantizeLinear": 2, "MatMulInteger": 1, "Cast": 1, "Mul": 2}
+    assert any("not a constant" in miss.reason for miss in report.misses)
 
 
 def test_bare_integer_products_stay() -> None:

@@ -37,21 +37,18 @@ def _match(node: ir.Node) -> _Dynamic | WhyNot | None:
     scaled = single_use(cast.outputs[0])
     if scaled is None or not is_op(scaled, "Mul"):
         return WhyNot("its result is not scaled")
-    operand = _operand_b(node)
-    if operand is None:
-        return WhyNot("its second input is neither uint8 nor a constant with a known zero point")
-    b, b_zero_point = operand
+    weight = _weight(node)
+    if weight is None:
+        return WhyNot("its second input is not a constant with a known zero point")
+    b, b_zero_point = weight
     if node.inputs[0] is None or node.inputs[0].dtype != _UINT8:
         return WhyNot("its first input is not uint8")
-    shape = b.shape if isinstance(b, np.ndarray) else None
-    channels = _channels(shape, conv)
+    channels = int(b.shape[0 if conv else -1])
     factor = scaled.inputs[1] if scaled.inputs[0] is cast.outputs[0] else scaled.inputs[0]
     scales = _factors(factor, channels)
     if isinstance(scales, WhyNot):
         return scales
-    if conv and shape is None:
-        return WhyNot("its weight is computed at run time")
-    attributes = conv_attributes(node, shape) if conv and shape is not None else {}
+    attributes = conv_attributes(node, b.shape) if conv else {}
     if isinstance(attributes, WhyNot):
         return attributes
     a_zero_point: Operand = np.zeros((), np.uint8)
@@ -59,21 +56,15 @@ def _match(node: ir.Node) -> _Dynamic | WhyNot | None:
         a_zero_point = node.inputs[2]
     end, bias = _bias(scaled, channels, conv)
     a_scale, b_scale = scales
-    if isinstance(b_scale, np.ndarray) and isinstance(b_zero_point, np.ndarray):
-        b_scale, b_zero_point = np.broadcast_arrays(b_scale, b_zero_point)
+    b_scale, b_zero_point = np.broadcast_arrays(b_scale, b_zero_point)
     return _Dynamic([node.inputs[0], a_scale, a_zero_point, b, b_scale, b_zero_point, bias], attributes, end)
 
 
-def _operand_b(node: ir.Node) -> tuple[Operand, Operand] | None:
-    """The second operand (constants as int8) and its zero point; None where the kernels do not take it."""
-    b = node.inputs[1]
+def _weight(node: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
+    """The constant second operand as int8, and its zero point; None where one of them is computed."""
     given = node.inputs[3] if len(node.inputs) > 3 else None
-    held, zero_point = constant(b), constant(given)
-    if b is None:
-        return None
-    if held is None:
-        return (b, np.zeros((), np.uint8) if given is None else given) if b.dtype == _UINT8 else None
-    if given is not None and zero_point is None:
+    held, zero_point = constant(node.inputs[1]), constant(given)
+    if held is None or (given is not None and zero_point is None):
         return None
     if zero_point is None:
         zero_point = np.zeros((), held.dtype)
@@ -81,12 +72,8 @@ def _operand_b(node: ir.Node) -> tuple[Operand, Operand] | None:
     return (flip(held), flip(zero_point)) if held.dtype == np.uint8 else (held, zero_point)
 
 
-def _channels(shape: tuple[int, ...] | None, conv: bool) -> int:
-    return 0 if shape is None else shape[0 if conv else -1]
-
-
-def _factors(factor: ir.Value | None, channels: int) -> tuple[Operand, Operand] | WhyNot:
-    """The scales of both operands, whose product `factor` is: what is computed first, what is constant second."""
+def _factors(factor: ir.Value | None, channels: int) -> tuple[Operand, np.ndarray] | WhyNot:
+    """The scales of both operands, whose product `factor` is."""
     one = np.ones((), np.float32)
     held = _vector(factor, channels)
     if held is not None:
@@ -98,8 +85,6 @@ def _factors(factor: ir.Value | None, channels: int) -> tuple[Operand, Operand] 
             held = _vector(other, channels)
             if held is not None and computed is not None and _scalar(computed):
                 return computed, held
-        if x is not None and y is not None and _scalar(x) and _scalar(y):
-            return x, y
     if factor is not None and _scalar(factor):
         return factor, one
     return WhyNot("its scales are neither one number nor constants of the output channels")

@@ -46,7 +46,7 @@ def _match(node: ir.Node) -> _Quantized | WhyNot | None:
 
 def _match_float(node: ir.Node) -> _Quantized | WhyNot | None:
     found = _operands(node)
-    if not isinstance(found, _Product):
+    if not isinstance(found, _Product) or not isinstance(found.b, Weight):
         return None  # the rule before this one says why
     bias = float_bias(found.bias, _channels(node))
     return bias if isinstance(bias, WhyNot) else _Quantized(found, bias, None)
