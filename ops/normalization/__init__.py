@@ -1,1 +1,7 @@
-"""Ops."""
+"""Ops that scale values by what their neighbours are: softmax, and the norms of layers, rows and images."""
+
+from qrt.ops.normalization.image import ImageNorm
+from qrt.ops.normalization.rows import LayerNorm, LpNorm, RmsNorm
+from qrt.ops.normalization.softmax import Softmax
+
+__all__ = ["ImageNorm", "LayerNorm", "LpNorm", "RmsNorm", "Softmax"]

@@ -1,0 +1,177 @@
+"""Kernels of softmax and the norms. A row, or a block of columns, is read again while it is in the cache."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qrt.jit.lang import f32, fields, share
+from qrt.jit.lang import math as m
+from qrt.jit.lang.rows import row_max, row_sum, row_sum_abs, row_sum_squares
+from qrt.jit.lang.streams import read, write
+
+F = np.float32
+_ZERO, _ONE = F(0), F(1)
+_BLOCK = 64  # softmax.BLOCK
+
+
+def softmax_rows(log):  # type: ignore[no-untyped-def]
+    """Softmax along the last axis."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, y, n = f32(r.x), f32(r.y), r.n
+        lo, hi = share(r.outer, tid, nthreads)
+        for row in range(lo, hi):
+            at = row * n
+            most = row_max(x, at, n, _ZERO)
+            for i in range(at, at + n):
+                write(y, i, m.exp(read(x, i) - most))
+            total = row_sum(y, at, n, _ZERO)
+            # From here on y holds what was just written: plain loads, which `write` does not overtake.
+            if log:
+                total = m.log(total)
+                for i in range(at, at + n):
+                    write(y, i, read(x, i) - most - total)
+            else:
+                part = _ONE / total
+                for i in range(at, at + n):
+                    y[i] = y[i] * part
+
+    return kernel
+
+
+def softmax_columns(log):  # type: ignore[no-untyped-def]
+    """Softmax along an axis that is not the last one, _BLOCK columns at a time."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, y, n, inner = f32(r.x), f32(r.y), r.n, r.inner
+        most = f32(r.scratch + tid * 8 * _BLOCK)
+        total = f32(r.scratch + tid * 8 * _BLOCK + 4 * _BLOCK)
+        blocks = (inner + _BLOCK - 1) // _BLOCK
+        lo, hi = share(r.outer * blocks, tid, nthreads)
+        for unit in range(lo, hi):
+            first = unit % blocks * _BLOCK
+            count, at = min(_BLOCK, inner - first), unit // blocks * n * inner + first
+            for j in range(count):
+                most[j], total[j] = x[at + j], _ZERO
+            for row in range(n):
+                i = at + row * inner
+                for j in range(count):
+                    new, old = read(x, i + j), most[j]
+                    most[j] = old if old > new or old != old else new
+            for row in range(n):
+                i = at + row * inner
+                for j in range(count):
+                    e = m.exp(read(x, i + j) - read(most, j))
+                    write(y, i + j, e)
+                    total[j] = total[j] + e
+            for j in range(count):
+                total[j] = m.log(total[j]) if log else _ONE / total[j]
+            for row in range(n):
+                i = at + row * inner
+                if log:
+                    for j in range(count):
+                        write(y, i + j, read(x, i + j) - most[j] - total[j])
+                else:
+                    for j in range(count):
+                        write(y, i + j, y[i + j] * total[j])
+
+    return kernel
+
+
+def layer_norm(has_bias):  # type: ignore[no-untyped-def]
+    """Layer normalization of rows."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, scale, bias, y, n = f32(r.x), f32(r.scale), f32(r.bias), f32(r.y), r.n
+        lo, hi = share(r.rows, tid, nthreads)
+        for row in range(lo, hi):
+            at = row * n
+            mean = row_sum(x, at, n, _ZERO) / F(n)
+            factor = _ONE / m.sqrt(row_sum_squares(x, at, n, mean) / F(n) + r.epsilon)
+            for i in range(n):
+                value = (read(x, at + i) - mean) * factor * read(scale, i)
+                write(y, at + i, value + read(bias, i) if has_bias else value)
+
+    return kernel
+
+
+def rms_norm():  # type: ignore[no-untyped-def]
+    """Root mean square normalization of rows."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, scale, y, n = f32(r.x), f32(r.scale), f32(r.y), r.n
+        lo, hi = share(r.rows, tid, nthreads)
+        for row in range(lo, hi):
+            at = row * n
+            factor = _ONE / m.sqrt(row_sum_squares(x, at, n, _ZERO) / F(n) + r.epsilon)
+            for i in range(n):
+                write(y, at + i, read(x, at + i) * factor * read(scale, i))
+
+    return kernel
+
+
+def lp_norm(p):  # type: ignore[no-untyped-def]
+    """Rows over their norm."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, y, n = f32(r.x), f32(r.y), r.n
+        lo, hi = share(r.rows, tid, nthreads)
+        for row in range(lo, hi):
+            at = row * n
+            norm = row_sum_abs(x, at, n, _ZERO) if p == 1 else m.sqrt(row_sum_squares(x, at, n, _ZERO))
+            norm = _ONE if norm == _ZERO else norm
+            for i in range(at, at + n):
+                write(y, i, read(x, i) / norm)
+
+    return kernel
+
+
+def image_norm():  # type: ignore[no-untyped-def]
+    """Instance and group normalization, a block of channels at a time."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, scale, bias, y = f32(r.x), f32(r.scale), f32(r.bias), f32(r.y)
+        pixels, channels, group, block = r.pixels, r.channels, r.group, r.block
+        mean = f32(r.scratch + tid * 8 * block)
+        factor = f32(r.scratch + tid * 8 * block + 4 * block)
+        blocks = (channels + block - 1) // block
+        size = F(pixels * group)
+        lo, hi = share(r.images * blocks, tid, nthreads)
+        for unit in range(lo, hi):
+            first = unit % blocks * block
+            count, at = min(block, channels - first), unit // blocks * pixels * channels + first
+            for j in range(count):
+                mean[j], factor[j] = _ZERO, _ZERO
+            for pixel in range(pixels):
+                i = at + pixel * channels
+                for j in range(count):
+                    write(mean, j, mean[j] + read(x, i + j))
+            for k in range(count // group):
+                g, total = k * group, _ZERO
+                for j in range(g, g + group):
+                    total += mean[j]
+                for j in range(g, g + group):
+                    mean[j] = total / size
+            for pixel in range(pixels):
+                i = at + pixel * channels
+                for j in range(count):
+                    away = read(x, i + j) - read(mean, j)
+                    write(factor, j, factor[j] + away * away)
+            for k in range(count // group):
+                g, total = k * group, _ZERO
+                for j in range(g, g + group):
+                    total += factor[j]
+                for j in range(g, g + group):
+                    factor[j] = scale[first + j] / m.sqrt(total / size + r.epsilon)
+            for pixel in range(pixels):
+                i = at + pixel * channels
+                for j in range(count):
+                    write(y, i + j, (read(x, i + j) - read(mean, j)) * read(factor, j) + read(bias, first + j))
+
+    return kernel

@@ -1,0 +1,119 @@
+"""Norms of rows: the axes from one on, as one row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qrt.core.errors import ModelError, UnsupportedOp
+from qrt.jit import Kernel, record_dtype
+from qrt.ops.elementwise.walk import threads_for
+from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.reduction.reduce import extents
+
+__all__ = ["KERNELS", "LayerNorm", "LpNorm", "RmsNorm"]
+
+_RECORD = record_dtype(*((name, "i8") for name in ("x", "scale", "bias", "y", "rows", "n")), ("epsilon", "f4"))
+_LP_RECORD = record_dtype(*((name, "i8") for name in ("x", "y", "rows", "n")))
+_LAYER = {
+    bias: Kernel(f"layer_norm{'_bias' if bias else ''}_f32__generic", _RECORD, "qrt.ops.normalization.cpu:layer_norm", (bias,))
+    for bias in (False, True)
+}
+_RMS = Kernel("rms_norm_f32__generic", _RECORD, "qrt.ops.normalization.cpu:rms_norm")
+_LP = {p: Kernel(f"l{p}_norm_f32__generic", _LP_RECORD, "qrt.ops.normalization.cpu:lp_norm", (p,)) for p in (1, 2)}
+KERNELS: tuple[Kernel, ...] = (*_LAYER.values(), _RMS, *_LP.values())
+
+
+def _check(inputs: Sequence[Spec], axis: int) -> tuple[Spec, ...]:
+    x = inputs[0]
+    if any(v.dtype != np.float32 for v in inputs) or not 0 <= axis < len(x.shape):
+        raise UnsupportedOp(f"no kernel normalizes {[str(v.dtype) for v in inputs]} of shape {x.shape} from axis {axis}")
+    for v in inputs[1:]:
+        if v.shape != x.shape[axis:]:
+            raise ModelError(f"a scale or bias of shape {v.shape} does not fit rows of shape {x.shape[axis:]}")
+    return (x,)
+
+
+def _emit(steps: Steps, kernel: Kernel, inputs: Sequence[Operand], y: Operand, axis: int, epsilon: float) -> None:
+    x, scale, bias = inputs[0], inputs[1], inputs[-1]
+    rows, n, _ = extents(x.spec.shape, axis, len(x.spec.shape))
+    if y.spec.size:
+        vectors = {"x": x.ref, "scale": scale.ref, "bias": bias.ref, "y": y.ref}
+        steps.step(kernel, threads_for(2 * x.spec.nbytes), **vectors, rows=rows, n=n, epsilon=epsilon)
+
+
+@dataclass(frozen=True)
+class LayerNorm(Op):
+    """(x − mean) / sqrt(variance + epsilon) · scale + bias over the axes from `axis` on. Inputs: x, scale, bias (optional), float32."""
+
+    axis: int
+    epsilon: float
+
+    def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
+        return _check(inputs, self.axis)
+
+    def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        x, scale = inputs[:2]
+        axes = tuple(range(self.axis, x.ndim))
+        away = x - x.mean(axes, keepdims=True)
+        y = away / np.sqrt(np.square(away).mean(axes, keepdims=True) + np.float32(self.epsilon)) * scale
+        return (y + inputs[2] if len(inputs) > 2 else y,)
+
+    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        _emit(steps, _LAYER[len(inputs) > 2], inputs, outputs[0], self.axis, self.epsilon)
+
+    @property
+    def inplace(self) -> tuple[int, ...]:
+        return (0,)
+
+
+@dataclass(frozen=True)
+class RmsNorm(Op):
+    """x / sqrt(mean(x²) + epsilon) · scale over the axes from `axis` on. Inputs: x, scale, float32."""
+
+    axis: int
+    epsilon: float
+
+    def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
+        return _check(inputs, self.axis)
+
+    def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        x, scale = inputs
+        mean = np.square(x).mean(tuple(range(self.axis, x.ndim)), keepdims=True)
+        return (x / np.sqrt(mean + np.float32(self.epsilon)) * scale,)
+
+    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        _emit(steps, _RMS, inputs, outputs[0], self.axis, self.epsilon)
+
+    @property
+    def inplace(self) -> tuple[int, ...]:
+        return (0,)
+
+
+@dataclass(frozen=True)
+class LpNorm(Op):
+    """x over its norm along the last axis: Σ|x| (p = 1) or sqrt(Σx²) (p = 2). Where the norm is 0, y is 0; float32."""
+
+    p: int
+
+    def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
+        if self.p not in _LP:
+            raise UnsupportedOp(f"no kernel for the norm of order {self.p}")
+        return _check(inputs, len(inputs[0].shape) - 1)
+
+    def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        x = inputs[0]
+        norm = np.abs(x).sum(-1, keepdims=True) if self.p == 1 else np.sqrt(np.square(x).sum(-1, keepdims=True))
+        return (np.asarray(x / np.where(norm == 0, np.float32(1), norm)),)
+
+    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        x, y = inputs[0], outputs[0]
+        rows, n, _ = extents(x.spec.shape, len(x.spec.shape) - 1, len(x.spec.shape))
+        if y.spec.size:
+            steps.step(_LP[self.p], threads_for(2 * x.spec.nbytes), x=x.ref, y=y.ref, rows=rows, n=n)
+
+    @property
+    def inplace(self) -> tuple[int, ...]:
+        return (0,)

@@ -1,0 +1,66 @@
+"""Softmax and its logarithm along one axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qrt.core.errors import UnsupportedOp
+from qrt.jit import Kernel, record_dtype
+from qrt.ops.elementwise.walk import threads_for
+from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.reduction.reduce import extents
+
+__all__ = ["KERNELS", "Softmax"]
+
+# Columns that a thread works on at a time where the axis is not the last one.
+BLOCK = 64
+
+_RECORD = record_dtype(*((name, "i8") for name in ("x", "y", "outer", "n", "inner", "scratch")))
+_KERNELS = {
+    (shape, log): Kernel(
+        f"{'log_' if log else ''}softmax_{shape}_f32__generic", _RECORD, f"qrt.ops.normalization.cpu:softmax_{shape}", (log,)
+    )
+    for shape in ("rows", "columns")
+    for log in (False, True)
+}
+KERNELS: tuple[Kernel, ...] = tuple(_KERNELS.values())
+
+
+@dataclass(frozen=True)
+class Softmax(Op):
+    """exp(x − max) / Σ exp(x − max) along `axis`, or its logarithm x − max − log Σ exp(x − max); float32."""
+
+    axis: int
+    log: bool = False
+
+    def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
+        x = inputs[0]
+        if x.dtype != np.float32 or not 0 <= self.axis < len(x.shape):
+            raise UnsupportedOp(f"no kernel computes the softmax of {x.dtype}{x.shape} along axis {self.axis}")
+        return (x,)
+
+    def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        x = inputs[0]
+        if x.size == 0:
+            return (x.copy(),)
+        with np.errstate(all="ignore"):
+            x = x - x.max(self.axis, keepdims=True)
+            e = np.exp(x)
+            total = e.sum(self.axis, keepdims=True)
+            return (x - np.log(total) if self.log else e / total,)
+
+    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        x, y = inputs[0], outputs[0]
+        if y.spec.size == 0:
+            return
+        outer, n, inner = extents(x.spec.shape, self.axis, self.axis + 1)
+        kernel = _KERNELS["rows" if inner == 1 else "columns", self.log]
+        scratch = steps.scratch(8 * BLOCK * steps.threads)
+        steps.step(kernel, threads_for(4 * x.spec.nbytes), x=x.ref, y=y.ref, outer=outer, n=n, inner=inner, scratch=scratch)
+
+    @property
+    def inplace(self) -> tuple[int, ...]:
+        return () if self.log else (0,)
