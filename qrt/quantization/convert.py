@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from qrt.core.dtypes import qint8, qint32, quint8
+from qrt.core.dtypes import qint8, quint8
 from qrt.core.errors import QuantizationError
 from qrt.core.numerics import quantize
 from qrt.core.qparams import QParams
 from qrt.graph import Model, attr_int, constant, ir, is_op, new_initializer, unique_name
+from qrt.graph.rules.bias import bias_qparams
 from qrt.observers import MinMaxObserver, Observer, PerChannelMinMaxObserver
 from qrt.quantization.placement import RULES, Placement, Site
 from qrt.quantization.qconfig import QConfig, default_weight_observer
@@ -29,7 +30,7 @@ def convert(model: Model, placement: Placement, qparams: Mapping[Site, QParams])
         source = node.inputs[0]
         if source is not None and node.inputs[1] is not None and constant(node.inputs[1]) is not None:
             writer.weight(node, qconfig, found[source])
-    for node, index, _ in placement.operands:
+    for node, index in placement.operands:
         writer.operand(node, index)
     for value, params in found.items():
         writer.activation(value, params)
@@ -115,9 +116,7 @@ class _Writer:
             params = _room_for_bias(params, bias, x)
         node.replace_input_with(1, self._constant(value.name or "weight", held, params, node))
         if bias is not None and given is not None:
-            scale = x.scale * params.scale
-            wanted = QParams(scale, np.zeros(scale.shape, np.int32), qint32, None if scale.ndim == 0 else 0)
-            node.replace_input_with(2, self._constant(given.name or "bias", bias, wanted, node))
+            node.replace_input_with(2, self._constant(given.name or "bias", bias, bias_qparams(x, params), node))
 
     def operand(self, node: ir.Node, index: int) -> None:
         """A constant operand of a sum, product or concatenation as uint8 codes."""

@@ -110,7 +110,7 @@ class Placement:
 
     sites: dict[ir.Value, Site] = field(default_factory=dict)
     products: dict[ir.Node, QConfig] = field(default_factory=dict)
-    operands: list[tuple[ir.Node, int, QConfig]] = field(default_factory=list)
+    operands: list[tuple[ir.Node, int]] = field(default_factory=list)
 
 
 def excluded_nodes(model: Model, exclude: Iterable[str]) -> set[str]:
@@ -248,10 +248,9 @@ class _Placer:
         self._result(node, rule.qparams)
 
     def _operands(self, node: ir.Node, rule: OpRule) -> None:
-        qconfig = self._qconfig(node)
         for index, value in enumerate(node.inputs):
-            if not rule.inputs and constant(value) is not None and qconfig is not None:
-                self.placement.operands.append((node, index, qconfig))
+            if not rule.inputs and constant(value) is not None:
+                self.placement.operands.append((node, index))
 
     # -- curves -------------------------------------------------------------------------------------------------------------
     def _is_curve(self, node: ir.Node) -> bool:
