@@ -162,9 +162,10 @@ def _mean_of_codes(low: Lowering, node: ir.Node) -> None:
         runs = [(len(shape) - len(axes), len(shape))]
     (first, last), physical = runs[0], [shape[axis] for axis in perm]
     outer, n, inner = (int(np.prod(part, dtype=np.int64)) for part in (physical[:first], physical[first:last], physical[last:]))
-    qparams = [scalar(low, required(node, 1), "scale"), zero_point(low, required(node, 2))]
-    qparams += [scalar(low, required(node, 3), "scale"), zero_point(low, required(node, 4))]
-    op = QAveragePool(Window((n,), (1,), (1,), (0, 0)), None, *qparams, attr_int(node, "qmin", 0), attr_int(node, "qmax", 255))
+    x_scale, y_scale = (scalar(low, required(node, k), "scale") for k in (1, 3))
+    x_zero, y_zero = (zero_point(low, required(node, k)) for k in (2, 4))
+    bounds = attr_int(node, "qmin", 0), attr_int(node, "qmax", 255)
+    op = QAveragePool(Window((n,), (1,), (1,), (0, 0)), None, x_scale, x_zero, y_scale, y_zero, *bounds)
     y = low.call(op, low.call(View((outer, n, inner)), [low.get(x, perm)]))[0]
     y = low.call(View(tuple(1 if axis in axes else shape[axis] for axis in perm)), [y])[0]
     _bind(low, node, Tensor(y, perm), axes)
