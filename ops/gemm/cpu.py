@@ -8,15 +8,17 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from qrt.jit.lang import fields, share
 from qrt.jit.lanes import LANES
+from qrt.jit.lang import fields, share
 from qrt.jit.lang.simd import F32, I8, I32, I64, Simd
 
 
 class Micro:
     """Builds one tile: accumulate over taps and K, then the epilogue."""
 
-    def __init__(self, s: Simd, rows: int, vectors: int, addressing: str, epilogue: str, values: dict[str, Any], quads: bool = False) -> None:
+    def __init__(
+        self, s: Simd, rows: int, vectors: int, addressing: str, epilogue: str, values: dict[str, Any], quads: bool = False
+    ) -> None:
         self.s, self.b, self.quads = s, s.b, quads
         self.rows, self.vectors, self.addressing, self.epilogue = rows, vectors, addressing, epilogue
         self.v = values
@@ -121,7 +123,7 @@ class Micro:
         s, b, v = self.s, self.b, self.v
         codes, mask = ir.VectorType(I8, 64), s.mask_bytes(v["columns"]) if masked else None
         adds = self.epilogue == "u8add"
-        zero_point = I32(0) if adds else v["y_zero_point"]
+        zero_point = v["y_zero_point"]
         low, high = (b.add(b.fptosi(v[name], I32), zero_point) for name in ("lo", "hi"))
         scales = [self._column("scale", j, s.f32) for j in range(4)]
         for i in range(self.rows):
@@ -142,9 +144,10 @@ class Micro:
 
     def _sum(self, product: Any, r: Any) -> Any:
         """`u8add` before its last bounds: the product rounded to its own codes, plus the residual's codes `r`."""
-        s, v = self.s, self.v
+        s, b, v = self.s, self.b, self.v
         c_lo, c_hi, c_ratio, r_ratio, c_zero_point, offset = (s.splat(v[name]) for name in _FLOATS[2:])
-        c = self.b.fadd(s.to_float(s.round(s.clamp(product, c_lo, c_hi))), c_zero_point)
+        c = b.fadd(s.to_float(s.round(s.clamp(product, c_lo, c_hi))), c_zero_point)
+        r = b.fsub(r, s.splat(b.sitofp(v["y_zero_point"], F32)))
         return s.fma_code(s.fma_code(offset, r, r_ratio), c, c_ratio)
 
     # Each epilogue loads what its column needs and gives the function (accumulator, offset in y, mask) → what is stored.
@@ -165,10 +168,11 @@ class Micro:
     def _u8add(self, j: int) -> Any:
         s, b, v = self.s, self.b, self.v
         scale, lo, hi = self._column("scale", j, s.f32), s.splat(v["lo"]), s.splat(v["hi"])
+        zero_point = s.splat(v["y_zero_point"])
 
         def finish(acc: Any, at: Any, mask: Any) -> Any:
             r = s.to_float(s.widen_u8(self._residual(at, mask, I8)))
-            return s.narrow_u8(s.round(s.clamp(self._sum(b.fmul(s.to_float(acc), scale), r), lo, hi)))
+            return s.narrow_u8(b.add(s.round(s.clamp(self._sum(b.fmul(s.to_float(acc), scale), r), lo, hi)), zero_point))
 
         return finish
 

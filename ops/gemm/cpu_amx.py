@@ -172,7 +172,7 @@ class _Pair(Micro):
         s, b, v = self.s, self.b, self.v
         mask = b.bitcast(b.trunc(b.sub(b.shl(I64(1), v["columns"]), I64(1)), I32), ir.VectorType(ir.IntType(1), 32)) if masked else None
         adds = self.epilogue == "u8add"
-        zero_point = I32(0) if adds else v["y_zero_point"]
+        zero_point = v["y_zero_point"]
         low, high = (b.add(b.fptosi(v[name], I32), zero_point) for name in ("lo", "hi"))
         products = [b.fmul(s.to_float(a), self._column("scale", i % 2, s.f32)) for i, a in enumerate(acc)]
         if adds:

@@ -130,7 +130,8 @@ class CodesAdd(Epilogue):
     """uint8 codes of a sum: `conv` rounds the product to its own codes, then the residual's codes are added.
 
     y = clamp(rint(fma(c, c_ratio, fma(r, r_ratio, k)))), with c_ratio = f32(c_scale / y_scale), r_ratio = f32(r_scale / y_scale)
-    and k = zero_point − fma(c_zero_point, c_ratio, r_zero_point · r_ratio): see docs/architecture.md.
+    and k = zero_point − fma(c_zero_point, c_ratio, r_zero_point · r_ratio): see docs/architecture.md. `signed`: the codes stand for
+    int8; 128 is taken from every code and zero point before, and added to the result.
     """
 
     conv: Codes
@@ -140,6 +141,7 @@ class CodesAdd(Epilogue):
     zero_point: int
     qmin: int = 0
     qmax: int = 255
+    signed: bool = False
     name = "u8add"
     integer = True
     extra = 1
@@ -151,22 +153,27 @@ class CodesAdd(Epilogue):
         return self.conv.steps_fit and max(self.c_ratio, self.r_ratio) < 2**16
 
     def reference(self, acc: Array, bias: Array | None, extra: Sequence[Array], column_sums: Array) -> Array:
-        c = self.conv.reference(acc, bias, (), column_sums).astype(F32)
-        steps = _fma(c, self.c_ratio, _fma(extra[0], self.r_ratio, self._offset()))
-        return round_clamp(steps, np.zeros((), np.int32), self.qmin, self.qmax).astype(np.uint8)
+        c = self.conv.reference(acc, bias, (), column_sums).astype(F32) - F32(self._base)
+        steps = _fma(c, self.c_ratio, _fma(extra[0].astype(F32) - F32(self._base), self.r_ratio, self._offset()))
+        return round_clamp(steps, np.array(self._base, np.int32), self.qmin, self.qmax).astype(np.uint8)
+
+    @property
+    def _base(self) -> int:
+        return 128 if self.signed else 0
 
     def _offset(self) -> Array:
         """k."""
-        moved = _fma(F32(self.conv.zero_point), self.c_ratio, F32(self.r_zero_point) * F32(self.r_ratio))
-        return np.asarray(F32(self.zero_point) - moved)
+        c, r, y = (F32(point - self._base) for point in (self.conv.zero_point, self.r_zero_point, self.zero_point))
+        return np.asarray(y - _fma(c, self.c_ratio, r * F32(self.r_ratio)))
 
     def fields(self, extra: Sequence[Operand], pad: Padder) -> dict[str, int | float | Ref]:
         c_lo, c_hi = _code_bounds(self.conv.zero_point, self.conv.qmin, self.conv.qmax)
-        bounds = {"lo": float(self.qmin), "hi": float(self.qmax), "c_lo": c_lo, "c_hi": c_hi}
+        lo, hi = _code_bounds(self._base, self.qmin, self.qmax)
+        bounds = {"lo": lo, "hi": hi, "c_lo": c_lo, "c_hi": c_hi, "y_zero_point": self._base}
         sums = {
             "c_ratio": self.c_ratio,
             "r_ratio": self.r_ratio,
-            "c_zero_point": float(self.conv.zero_point),
+            "c_zero_point": float(self.conv.zero_point - self._base),
             "sum_offset": float(self._offset()),
         }
         return bounds | sums | {"scale": pad(self.conv.multiplier, "scale", self.conv.multiplier), "r": extra[0].ref}

@@ -42,21 +42,22 @@ RECORD = record_dtype(
     ("n", "i8"),  # columns of one group
     ("taps", "i8"),
     ("k4", "i8"),
-    ("lo", "f4"),  # bounds: of the float result, of the code less its zero point, or of the code that is a sum
+    ("lo", "f4"),  # bounds: of the float result, or of the code less y_zero_point
     ("hi", "f4"),
-    ("y_zero_point", "i4"),
+    ("y_zero_point", "i4"),  # in `u8add`: what is taken from each code first (128 for codes that stand for int8)
     ("c_lo", "f4"),  # the same for the convolution's own output in `u8add`
     ("c_hi", "f4"),
     ("c_ratio", "f4"),  # c_scale / y_scale
     ("r_ratio", "f4"),  # r_scale / y_scale
-    ("c_zero_point", "f4"),
-    ("sum_offset", "f4"),  # y_zero_point − fma(c_zero_point, c_ratio, r_zero_point · r_ratio)
+    ("c_zero_point", "f4"),  # less that too
+    ("sum_offset", "f4"),
 )
 
 # What becomes of an accumulator. The first word is its type.
 EPILOGUES: dict[str, str] = {
     "u8": "int: clamp(rint(acc · scale[n])) + y_zero_point as uint8",
-    "u8add": "int: c = clamp(rint(acc · scale[n])) + c_zero_point; clamp(rint(fma(c, c_ratio, fma(r, r_ratio, sum_offset)))) as uint8",
+    "u8add": "int: c = clamp(rint(acc · scale[n])) + c_zero_point, r' = r − y_zero_point; "
+    "clamp(rint(fma(c, c_ratio, fma(r', r_ratio, sum_offset)))) + y_zero_point as uint8",
     "s32": "int: acc as int32",
     "f32d": "int: float32(acc − a_zero_point · column_sums[n]) · (a_scale · scale[n]) + bias[n] as float32",
     "f32": "float: clamp(acc) as float32",

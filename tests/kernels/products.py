@@ -13,7 +13,9 @@ from qrt.ops.op import Array
 
 RNG = np.random.default_rng(0)
 
-TILES_HERE: list[tuple[Target, Tile]] = [(target, tile) for target in TARGETS_HERE for tile in TILES[target.isa]]
+# Those of the targets that have vector kernels of their own.
+VECTOR_TARGETS = [target for target in TARGETS_HERE if target.isa in TILES]
+TILES_HERE: list[tuple[Target, Tile]] = [(target, tile) for target in VECTOR_TARGETS for tile in TILES[target.isa]]
 BY_TILE = pytest.mark.parametrize(("target", "tile"), TILES_HERE, ids=lambda v: v.isa if isinstance(v, Target) else f"{v.rows}x{v.vectors}")
 
 
@@ -49,9 +51,9 @@ def to_codes(columns: int, reach: int, low: int = 3, high: int = 250) -> Codes:
     return Codes((RNG.random(columns) * 2e-2 / np.sqrt(reach) + 1e-5).astype(np.float32), 120, low, high)
 
 
-def added(columns: int, reach: int) -> CodesAdd:
+def added(columns: int, reach: int, signed: bool = False) -> CodesAdd:
     """Codes plus a residual, with ratios that make ties."""
-    return CodesAdd(to_codes(columns, reach, 0, 255), 0.5, 0.25, 100, 131, 0, 255)
+    return CodesAdd(to_codes(columns, reach, 0, 255), 0.5, 0.25, 100, 131, 5, 250, signed)
 
 
 def dynamic(columns: int) -> DynamicFloat:
@@ -71,7 +73,7 @@ def extra(epilogue: Epilogue, *y: int) -> list[Array]:
 
 
 def integer_epilogues(columns: int, reach: int) -> list[Epilogue]:
-    return [to_codes(columns, reach), added(columns, reach), Int32(), dynamic(columns)]
+    return [to_codes(columns, reach), added(columns, reach), added(columns, reach, signed=True), Int32(), dynamic(columns)]
 
 
 def float_epilogues() -> list[Epilogue]:

@@ -18,6 +18,8 @@ from kernels.check import TARGETS_HERE, check, program_of
 from kernels.native import guarded
 from kernels.products import (
     BY_TILE,
+    RNG,
+    VECTOR_TARGETS,
     added,
     codes,
     dynamic,
@@ -33,11 +35,12 @@ from kernels.products import (
 
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.core.target import TARGETS, Target
+from qrt.jit.lanes import LANES
 from qrt.ops.conv import Conv, Window
-from qrt.ops.gemm import BatchedMatMul, Codes, Dense, DynamicFloat, Epilogue, Float, Int32, Weights
+from qrt.ops.gemm import BatchedMatMul, Codes, CodesAdd, Dense, DynamicFloat, Epilogue, Float, Int32, Weights, amx
 from qrt.ops.gemm.batched import _merge
-from qrt.ops.gemm.product import int8_parts
-from qrt.ops.gemm.table import EPILOGUES, KERNELS, LANES, TILES, Tile, choose_tile, kernel_for
+from qrt.ops.gemm.product import Product, int8_parts
+from qrt.ops.gemm.table import EPILOGUES, KERNELS, TILES, Tile, choose_tile, kernel_for
 from qrt.ops.op import Spec
 from qrt.runtime.plan import Packs, build
 
@@ -82,7 +85,7 @@ def test_every_tile_at_its_edges(target: Target, tile: Tile, monkeypatch: pytest
         check(Conv(window(), weights(1, 2, k, n), to_codes(n, 2 * k), 9), [image], targets=[target])
 
 
-@pytest.mark.parametrize("target", TARGETS_HERE, ids=lambda t: t.isa)
+@pytest.mark.parametrize("target", VECTOR_TARGETS, ids=lambda t: t.isa)
 @pytest.mark.parametrize("indirect", [False, True])
 def test_every_epilogue(target: Target, indirect: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     tile = TILES[target.isa][0]
@@ -142,6 +145,18 @@ def test_codes_round_half_to_even_and_saturate() -> None:
     np.testing.assert_array_equal(found[:, 0], np.clip(np.arange(256) * 3 + 10, 20, 200))
 
 
+@pytest.mark.parametrize("multiplier", [1e-9, 0.9999999, 1.0, 1e6])
+def test_sums_far_beyond_the_codes_saturate(multiplier: float) -> None:
+    # Steps beyond 16 and 32 bits, on vector tiles of every width and on tile registers.
+    m, n, k = 33, 70, 64
+    w = weights(1, 1, k, n)
+    bias = RNG.integers(-(2**31), 2**31, n).astype(np.int32)
+    for zero_point in (0, 255):
+        epilogue = Codes(np.full(n, multiplier, np.float32), zero_point, 1, 254)
+        check(Dense(Weights(w.w, None, bias), epilogue, 128), [codes(m, k)])
+        check(Dense(Weights(w.w, None, bias), CodesAdd(epilogue, 300.0, 7.0, 9, 77), 128), [codes(m, k), codes(m, n)])
+
+
 @pytest.mark.parametrize("target", TARGETS_HERE, ids=lambda t: t.isa)
 def test_not_a_number_passes_through_floats_and_bounds(target: Target) -> None:
     x = floats(5, 7)
@@ -157,9 +172,8 @@ def test_not_a_number_passes_through_floats_and_bounds(target: Target) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS_HERE, ids=lambda t: t.isa)
-@pytest.mark.parametrize("k", [1, 3, 5, 64])
-def test_nothing_is_read_past_the_callers_arrays(target: Target, k: int) -> None:
-    m, n = 7, 19
+@pytest.mark.parametrize(("m", "n", "k"), [(7, 19, 1), (7, 19, 3), (7, 64, 5), (7, 19, 64), (33, 33, 50), (32, 24, 64), (17, 70, 129)])
+def test_nothing_is_read_past_the_callers_arrays(target: Target, m: int, n: int, k: int) -> None:
     residual: Epilogue
     for residual in (added(n, k), Float(residual=True)):
         integer = residual.integer
@@ -201,6 +215,33 @@ def test_asymmetric_weights_are_sums_of_int8(values: list[int]) -> None:
     parts = int8_parts(np.array(values))
     assert len(parts) <= 3
     np.testing.assert_array_equal(sum(part.astype(np.int64) for part in parts), values)
+
+
+# -- tile registers -------------------------------------------------------------------------------------------------------
+AMX = [target for target in TARGETS_HERE if target.isa == "amx"]
+
+
+@pytest.mark.skipif(not AMX, reason="this machine has no AMX")
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(16, 24, 48), (31, 33, 64), (32, 32, 65), (33, 31, 63), (65, 70, 130), (70, 40, 9000), (2100, 24, 256)]
+)
+def test_tile_registers_at_their_edges(m: int, n: int, k: int) -> None:
+    assert amx.suits(AMX[0], Product(m, n, k, Int32()))
+    for asymmetric, epilogue in itertools.product((False, True), integer_epilogues(n, k)):
+        w = weights(1, 1, k, n, asymmetric, bias=epilogue.name != "f32d")
+        check(Dense(w, epilogue, 0 if epilogue.name == "f32d" else 13), [codes(m, k), *extra(epilogue, m, n)], targets=AMX)
+
+
+@pytest.mark.skipif(not AMX, reason="this machine has no AMX")
+@pytest.mark.parametrize("channels", [48, 50, 64])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_tile_registers_through_a_window(channels: int, stride: int) -> None:
+    look = Window((3, 3), (stride,) * 2, (1, 1), (1, 1, 1, 1))
+    for asymmetric, epilogue in itertools.product((False, True), integer_epilogues(40, 9 * channels)):
+        y = (2, *look.out_space((9, 11)), 40)
+        w = weights(1, 9, channels, 40, asymmetric, bias=epilogue.name != "f32d")
+        op = Conv(look, w, epilogue, 0 if epilogue.name == "f32d" else 200)
+        check(op, [codes(2, 9, 11, channels), *extra(epilogue, *y)], targets=AMX)
 
 
 # -- two computed operands ------------------------------------------------------------------------------------------------

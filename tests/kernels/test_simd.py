@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernels.check import TARGETS_HERE
 from kernels.native import call, guarded
+from kernels.products import VECTOR_TARGETS
 from llvmlite import ir
 
 from qrt.core.target import TARGETS, Target
@@ -22,7 +22,7 @@ RECORD = record_dtype(("a", "i8"), ("b", "i8"), ("c", "i8"), ("y", "i8"), ("n", 
 RNG = np.random.default_rng(0)
 N = 1 << 12  # a multiple of every vector
 INT = np.iinfo(np.int32)
-BY_ISA = pytest.mark.parametrize("target", TARGETS_HERE, ids=lambda t: t.isa)
+BY_ISA = pytest.mark.parametrize("target", VECTOR_TARGETS, ids=lambda t: t.isa)
 
 
 def method(name: str, operands: str, result: str, isa: str) -> Kernel:
