@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships without stubs
 
-from qrt.core.errors import ModelError, QrtError, UnsupportedOp
+from qrt.core.errors import InvalidInput, ModelError, QrtError, UnsupportedOp
 from qrt.graph import Model, all_graphs, ir
 from qrt.graph.passes.infer_shapes import infer_shapes
 from qrt.graph.passes.inline_functions import inline_functions
@@ -28,7 +28,7 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Mo
 
     Nodes come in order, calls of the file's own functions are written out, and shapes are inferred as far as they can be.
     A Model comes back as it is. Initializers listed among the inputs (IR version 3) are constants, not inputs.
-    Raises ModelError for what cannot be read or is not a sound model, UnsupportedOp for what qrt cannot run.
+    Raises ModelError for what cannot be read or is not a sound model, UnsupportedOp for what qrt cannot run, InvalidInput for another type.
     """
     if isinstance(source, Model):
         return source
@@ -40,6 +40,8 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Mo
     elif isinstance(source, bytes):
         where = "<bytes>"
         proto = _parse(source, where)
+    elif not isinstance(source, str | os.PathLike):
+        raise InvalidInput(f"a model is given as a path, as bytes or as an onnx.ModelProto, not as a {type(source).__name__}")
     else:
         # First of all: what a relative path means must not change while the file is read.
         path = Path(os.path.abspath(source))

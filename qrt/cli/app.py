@@ -58,7 +58,9 @@ def run(arguments: Sequence[str]) -> int:
     state = {"debug": False}
     warnings.showwarning = lambda message, *where, **more: _complain(f"warning: {message}")
     try:
-        return int(app(list(arguments), standalone_mode=False, obj=state) or 0)
+        status = int(app(list(arguments), standalone_mode=False, obj=state) or 0)
+        sys.stdout.flush()
+        return status
     except (KeyboardInterrupt, typer.Abort):
         _complain("stopped")
         return 130

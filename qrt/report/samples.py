@@ -17,11 +17,9 @@ __all__ = ["Samples", "read_arrays"]
 def read_arrays(path: Path) -> dict[str, Array]:
     """The arrays of an .npz file by name, or the one of an .npy file under the name "". Nothing is unpickled. Raises InvalidInput."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"": loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            return {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except Exception as error:  # a damaged archive raises from zipfile, zlib and numpy alike
         what = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InvalidInput(
@@ -53,9 +51,7 @@ class Samples:
             array, shape = arrays[info.name], info.shape
             rank = array.ndim - 1 if shape is None else len(shape)
             if array.ndim not in (rank, rank + 1) or array.ndim == 0:
-                raise InvalidInput(
-                    f"{path}: {info.name!r} has shape {array.shape}: samples of rank {rank}, stacked along the first axis, are wanted"
-                )
+                raise InvalidInput(f"{path}: {info.name!r} has shape {array.shape}: stack samples of rank {rank} along the first axis")
             lead = shape[0] if shape else 1
             self._steps[info.name] = 0 if array.ndim > rank else lead if isinstance(lead, int) and lead > 0 else 1
             counts.add(len(array) // (self._steps[info.name] or 1))
