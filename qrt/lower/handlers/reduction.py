@@ -141,10 +141,11 @@ def _cumsum(low: Lowering, node: ir.Node) -> None:
 def _global_pool(kind: str) -> Handler:
     def handler(low: Lowering, node: ir.Node) -> None:
         x = required(node)
-        rank = len(low.shape(x))
+        rank, perm = len(low.shape(x)), low.perm(x)
         if low.dtype(x) != np.float32 or rank < 3 or 0 in low.shape(x)[2:]:
             raise NotNative(f"{node.op_type} has no kernel for {low.dtype(x)}{low.shape(x)}")
-        low.bind_image(node.outputs[0], low.call(Reduce(kind, 1, rank - 1), [low.image(x)])[0])
+        y = _fold(low, kind, low.get(x, perm), [perm.index(axis) for axis in range(2, rank)])
+        low.bind(node.outputs[0], y, perm)
 
     return handler
 
