@@ -120,28 +120,29 @@ def binary(name, source, result):  # type: ignore[no-untyped-def]
 
 def where(element):  # type: ignore[no-untyped-def]
     """y = a where c, else b, along a walk of three operands; elements move as unsigned integers."""
-    pc, pa = POINTERS["bool"], POINTERS[element]
+    pc, pa, number = POINTERS["bool"], POINTERS[element], getattr(np, element)
+
+    @device
+    def pick(c, left, right):  # type: ignore[no-untyped-def]
+        # A mask and no choice: choices become branches that the data mispredict.
+        return number(right ^ ((left ^ right) & number(-np.int64(c != 0))))
 
     @device
     def span(c, ct, sc, a, at, sa, b, bt, sb, y, to, n):  # type: ignore[no-untyped-def]
         if sc == 1 and sa == 1 and sb == 1:
             for i in range(n):
-                left, right = read(a, at + i), read(b, bt + i)
-                write(y, to + i, left if read(c, ct + i) != 0 else right)
+                write(y, to + i, pick(read(c, ct + i), read(a, at + i), read(b, bt + i)))
         elif sc == 1 and sa == 1 and sb == 0:
             right = read(b, bt)
             for i in range(n):
-                left = read(a, at + i)
-                write(y, to + i, left if read(c, ct + i) != 0 else right)
+                write(y, to + i, pick(read(c, ct + i), read(a, at + i), right))
         elif sc == 1 and sa == 0 and sb == 1:
             left = read(a, at)
             for i in range(n):
-                right = read(b, bt + i)
-                write(y, to + i, left if read(c, ct + i) != 0 else right)
+                write(y, to + i, pick(read(c, ct + i), left, read(b, bt + i)))
         else:
             for i in range(n):
-                left, right = read(a, at + i * sa), read(b, bt + i * sb)
-                write(y, to + i, left if read(c, ct + i * sc) != 0 else right)
+                write(y, to + i, pick(read(c, ct + i * sc), read(a, at + i * sa), read(b, bt + i * sb)))
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
