@@ -92,7 +92,15 @@ def _inverted_residuals(net: _Net, x: str, channels: int, stages: tuple[tuple[in
 def mobilenet_v2() -> onnx.ModelProto:
     """MobileNetV2 1.0, 224², BatchNorm folded, 3.5 M parameters, 0.3 G MACs."""
     net = _Net()
-    stages = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 32, 3, 2, 3), (6, 64, 4, 2, 3), (6, 96, 3, 1, 3), (6, 160, 3, 2, 3), (6, 320, 1, 1, 3))
+    stages = (
+        (1, 16, 1, 1, 3),
+        (6, 24, 2, 2, 3),
+        (6, 32, 3, 2, 3),
+        (6, 64, 4, 2, 3),
+        (6, 96, 3, 1, 3),
+        (6, 160, 3, 2, 3),
+        (6, 320, 1, 1, 3),
+    )
     x, channels = _inverted_residuals(net, net.conv("x", 3, 32, 3, 2, activation="relu6"), 32, stages)
     return net.model("mobilenet_v2", net.head(net.conv(x, channels, 1280, 1, activation="relu6"), 1280))
 
@@ -100,7 +108,15 @@ def mobilenet_v2() -> onnx.ModelProto:
 def efficientnet_lite0() -> onnx.ModelProto:
     """EfficientNet-Lite0, 224² (no squeeze-and-excite, ReLU6), BatchNorm folded, 4.7 M parameters, 0.4 G MACs."""
     net = _Net()
-    stages = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3))
+    stages = (
+        (1, 16, 1, 1, 3),
+        (6, 24, 2, 2, 3),
+        (6, 40, 2, 2, 5),
+        (6, 80, 3, 2, 3),
+        (6, 112, 3, 1, 5),
+        (6, 192, 4, 2, 5),
+        (6, 320, 1, 1, 3),
+    )
     x, channels = _inverted_residuals(net, net.conv("x", 3, 32, 3, 2, activation="relu6"), 32, stages)
     return net.model("efficientnet_lite0", net.head(net.conv(x, channels, 1280, 1, activation="relu6"), 1280))
 

@@ -24,8 +24,8 @@ K_STEP = 64
 # Half of a small L2 cache: a block's rows stay there while all columns pass.
 PANEL_BYTES = 1 << 18
 
-# The product's record, with: `k`: bytes of a row and tap; `panel`, `acc`: scratch of each thread; `block_rows`: rows that share a panel; `column_shares`: into how
-# many parts the columns are cut; `in_place`: 1 if rows are read where they lie.
+# The product's record, with: `k`: bytes of a row and tap; `panel`, `acc`: scratch of each thread; `block_rows`: rows that share a
+# panel; `column_shares`: into how many parts the columns are cut; `in_place`: 1 if rows are read where they lie.
 RECORD = record_dtype(
     *((name, GEMM_RECORD[name].str[1:]) for name in GEMM_RECORD.names or ()),
     *((name, "i8") for name in ("k", "panel", "panel_bytes", "acc", "block_rows", "column_shares", "in_place")),

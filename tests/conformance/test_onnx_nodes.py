@@ -1,7 +1,7 @@
 """ONNX's own backend tests, for every operator that has a kernel here: the outputs that the standard gives.
 
 What a node test asks for that has no kernel (a dtype, a mode) runs through onnx.reference, so it passes too; what neither can run must
-raise an UnsupportedOp. `EXCEPTIONS` names the cases that do neither, and why.
+raise an UnsupportedOp.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from qrt.loaders import load
 from qrt.lower import Executable
 from qrt.lower.handlers import HANDLERS
 
-EXCEPTIONS: dict[str, str] = {}
+# What the loader takes.
+OLDEST_OPSET = 7
 
 
 def _cases() -> list[Any]:
@@ -30,7 +31,8 @@ def _cases() -> list[Any]:
 
         cases = load_model_tests(kind="node")
     native = {op_type for domain, op_type in HANDLERS if domain == ""}
-    return [case for case in cases if len(case.model.graph.node) == 1 and case.model.graph.node[0].op_type in native]
+    single = [case for case in cases if len(case.model.graph.node) == 1 and case.model.graph.node[0].op_type in native]
+    return [case for case in single if min(opset.version for opset in case.model.opset_import) >= OLDEST_OPSET]
 
 
 CASES = _cases()
@@ -38,8 +40,6 @@ CASES = _cases()
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
 def test_node(case: Any) -> None:
-    if case.name in EXCEPTIONS:
-        pytest.skip(EXCEPTIONS[case.name])
     for inputs, outputs in case.data_sets:
         if not all(isinstance(array, np.ndarray | np.generic) for array in (*inputs, *outputs)):
             pytest.skip("the case's data are not arrays")

@@ -126,7 +126,9 @@ def test_magika_reproduces_every_reference() -> None:
         best = int(scores[0].argmax())
         assert labels[best] == case.label
         assert float(scores[0, best]) == pytest.approx(case.score, abs=1e-4)
-    right = [labels[int(session.run(None, {name: magika_features(content)[None]})[0].argmax())] == label for content, label in magika_files()]
+    right = [
+        labels[int(session.run(None, {name: magika_features(content)[None]})[0].argmax())] == label for content, label in magika_files()
+    ]
     assert len(cases) == 129
     assert right.count(True) == len(right) == 76
 

