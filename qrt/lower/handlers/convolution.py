@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from qrt.graph import attr_int, attr_ints, attr_str, ir
 from qrt.lower.handlers import products
 from qrt.lower.handlers.products import QRT, operand
@@ -69,17 +67,17 @@ def _convolve(
     assert image is not None
     look = window(node, low.shape(image)[2:], kernel, transposed)
     groups, _, k, n = weights.w.shape
+    x, zero_point = products.unsigned(low, low.image(image), zero_point)
     kind = Depthwise if k == n == 1 and groups > 1 else Conv
-    return low.call(kind(look, weights, epilogue, zero_point), [low.image(image), *extra])[0]
+    return low.call(kind(look, weights, epilogue, zero_point), [x, *extra])[0]
 
 
 def _float(low: Lowering, node: ir.Node) -> None:
     transposed = "Transpose" in node.op_type
     residual = operand(node, 3)
+    products.require_floats(low, operand(node, 0), operand(node, 1), operand(node, 2), residual)
     weights, kernel = _weights(low, node, 1, None, 2, transposed)
     epilogue, activation = products.float_epilogue(node, residual is not None)
-    if weights.w.dtype != np.float32:
-        raise NotNative(f"weights of {weights.w.dtype}")
     extra = [low.image(residual)] if residual is not None else []
     y = _convolve(low, node, weights, kernel, epilogue, 0, extra, transposed)
     low.bind_image(node.outputs[0], products.activate(low, y, activation))

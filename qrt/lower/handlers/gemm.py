@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
+from qrt.core.errors import ModelError
 from qrt.graph import attr_float, attr_int, attr_ints, ir, is_op
 from qrt.lower.handlers import products
 from qrt.lower.handlers.products import QRT, operand
@@ -36,7 +39,8 @@ def _matrix(low: Lowering, b: ir.Value, points: ir.Value | None, bias: ir.Value 
 def _dense(low: Lowering, node: ir.Node, a: ir.Value, dense: Dense, extra: list[int]) -> int:
     """Appends rows of `a` times constant weights; binds the result in a's layout."""
     x, perm = _rows(low, a)
-    y = low.call(dense, [x, *extra])[0]
+    x, point = products.unsigned(low, x, dense.x_zero_point)
+    y = low.call(replace(dense, x_zero_point=point), [x, *extra])[0]
     low.bind(node.outputs[0], y, perm)
     return y
 
@@ -61,11 +65,10 @@ def _batched(
         x, a_perm = low.call(View((1, *a_shape)), [x])[0], (0, 1)
     if rank_b == 1:
         y, b_perm = low.call(View((*b_shape, 1)), [y])[0], (0, 1)
-    if low.program.specs[y].dtype == np.int8:
-        raise NotNative("a computed int8 operand")
+    (x, a_point), (y, b_point) = (products.unsigned(low, index, point) for index, point in zip((x, y), points, strict=True))
     rank = max(len(a_perm), len(b_perm))
     y_perm = _result_perm(node, rank)
-    result = low.call(BatchedMatMul(epilogue, a_perm, b_perm, y_perm, bias, *points), [x, y])[0]
+    result = low.call(BatchedMatMul(epilogue, a_perm, b_perm, y_perm, bias, a_point, b_point), [x, y])[0]
     if len(a_shape) == 1 or rank_b == 1:
         shape = low.program.specs[result].shape
         kept = [
@@ -90,6 +93,7 @@ def _matmul(low: Lowering, node: ir.Node) -> None:
     a, b, bias = node.inputs[0], node.inputs[1], operand(node, 2)
     assert a is not None
     assert b is not None
+    products.require_floats(low, a, b, bias)
     epilogue, activation = products.float_epilogue(node, False)
     if _is_matrix(low, b) and low.shape(a):
         y = _dense(low, node, a, Dense(_matrix(low, b, None, bias, False), epilogue), [])
@@ -104,6 +108,9 @@ def _gemm(low: Lowering, node: ir.Node) -> None:
     a, b, c, residual = node.inputs[0], node.inputs[1], operand(node, 2), operand(node, 3)
     assert a is not None
     assert b is not None
+    products.require_floats(low, a, b, c, residual)
+    if len(low.shape(a)) != 2 or len(low.shape(b)) != 2:
+        raise ModelError(f"node {node.name!r} (Gemm): operands of shapes {list(low.shape(a))} and {list(low.shape(b))}, expected matrices")
     alpha, beta = attr_float(node, "alpha", 1.0), attr_float(node, "beta", 1.0)
     if attr_int(node, "transA", 0):
         turned = ir.Value(name=f"{a.name}_transposed")
@@ -112,13 +119,12 @@ def _gemm(low: Lowering, node: ir.Node) -> None:
     n = low.shape(b)[0 if attr_int(node, "transB", 0) else 1]
     held = low.const(c)
     epilogue, activation = products.float_epilogue(node, residual is not None)
-    added: ir.Value | None = c
-    if held is not None and held.dtype == np.float32 and held.size in (1, n) and held.shape[-1:] in ((), (1,), (n,)):
-        added = None
-        if beta != 1.0:
-            scaled = ir.Value(name=f"{c.name}_scaled")  # type: ignore[union-attr]
-            low.bind_const(scaled, low.constants.derived(held, ("beta", beta), lambda: held * np.float32(beta)))
-            c = scaled
+    if c is not None and held is not None and beta != 1.0:
+        scaled, factor = ir.Value(name=f"{c.name}_scaled"), np.float32(beta)
+        low.bind_const(scaled, low.constants.derived(held, ("beta", beta), lambda: np.asarray(held * factor)))
+        c, beta = scaled, 1.0
+    # A row of C goes into the accumulators; any other C is added to the product.
+    added = None if held is not None and (held.size == 1 or held.shape in ((n,), (1, n))) else c
     if not _is_matrix(low, b) or (added is not None and beta != 1.0):
         raise NotNative("a Gemm whose matrix is computed, or whose C is computed and scaled")
     first = epilogue if added is None else Float(residual=residual is not None)

@@ -11,14 +11,31 @@ from qrt.lower.lowering import Lowering, NotNative
 from qrt.ops.elementwise import Unary
 from qrt.ops.gemm import Codes, CodesAdd, DynamicFloat, Float, Weights
 from qrt.ops.op import Array
+from qrt.ops.quantization import Lut
 
-__all__ = ["QRT", "activate", "codes", "codes_add", "dynamic", "float_epilogue", "operand", "scalar", "weights", "zero_point"]
+__all__ = [
+    "QRT",
+    "activate",
+    "codes",
+    "codes_add",
+    "dynamic",
+    "flip",
+    "float_epilogue",
+    "operand",
+    "require_floats",
+    "scalar",
+    "unsigned",
+    "weights",
+    "zero_point",
+]
 
 # The domain of the fused form.
 QRT = "ai.qrt"
 
 # Activations that are not bounds: the unary op that follows the product.
 _UNARY = {"LeakyRelu": "leaky_relu", "HardSwish": "hard_swish", "Sigmoid": "sigmoid"}
+# The codes with their top bit flipped, by the dtype that they have before.
+_FLIPPED = {"int8": (np.arange(256) ^ 128).astype(np.uint8), "uint8": (np.arange(256) ^ 128).astype(np.uint8).view(np.int8)}
 
 
 def operand(node: ir.Node, index: int) -> ir.Value | None:
@@ -39,6 +56,23 @@ def scalar(low: Lowering, value: ir.Value | None, what: str) -> float:
 def zero_point(low: Lowering, value: ir.Value | None) -> int:
     """A constant uint8 zero point; 0 where it is omitted."""
     return int(scalar(low, value, "zero point"))
+
+
+def require_floats(low: Lowering, *values: ir.Value | None) -> None:
+    """NotNative unless all of the values that are there are float32."""
+    for value in values:
+        if value is not None and low.dtype(value) != np.float32:
+            raise NotNative(f"operands of {low.dtype(value)}")
+
+
+def flip(low: Lowering, index: int) -> int:
+    """The codes of program value `index` with their top bit flipped: int8 as uint8, or back."""
+    return low.call(Lut(), [index, low.constant(_FLIPPED[low.program.specs[index].dtype.name])])[0]
+
+
+def unsigned(low: Lowering, index: int, point: int) -> tuple[int, int]:
+    """Codes as products take them, with their zero point: int8 becomes uint8."""
+    return (flip(low, index), point + 128) if low.program.specs[index].dtype == np.int8 else (index, point)
 
 
 def weights(

@@ -9,7 +9,7 @@ from qrt.core.errors import QuantizationError
 from qrt.core.qparams import QParams
 from qrt.graph import attr_int, ir
 from qrt.lower.handlers.elementwise import aligned
-from qrt.lower.handlers.products import QRT, scalar, zero_point
+from qrt.lower.handlers.products import QRT, flip, scalar, zero_point
 from qrt.lower.handlers.reading import axis_of, optional, required
 from qrt.lower.lowering import Handler, Lowering, NotNative
 from qrt.ops.op import Op
@@ -18,8 +18,6 @@ from qrt.ops.quantization import Dequantize, DynamicQuantize, Lut, QBinary, Quan
 __all__ = ["HANDLERS"]
 
 _QDTYPES: dict[str, QDType] = {d.storage.name: d for d in (quint8, qint8, quint16, qint16, qint32)}
-# The codes with their top bit flipped, as uint8 and as int8.
-_FLIPPED = {"int8": (np.arange(256) ^ 128).astype(np.uint8), "uint8": (np.arange(256) ^ 128).astype(np.uint8).view(np.int8)}
 
 
 def _qparams(low: Lowering, node: ir.Node, dtype: np.dtype[np.generic]) -> QParams:
@@ -91,8 +89,7 @@ def _lut(low: Lowering, node: ir.Node) -> None:
 def _flip(low: Lowering, node: ir.Node) -> None:
     x = required(node)
     perm = low.perm(x)
-    table = low.constant(_FLIPPED[low.dtype(x).name])
-    low.bind(node.outputs[0], low.call(Lut(), [low.get(x, perm), table])[0], perm)
+    low.bind(node.outputs[0], flip(low, low.get(x, perm)), perm)
 
 
 def _binary(name: str) -> Handler:
