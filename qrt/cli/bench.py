@@ -41,7 +41,7 @@ def bench(
         show_json({"model": str(model), "threads": used, "target": target, "runtimes": [_fields(timing) for timing in timings]})
     else:
         title = f"{model}, {used} thread{'s' if used > 1 else ''}, {target}; ms a run, {_ROUNDS} rounds in turns"
-        show_table(["runtime", "version", ">min", ">median", ">beside qrt", ">largest difference"], _rows(timings), title)
+        show_table(["runtime", "version", ">min", ">median", ">median / qrt's", ">largest difference"], _rows(timings), title)
 
 
 def _rows(timings: list[Timing]) -> list[tuple[str, ...]]:

@@ -127,18 +127,24 @@ def _views(quantized: Model, fused: Model, sites: set[str]) -> dict[str, tuple[s
     for node in quantized.graph:
         if not is_op(node, "QuantizeLinear") or node.inputs[0] is None:
             continue
-        codes, params = node.outputs[0].name or "", _qparams(node)
         # A model's output keeps its name through quantization; what is quantized goes by another.
         site = (node.inputs[0].name or "").removesuffix("_QuantizeLinear_Input")
-        if codes in there and site in sites and params is not None:
-            views.pop(site, None)
-            views[codes] = (site, partial(dequantize, qparams=params))
+        for codes, params in _forms(node):
+            if codes in there and site in sites:
+                views.pop(site, None)
+                views[codes] = (site, partial(dequantize, qparams=params))
     return views
 
 
-def _qparams(node: ir.Node) -> QParams | None:
-    """Per-tensor parameters of a QuantizeLinear; None for others."""
+def _forms(node: ir.Node) -> list[tuple[str, QParams]]:
+    """The codes that a per-tensor QuantizeLinear gives, by name, and what int8 ones become in the fused form (rules/unsigned.py)."""
+    codes = node.outputs[0].name or ""
     scale, zero_point = (constant(value) for value in node.inputs[1:3]) if len(node.inputs) > 2 else (None, None)
-    if scale is None or zero_point is None or scale.size != 1 or zero_point.dtype not in (np.uint8, np.int8):
-        return None
-    return QParams(scale.reshape(()), zero_point.reshape(()), quint8 if zero_point.dtype == np.uint8 else qint8)
+    if scale is None or zero_point is None or scale.size != 1:
+        return []
+    scale, zero_point = scale.reshape(()), zero_point.reshape(())
+    if zero_point.dtype == np.uint8:
+        return [(codes, QParams(scale, zero_point, quint8))]
+    if zero_point.dtype == np.int8:
+        return [(codes, QParams(scale, zero_point, qint8)), (f"{codes}_uint8", QParams(scale, zero_point.astype(np.int32) + 128, quint8))]
+    return []
