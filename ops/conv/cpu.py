@@ -8,8 +8,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from qrt.jit.lang import fields, share, u8
 from qrt.jit.lanes import LANES
+from qrt.jit.lang import fields, share, u8
 from qrt.jit.lang.simd import F32, I8, I64, Simd
 from qrt.ops.gemm.cpu import NAMES, NUMBA_TYPES, Micro
 

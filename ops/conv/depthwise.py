@@ -206,7 +206,11 @@ class Depthwise(Op):
         w = self.weights
         bias = wrap32((0 if w.bias is None else w.bias.astype(np.int64)) - self.x_zero_point * w.sums())
         fields: Fields = {"scale": lay(codes.multiplier, "scale", codes.multiplier), "y_zero_point": codes.zero_point}
-        fields |= {"low": codes.qmin, "high": codes.qmax, "bias": lay(w.w if w.bias is None else w.bias, f"start{self.x_zero_point}{id(w.w)}", bias)}
+        fields |= {
+            "low": codes.qmin,
+            "high": codes.qmax,
+            "bias": lay(w.w if w.bias is None else w.bias, f"start{self.x_zero_point}{id(w.w)}", bias),
+        }
         fields |= {"w": steps.packed(w.w, ("interleaved", "weights"), pack)}
         fields |= {"zeros": steps.packed(w.w, ("padding", self.x_zero_point, 64), lambda: np.full(64, self.x_zero_point, np.uint8))}
         fields |= {"x": x.ref, "y": y.ref, "batch": batch, "height": height, "width": width, "channels": channels}

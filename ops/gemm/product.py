@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qrt.jit import Kernel, record_dtype
+from qrt.jit.lanes import LANES, QUAD_ORDER
 from qrt.ops.gemm import amx
 from qrt.ops.gemm.epilogue import Epilogue, Padder
-from qrt.jit.lanes import LANES, QUAD_ORDER
 from qrt.ops.gemm.table import RECORD, Tile, choose_tile, has_quads, kernel_for, vector_isa
 from qrt.ops.op import Array, Base, Operand, Ref, Steps
 
@@ -176,7 +176,10 @@ class Product:
             return np.ascontiguousarray(blocks.transpose(0, 4, 1, 2, 5, 3))
 
         lay = product.pad(steps)
-        fields: Fields = {"w": steps.packed(weights.w, ("b", nr, zeros, product.quads, product.amx), pack), "w_group": columns * product.taps * self.k4 * 4}
+        fields: Fields = {
+            "w": steps.packed(weights.w, ("b", nr, zeros, product.quads, product.amx), pack),
+            "w_group": columns * product.taps * self.k4 * 4,
+        }
         bias = weights.bias if weights.bias is not None else np.zeros(1, np.float32)
         source = weights.w if weights.bias is None else weights.bias
         if self.epilogue.name == "f32d":
