@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from qrt.files import write_whole
+from qrt.core.files import write_whole
 from qrt.ops.op import Array
 from qrt.runtime.clock import Clock
 

@@ -10,7 +10,7 @@ import typer
 import qrt
 from qrt.cli.console import Json, show_json, show_table, watched
 from qrt.core.errors import InvalidInput
-from qrt.files import check_writable, write_whole
+from qrt.core.files import check_writable, write_whole
 from qrt.report.compare import Comparison, Difference, compare_models
 from qrt.report.samples import Samples
 

@@ -11,7 +11,7 @@ import typer
 import qrt
 from qrt.cli.console import Json, nbytes, show_json, tell, watched
 from qrt.core.errors import InvalidInput
-from qrt.files import check_writable
+from qrt.core.files import check_writable
 from qrt.observers import OBSERVERS
 from qrt.quantization import QConfig, QConfigMapping, default_per_channel_weight_observer, default_weight_observer
 from qrt.report.samples import Samples

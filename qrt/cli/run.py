@@ -13,7 +13,7 @@ import typer
 import qrt
 from qrt.cli.console import Json, show_json, show_table
 from qrt.core.errors import InvalidInput
-from qrt.files import check_writable, write_whole
+from qrt.core.files import check_writable, write_whole
 from qrt.ops.op import Array
 from qrt.report.samples import read_arrays
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
-from qrt.core.errors import OutputError
+from qrt.core.files import write_whole
 from qrt.graph.nodes import all_graphs
 
 __all__ = ["Model", "TensorInfo"]
@@ -72,16 +70,11 @@ class Model:
         Raises OutputError if it cannot be written.
         """
         target = Path(os.path.abspath(path))
-        try:
-            if self._weight_bytes() > _EMBED_LIMIT:
-                _write_whole(target, lambda part: ir.save(self.ir, part, format="protobuf", external_data=f"{target.name}.data"))
-            else:
-                data = self.to_proto().SerializeToString()
-                _write_whole(target, lambda part: part.write_bytes(data))
-        except OSError as error:
-            raise OutputError(
-                f"cannot write {target}: {error.strerror or error}; choose a folder that exists and can be written"
-            ) from error
+        if self._weight_bytes() > _EMBED_LIMIT:
+            write_whole(target, lambda part: ir.save(self.ir, part, format="protobuf", external_data=f"{target.name}.data"))
+        else:
+            data = self.to_proto().SerializeToString()
+            write_whole(target, lambda part: part.write_bytes(data))
 
     def _tensors(self) -> Iterable[ir.TensorProtocol]:
         for graph in all_graphs(self.graph):
@@ -100,16 +93,6 @@ class Model:
         nodes = sum(len(g) for g in all_graphs(self.graph))
         parameters = sum(t.size for t in self._tensors())
         return f"<qrt.Model {self.name!r}: {nodes} nodes, {parameters:,} parameters, {self._weight_bytes():,} bytes>"
-
-
-def _write_whole(target: Path, write: Callable[[Path], object]) -> None:
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
-    try:
-        write(part)
-        os.replace(part, target)
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
 
 
 def _tensor_info(value: ir.Value) -> TensorInfo:
