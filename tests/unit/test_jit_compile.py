@@ -70,7 +70,8 @@ def test_each_rung_needs_no_less_than_the_ones_below() -> None:
     for target in TARGETS:
         for below in TARGETS:
             if below.arch == target.arch and below.isa in target.ladder:
-                assert below.needs <= target.needs or {target.isa, below.isa} == {"avx512vnni", "avxvnni"}
+                # avxvnni's instructions are avx512vnni's in another encoding, of which the compiler takes the target's.
+                assert below.needs <= target.needs or below.isa == "avxvnni"
                 assert below.lanes <= target.lanes
 
 
@@ -117,7 +118,7 @@ def test_kernels_compile_for_aarch64(kernel: Kernel) -> None:
 @pytest.mark.parametrize("target", TARGETS, ids=lambda t: f"{t.arch}-{t.isa}")
 def test_code_stays_within_its_target(target: Target) -> None:
     text = assembly(COPY, target)
-    assert ("%zmm" in text) == (target.isa == "avx512vnni")
+    assert ("%zmm" in text) == (target.lanes == 16)
     assert target.lanes > 4 or "%ymm" not in text
 
 
