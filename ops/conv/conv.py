@@ -77,7 +77,9 @@ class Conv(Op):
         pixels, y_size = prod(y.spec.shape[1:-1]), y.spec.dtype.itemsize
         point = self.window.is_point
         m, images = (batch * pixels, 1) if point else (pixels, batch)
-        product, fields = Product(m, n, k, self.epilogue, taps, groups, images).with_constant(steps, self.weights, self.x_zero_point)
+        run = self.window.kernel[-1] if self.window.dilations[-1] == 1 else 1
+        product = Product(m, n, k, self.epilogue, taps, groups, images, run)
+        product, fields = product.with_constant(steps, self.weights, self.x_zero_point)
         fields |= {
             "x": overread_safe(steps, x, k) if self.epilogue.integer else x.ref,
             "x_batch": prod(space) * channels * size,

@@ -24,11 +24,11 @@ K_STEP = 64
 # Half of a small L2 cache: a block's rows stay there while all columns pass.
 PANEL_BYTES = 1 << 18
 
-# The product's record, with: `k`: bytes of a row and tap; `panel`, `acc`: scratch of each thread; `block_rows`: rows that share a
+# The product's record, with: `k`: bytes of a row and tap; `run`: taps that lie side by side; `panel`, `acc`: scratch of each thread; `block_rows`: rows that share a
 # panel; `column_shares`: into how many parts the columns are cut; `in_place`: 1 if rows are read where they lie.
 RECORD = record_dtype(
     *((name, GEMM_RECORD[name].str[1:]) for name in GEMM_RECORD.names or ()),
-    *((name, "i8") for name in ("k", "panel", "panel_bytes", "acc", "block_rows", "column_shares", "in_place")),
+    *((name, "i8") for name in ("k", "run", "panel", "panel_bytes", "acc", "block_rows", "column_shares", "in_place")),
 )
 KERNELS: tuple[Kernel, ...] = tuple(
     Kernel(f"gemm_u8s8_{epilogue}_32x32__amx", RECORD, "qrt.ops.gemm.cpu_amx:gemm", (epilogue,))
@@ -41,7 +41,7 @@ def suits(target: Target, product: Product) -> bool:
     """Whether the product is large enough to fill tiles, and its codes fit the packed store."""
     codes = product.epilogue.name in ("u8", "u8add")
     # Below these sizes copying rows to the panel and emptying tiles cost more than the vector kernels: benchmarks, row `conv`.
-    large = product.m >= ROWS // 2 and product.n >= 24 and product.k >= 48
+    large = product.m >= ROWS // 2 and product.n >= 24 and (product.k >= 48 or product.k * product.taps >= 128)
     return target.isa == "amx" and product.epilogue.integer and product.groups == 1 and large and (product.epilogue.steps_fit or not codes)
 
 
@@ -76,5 +76,5 @@ def add_step(steps: Steps, product: Product, fields: dict[str, int | float | Ref
     filled: dict[str, int | float | Ref] = dict.fromkeys(RECORD.names or (), 0)
     filled |= fields
     filled |= {"panel": steps.scratch(max(panel, 64) * threads), "panel_bytes": panel, "acc": steps.scratch(4096 * threads)}
-    filled |= {"block_rows": rows, "column_shares": threads if blocks < threads else 1, "in_place": int(in_place)}
+    filled |= {"run": product.run, "block_rows": rows, "column_shares": threads if blocks < threads else 1, "in_place": int(in_place)}
     steps.step(kernel, threads, **filled)

@@ -118,98 +118,147 @@ def copy_some(typing_context, source, target, count):  # type: ignore[no-untyped
 
 
 @device
+def place(source, line, at, count):  # type: ignore[no-untyped-def]
+    """Copies `count` bytes to position `at` of a row of the panel, whose 64-byte pieces lie 2048 bytes apart."""
+    done = 0
+    while done < count:
+        inside = (at + done) % 64
+        some = min(64 - inside, count - done)
+        target = line + (at + done) // 64 * 2048 + inside
+        if some == 64:
+            copy64(source + done, target)
+        else:
+            copy_some(source + done, target, some)
+        done += some
+
+
+@device
 def fill(record, x, m, rows, panel, k_steps):  # type: ignore[no-untyped-def]
     """The panel [rows / 32][k / 64][32][64] of `rows` rows from `m` on: every tap's bytes one after the other. What lies past the
-    last is left as it is: those weights are zero."""
+    last is left as it is: those weights are zero. Taps come in runs that lie side by side in the image, but for its border."""
     r = fields(record)
-    offsets = i32(r.offsets)
+    k, taps, run, x_row, zeros, table = r.k, r.taps, r.run, r.x_row, r.zeros, r.offsets
+    offsets = i32(table)
     for i in range(rows):
         line = panel + (i // 32 * k_steps * 32 + i % 32) * 64
         at = 0
-        for tap in range(r.taps):
-            source = x + (m + i) * r.x_row
-            if r.offsets != 0:
-                offset = offsets[(m + i) * r.taps + tap]
-                source = x + offset if offset >= 0 else r.zeros
-            done = 0
-            while done < r.k:
-                inside = at % 64
-                count = min(64 - inside, r.k - done)
-                target = line + at // 64 * 2048 + inside
-                if count == 64:
-                    copy64(source + done, target)
-                else:
-                    copy_some(source + done, target, count)
-                done += count
-                at += count
+        if table == 0:
+            for _ in range(taps):
+                place(x + (m + i) * x_row, line, at, k)
+                at += k
+            continue
+        first = (m + i) * taps
+        last = first + taps
+        while first < last:
+            begin, end = offsets[first], offsets[first + run - 1]
+            if begin >= 0 and end == begin + (run - 1) * k:
+                place(x + begin, line, at, run * k)
+                at += run * k
+            else:
+                for tap in range(run):
+                    offset = offsets[first + tap]
+                    place(x + offset if offset >= 0 else zeros, line, at, k)
+                    at += k
+            first += run
 
 
-_ADDRESSES = ("acc", "bias", "scale", "y", "y_next", "r", "r_next", "a_scale", "a_zero_point", "column_sums", "columns")
+_ADDRESSES = ("acc", "bias", "scale", "y", "y_row", "r", "a_scale", "a_zero_point", "column_sums", "columns", "rows")
 _FLOATS = ("lo", "hi", "c_lo", "c_hi", "c_ratio", "r_ratio", "c_zero_point", "sum_offset")
 _NAMES = (*_ADDRESSES, *_FLOATS, "y_zero_point")
 _TYPES = (types.int64,) * len(_ADDRESSES) + (types.float32,) * len(_FLOATS) + (types.int32,)
 
 
-class _Pair(Micro):
-    """The epilogue of two rows of 32 columns: accumulators [first a, first b, second a, second b]."""
+class _Rows(Micro):
+    """The epilogue of a block of 32 columns, two rows at a time: accumulators [first a, first b, second a, second b].
 
-    def store(self) -> None:
+    What a column needs is loaded once, before the rows.
+    """
+
+    def build(self) -> None:
         b, v = self.b, self.v
-        acc = [self._accumulator(i) for i in range(4)]
-        finish = self._codes if self.epilogue in ("u8", "u8add") else self._words
-        with b.if_else(b.icmp_signed(">=", v["columns"], I64(COLUMNS))) as (then, otherwise):
+        whole = b.icmp_signed(">=", v["columns"], I64(COLUMNS))
+        with b.if_else(whole) as (then, otherwise):
             with then:
-                finish(acc, masked=False)
+                self._rows(masked=False)
             with otherwise:
-                finish(acc, masked=True)
+                self._rows(masked=True)
 
-    def _accumulator(self, i: int) -> Any:
-        s, b = self.s, self.b
-        acc = s.load(s.at(self.v["acc"], 128 * (i // 2) + 64 * (i % 2)), s.i32)
-        return acc if self.epilogue == "f32d" else b.add(acc, self._column("bias", i % 2, s.i32))
+    def _rows(self, masked: bool) -> None:
+        b, s, v = self.b, self.s, self.v
+        bias = [self._column("bias", j, s.i32) for j in range(2)] if self.epilogue != "f32d" else []
+        store = self._codes(masked) if self.epilogue in ("u8", "u8add") else self._words(masked)
+        entry, loop, done = b.block, b.append_basic_block("rows"), b.append_basic_block("rows_end")
+        b.branch(loop)
+        b.position_at_end(loop)
+        i, acc, offset = b.phi(I64), b.phi(I64), b.phi(I64)
+        for phi, start in ((i, I64(0)), (acc, v["acc"]), (offset, I64(0))):
+            phi.add_incoming(start, entry)
+        vectors = [s.load(s.at(acc, 64 * n), s.i32) for n in range(4)]
+        if bias:
+            vectors = [b.add(vector, bias[n % 2]) for n, vector in enumerate(vectors)]
+        # Where there is no second row, both are stored to one place: the first, last.
+        second = b.select(b.icmp_signed("<", b.add(i, I64(1)), v["rows"]), b.add(offset, v["y_row"]), offset)
+        store(vectors, offset, second)
+        i_next = b.add(i, I64(2))
+        for phi, after in ((i, i_next), (acc, b.add(acc, I64(256))), (offset, b.add(offset, b.shl(v["y_row"], I64(1))))):
+            phi.add_incoming(after, b.block)
+        b.cbranch(b.icmp_signed("<", i_next, v["rows"]), loop, done)
+        b.position_at_end(done)
 
-    def _codes(self, acc: list[Any], masked: bool) -> None:
+    def _codes(self, masked: bool) -> Any:
         s, b, v = self.s, self.b, self.v
         mask = b.bitcast(b.trunc(b.sub(b.shl(I64(1), v["columns"]), I64(1)), I32), ir.VectorType(ir.IntType(1), 32)) if masked else None
         adds = self.epilogue == "u8add"
         zero_point = v["y_zero_point"]
         low, high = (b.add(b.fptosi(v[name], I32), zero_point) for name in ("lo", "hi"))
-        products = [b.fmul(s.to_float(a), self._column("scale", i % 2, s.f32)) for i, a in enumerate(acc)]
-        if adds:
-            rows = [s.load(v[n], _CODES) if mask is None else s.load_masked(v[n], _CODES, mask) for n in ("r", "r_next")]
-            halves = [b.bitcast(row, ir.VectorType(I64, 4)) for row in rows]
-            mixed = b.shuffle_vector(*halves, ir.Constant(ir.VectorType(I32, 8), [0, 4, 1, 5, 2, 6, 3, 7]))
-            nothing = ir.Constant(ir.VectorType(I8, 64), None)
-            widened = s.interleave([b.bitcast(mixed, nothing.type), nothing, nothing, nothing])
-            products = [self._sum(p, s.to_float(r)) for p, r in zip(products, widened, strict=True)]
-        packed = b.bitcast(s.pack_codes([s.round(p) for p in products], zero_point, low, high), ir.VectorType(I64, 8))
-        for row, name in enumerate(("y_next", "y")):  # the first row last: where there is no second, both go to one place
-            picked = ir.Constant(ir.VectorType(I32, 4), [1 - row + 2 * i for i in range(4)])
-            value = b.bitcast(b.shuffle_vector(packed, ir.Constant(packed.type, ir.Undefined), picked), _CODES)
-            if mask is None:
-                s.store(v[name], value)
-            else:
-                s.store_masked(v[name], value, mask)
+        scales = [self._column("scale", j, s.f32) for j in range(2)]
 
-    def _words(self, acc: list[Any], masked: bool) -> None:
+        def store(acc: list[Any], first: Any, second: Any) -> None:
+            products = [b.fmul(s.to_float(a), scales[n % 2]) for n, a in enumerate(acc)]
+            if adds:
+                places = [b.add(v["r"], at) for at in (first, second)]
+                rows = [s.load(at, _CODES) if mask is None else s.load_masked(at, _CODES, mask) for at in places]
+                halves = [b.bitcast(row, ir.VectorType(I64, 4)) for row in rows]
+                mixed = b.shuffle_vector(*halves, ir.Constant(ir.VectorType(I32, 8), [0, 4, 1, 5, 2, 6, 3, 7]))
+                nothing = ir.Constant(ir.VectorType(I8, 64), None)
+                widened = s.interleave([b.bitcast(mixed, nothing.type), nothing, nothing, nothing])
+                products = [self._sum(p, s.to_float(r)) for p, r in zip(products, widened, strict=True)]
+            packed = b.bitcast(s.pack_codes([s.round(p) for p in products], zero_point, low, high), ir.VectorType(I64, 8))
+            for row, at in ((1, second), (0, first)):
+                picked = ir.Constant(ir.VectorType(I32, 4), [row + 2 * n for n in range(4)])
+                value = b.bitcast(b.shuffle_vector(packed, ir.Constant(packed.type, ir.Undefined), picked), _CODES)
+                address = b.add(v["y"], at)
+                if mask is None:
+                    s.store(address, value)
+                else:
+                    s.store_masked(address, value, mask)
+
+        return store
+
+    def _words(self, masked: bool) -> Any:
         s, b, v = self.s, self.b, self.v
-        for i in (2, 3, 0, 1):
-            value = getattr(self, f"_{self.epilogue}")(i % 2)(acc[i], None, None)
-            address = s.at(v["y_next" if i // 2 else "y"], 64 * (i % 2))
-            if masked:
-                s.store_masked(address, value, s.mask(b.sub(v["columns"], I64(16 * (i % 2)))))
-            else:
-                s.store(address, value)
+        finish = [getattr(self, f"_{self.epilogue}")(j) for j in range(2)]
+        masks = [s.mask(b.sub(v["columns"], I64(16 * j))) for j in range(2)] if masked else [None, None]
+
+        def store(acc: list[Any], first: Any, second: Any) -> None:
+            for n, at in ((2, second), (3, second), (0, first), (1, first)):
+                value, address = finish[n % 2](acc[n], None, None), s.at(b.add(v["y"], at), 64 * (n % 2))
+                if masks[n % 2] is None:
+                    s.store(address, value)
+                else:
+                    s.store_masked(address, value, masks[n % 2])
+
+        return store
 
 
 def gemm(epilogue):  # type: ignore[no-untyped-def]
     """Blocks of rows times blocks of columns: threads share the (image, row block, column share) blocks."""
 
     @intrinsic
-    def pair(typing_context, values):  # type: ignore[no-untyped-def]
+    def finish(typing_context, values):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
             members = [builder.extract_value(args[0], i) for i in range(len(_NAMES))]
-            _Pair(Simd("avx512vnni", builder), 2, 2, "direct", epilogue, dict(zip(_NAMES, members, strict=True))).store()
+            _Rows(Simd("avx512vnni", builder), 2, 2, "direct", epilogue, dict(zip(_NAMES, members, strict=True))).build()
             return context.get_dummy_value()
 
         return types.void(types.Tuple(_TYPES)), codegen
@@ -237,44 +286,40 @@ def gemm(epilogue):  # type: ignore[no-untyped-def]
             n_first, n_last = share(column_blocks, part, r.column_shares)
             for block in range(n_first, n_last):
                 n = block * 32
+                w = r.w + block * k_steps * 2048
                 for start in range(0, rows, 32):
                     # The last tile of rows in place begins early: there is nothing after the last row to read.
                     row = start
                     if r.in_place != 0:
                         row = min(start, rows - 32)
-                        multiply(x + (m + row) * r.x_row, 64, r.x_row, r.w + block * k_steps * 2048, k_steps, acc)
+                        multiply(x + (m + row) * r.x_row, 64, r.x_row, w, k_steps, acc)
                     else:
-                        multiply(panel + start * k_steps * 64, 2048, 64, r.w + block * k_steps * 2048, k_steps, acc)
-                    count = min(32, rows - row)
-                    for i in range(0, count, 2):
-                        at = r.y + image * r.y_batch + (m + row + i) * r.y_row + n * size
-                        second = at + r.y_row if i + 1 < count else at
-                        residual = r.r + image * r.y_batch + (m + row + i) * r.y_row + n
-                        second_residual = residual + r.y_row if i + 1 < count else residual
-                        pair(
-                            (
-                                acc + 128 * i,
-                                r.bias + 4 * n,
-                                r.scale + 4 * n,
-                                at,
-                                second,
-                                residual,
-                                second_residual,
-                                r.a_scale,
-                                r.a_zero_point,
-                                r.column_sums + 4 * n,
-                                r.n - n,
-                                r.lo,
-                                r.hi,
-                                r.c_lo,
-                                r.c_hi,
-                                r.c_ratio,
-                                r.r_ratio,
-                                r.c_zero_point,
-                                r.sum_offset,
-                                r.y_zero_point,
-                            )
+                        multiply(panel + start * k_steps * 64, 2048, 64, w, k_steps, acc)
+                    at = image * r.y_batch + (m + row) * r.y_row + n * size
+                    finish(
+                        (
+                            acc,
+                            r.bias + 4 * n,
+                            r.scale + 4 * n,
+                            r.y + at,
+                            r.y_row,
+                            r.r + at,
+                            r.a_scale,
+                            r.a_zero_point,
+                            r.column_sums + 4 * n,
+                            r.n - n,
+                            min(32, rows - row),
+                            r.lo,
+                            r.hi,
+                            r.c_lo,
+                            r.c_hi,
+                            r.c_ratio,
+                            r.r_ratio,
+                            r.c_zero_point,
+                            r.sum_offset,
+                            r.y_zero_point,
                         )
+                    )
         tiles_end()
 
     return kernel

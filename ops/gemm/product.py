@@ -94,6 +94,7 @@ class Product:
     taps: int = 1
     groups: int = 1
     batch: int = 1
+    run: int = 1  # taps that read neighbouring pixels of one row of the image, away from its border
     amx: bool = False  # runs on tile registers: see amx.py
     quads: bool = False  # columns are packed in QUAD_ORDER, for the kernels that store four vectors of codes at once
 
@@ -156,7 +157,7 @@ class Product:
         The bias that accumulators start from takes in a's zero point: Σ (a − za) · w = Σ a · w − za · Σ w.
         """
         parts = int8_parts(weights.centred()) if self.epilogue.integer and weights.zero_point is not None else [weights.w]
-        product = replace(self, taps=self.taps * len(parts))
+        product = replace(self, taps=self.taps * len(parts), run=self.run if len(parts) == 1 else 1)
         if amx.suits(steps.target, product):
             product = replace(product, amx=True)
         elif has_quads(vector_isa(steps.target), self.tile(steps), self.epilogue.name) and self.epilogue.steps_fit:

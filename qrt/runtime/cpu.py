@@ -5,7 +5,8 @@ from __future__ import annotations
 from qrt.jit.lang import fields, i64
 from qrt.jit.lang.atomic import atomic_add, atomic_exchange, atomic_load, atomic_store, call, cycles, pause, sched_yield
 
-SPINS_BEFORE_YIELD = 4000
+# About 10 µs: a barrier between two threads that run takes less than one; longer, and the other is not running.
+SPINS_BEFORE_YIELD = 200
 
 
 def executor():  # type: ignore[no-untyped-def]
