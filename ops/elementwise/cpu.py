@@ -52,28 +52,29 @@ def cast(source, result):  # type: ignore[no-untyped-def]
     return kernel
 
 
+# These take numbers and no record: numba converts a record to one that begins like it, and picks the wrong function.
 @device
-def tile(r, number):  # type: ignore[no-untyped-def]
+def tile(n4, n5, rows, cols, number):  # type: ignore[no-untyped-def]
     """Tile `number` of a walk: its index of axes 0 to 3, its rows of axis 4 and its columns of axis 5."""
-    blocks, chunks = (r.n4 + r.rows - 1) // r.rows, (r.n5 + r.cols - 1) // r.cols
-    column = number % chunks * r.cols
+    blocks, chunks = (n4 + rows - 1) // rows, (n5 + cols - 1) // cols
+    column = number % chunks * cols
     rest = number // chunks
-    row = rest % blocks * r.rows
-    return rest // blocks, row, min(row + r.rows, r.n4), column, min(column + r.cols, r.n5)
+    row = rest % blocks * rows
+    return rest // blocks, row, min(row + rows, n4), column, min(column + cols, n5)
 
 
 @device
-def tiles(r):  # type: ignore[no-untyped-def]
+def tiles(outer, n4, n5, rows, cols):  # type: ignore[no-untyped-def]
     """How many tiles a walk has."""
-    return r.outer * ((r.n4 + r.rows - 1) // r.rows) * ((r.n5 + r.cols - 1) // r.cols)
+    return outer * ((n4 + rows - 1) // rows) * ((n5 + cols - 1) // cols)
 
 
 @device
-def start(r, outer, s0, s1, s2, s3):  # type: ignore[no-untyped-def]
+def start(n1, n2, n3, outer, s0, s1, s2, s3):  # type: ignore[no-untyped-def]
     """Where an operand of strides s0 to s3 begins, for an index of axes 0 to 3."""
-    i3, outer = outer % r.n3, outer // r.n3
-    i2, outer = outer % r.n2, outer // r.n2
-    return outer // r.n1 * s0 + outer % r.n1 * s1 + i2 * s2 + i3 * s3
+    i3, outer = outer % n3, outer // n3
+    i2, outer = outer % n2, outer // n2
+    return outer // n1 * s0 + outer % n1 * s1 + i2 * s2 + i3 * s3
 
 
 def pairs(f: Any, params: Any, pa: Any, py: Any) -> Any:
@@ -98,14 +99,15 @@ def pairs(f: Any, params: Any, pa: Any, py: Any) -> Any:
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        a, b, y, n5, p = pa(r.a), pa(r.b), py(r.y), r.n5, params(r)
+        a, b, y, p = pa(r.a), pa(r.b), py(r.y), params(r)
+        n1, n2, n3, n4, n5, rows, cols = r.n1, r.n2, r.n3, r.n4, r.n5, r.rows, r.cols
         sa4, sa5, sb4, sb5 = r.a4, r.a5, r.b4, r.b5
-        lo, hi = share(tiles(r), tid, nthreads)
+        lo, hi = share(tiles(r.outer, n4, n5, rows, cols), tid, nthreads)
         for number in range(lo, hi):
-            outer, row, last, column, end = tile(r, number)
-            at = start(r, outer, r.a0, r.a1, r.a2, r.a3) + column * sa5
-            bt = start(r, outer, r.b0, r.b1, r.b2, r.b3) + column * sb5
-            to = outer * r.n4 * n5 + column
+            outer, row, last, column, end = tile(n4, n5, rows, cols, number)
+            at = start(n1, n2, n3, outer, r.a0, r.a1, r.a2, r.a3) + column * sa5
+            bt = start(n1, n2, n3, outer, r.b0, r.b1, r.b2, r.b3) + column * sb5
+            to = outer * n4 * n5 + column
             for i in range(row, last):
                 span(a, at + i * sa4, sa5, b, bt + i * sb4, sb5, y, to + i * n5, end - column, p)
 
@@ -146,15 +148,16 @@ def where(element):  # type: ignore[no-untyped-def]
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        c, a, b, y, n5 = pc(r.c), pa(r.a), pa(r.b), pa(r.y), r.n5
+        c, a, b, y = pc(r.c), pa(r.a), pa(r.b), pa(r.y)
+        n1, n2, n3, n4, n5, rows, cols = r.n1, r.n2, r.n3, r.n4, r.n5, r.rows, r.cols
         sc4, sc5, sa4, sa5, sb4, sb5 = r.c4, r.c5, r.a4, r.a5, r.b4, r.b5
-        lo, hi = share(tiles(r), tid, nthreads)
+        lo, hi = share(tiles(r.outer, n4, n5, rows, cols), tid, nthreads)
         for number in range(lo, hi):
-            outer, row, last, column, end = tile(r, number)
-            ct = start(r, outer, r.c0, r.c1, r.c2, r.c3) + column * sc5
-            at = start(r, outer, r.a0, r.a1, r.a2, r.a3) + column * sa5
-            bt = start(r, outer, r.b0, r.b1, r.b2, r.b3) + column * sb5
-            to = outer * r.n4 * n5 + column
+            outer, row, last, column, end = tile(n4, n5, rows, cols, number)
+            ct = start(n1, n2, n3, outer, r.c0, r.c1, r.c2, r.c3) + column * sc5
+            at = start(n1, n2, n3, outer, r.a0, r.a1, r.a2, r.a3) + column * sa5
+            bt = start(n1, n2, n3, outer, r.b0, r.b1, r.b2, r.b3) + column * sb5
+            to = outer * n4 * n5 + column
             for i in range(row, last):
                 span(c, ct + i * sc4, sc5, a, at + i * sa4, sa5, b, bt + i * sb4, sb5, y, to + i * n5, end - column)
 
