@@ -233,13 +233,13 @@ def test_tile_registers_at_their_edges(m: int, n: int, k: int) -> None:
 
 
 @pytest.mark.skipif(not AMX, reason="this machine has no AMX")
-@pytest.mark.parametrize("channels", [48, 50, 64])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_tile_registers_through_a_window(channels: int, stride: int) -> None:
-    look = Window((3, 3), (stride,) * 2, (1, 1), (1, 1, 1, 1))
-    for asymmetric, epilogue in itertools.product((False, True), integer_epilogues(40, 9 * channels)):
+@pytest.mark.parametrize(("channels", "size"), [(48, 3), (50, 3), (64, 3), (16, 3), (3, 7), (5, 7)])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
+def test_tile_registers_through_a_window(channels: int, size: int, stride: int, dilation: int) -> None:
+    look = Window((size, size), (stride,) * 2, (dilation,) * 2, (size // 2,) * 4)
+    for asymmetric, epilogue in itertools.product((False, True), integer_epilogues(40, look.taps * channels)):
         y = (2, *look.out_space((9, 11)), 40)
-        w = weights(1, 9, channels, 40, asymmetric, bias=epilogue.name != "f32d")
+        w = weights(1, look.taps, channels, 40, asymmetric, bias=epilogue.name != "f32d")
         op = Conv(look, w, epilogue, 0 if epilogue.name == "f32d" else 200)
         check(op, [codes(2, 9, 11, channels), *extra(epilogue, *y)], targets=AMX)
 
