@@ -23,7 +23,7 @@ __all__ = ["assembly", "object_code"]
 
 # What object code may leave to the loader: the C library. Anything else (Python's or numba's runtime) means that the
 # kernel can raise or allocate, and it must do neither.
-_LIBC = ("memcpy", "memset", "memmove", "sched_yield", "fmod", "fmodf")
+_LIBC = ("memcpy", "memset", "memmove", "sched_yield", "sem_post", "sem_wait", "fmod", "fmodf")
 _LIBM = (
     "acos acosh asin asinh atan atanh ceil cos cosh erf exp expm1 floor fma log log10 log1p log2 nearbyint pow rint round roundeven "
     "sin sinh tan tanh trunc"

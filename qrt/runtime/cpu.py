@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from qrt.jit.lang import fields, i64
-from qrt.jit.lang.atomic import atomic_add, atomic_exchange, atomic_load, atomic_store, call, cycles, pause, sched_yield
+from qrt.jit.lang.atomic import (
+    atomic_add,
+    atomic_exchange,
+    atomic_load,
+    atomic_store,
+    call,
+    cycles,
+    pause,
+    sched_yield,
+    semaphore_post,
+    semaphore_wait,
+)
+from qrt.runtime.kernels import SEMAPHORE_BYTES
 
 # About 10 µs: a barrier between two threads that run takes less than one; longer, and the other is not running.
 SPINS_BEFORE_YIELD = 200
@@ -41,8 +53,9 @@ def executor():  # type: ignore[no-untyped-def]
     return kernel
 
 
-def post():  # type: ignore[no-untyped-def]
-    """Hands `job` to the team: bumps the generation, and tells in `wake` which workers sleep and must be woken.
+def lead():  # type: ignore[no-untyped-def]
+    """Runs the job `new_job` with `nthreads` threads, the caller as the first: hands it to the workers, wakes those that sleep, does its
+    share, and returns when every worker has left. One native call: nothing can come between, a signal's exception included.
 
     The low 16 bits of the generation's word say how many threads share the job, so that a worker who looks late never
     takes one job's generation for another's share.
@@ -50,21 +63,13 @@ def post():  # type: ignore[no-untyped-def]
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        wake = i64(r.wake)
         atomic_store(r.done, 0)
         atomic_store(r.job, r.new_job)
         atomic_store(r.generation, (((atomic_load(r.generation) >> 16) + 1) << 16) | nthreads)
         for worker in range(1, nthreads):
-            wake[worker] = atomic_exchange(r.parked + 8 * worker, 0)
-
-    return kernel
-
-
-def finish():  # type: ignore[no-untyped-def]
-    """Waits until every worker has left the job."""
-
-    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
-        r = fields(record)
+            if atomic_exchange(r.parked + 8 * worker, 0) != 0:
+                semaphore_post(r.beds + SEMAPHORE_BYTES * worker)
+        call(r.executor, r.new_job, 0, nthreads)
         spins = 0
         while atomic_load(r.done) < nthreads - 1:
             pause()
@@ -76,7 +81,7 @@ def finish():  # type: ignore[no-untyped-def]
 
 
 def worker():  # type: ignore[no-untyped-def]
-    """Waits for jobs: spins, then yields, then parks by returning to Python, which sleeps until it is woken."""
+    """Waits for jobs and does its share of them, for ever: spins, then yields, then sleeps on its semaphore."""
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
@@ -100,9 +105,9 @@ def worker():  # type: ignore[no-untyped-def]
             else:
                 atomic_store(r.parked + 8 * tid, 1)
                 # A job posted between the last look and parking is not missed: either we see it now and take our mark
-                # back, or the poster has taken it and wakes us.
+                # back, or the leader has taken it and wakes us.
                 if atomic_load(r.generation) == seen[tid] or atomic_exchange(r.parked + 8 * tid, 0) == 0:
-                    return
+                    semaphore_wait(r.beds + SEMAPHORE_BYTES * tid)
                 idle = 0
 
     return kernel

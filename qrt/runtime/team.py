@@ -1,7 +1,7 @@
 """The thread team: one per process, shared by every session.
 
-Workers wait inside native code (spin, then yield, without the GIL) and sleep on a lock when nothing comes. A run that
-finds the team busy carries on alone, so two sessions never wait for each other; results do not depend on the number of
+Workers live inside native code, without the GIL: they spin, then yield, then sleep on a semaphore. A run that finds the
+team busy carries on alone, so two sessions never wait for each other; results do not depend on the number of
 threads.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 from qrt.core.target import Target
 from qrt.jit import host_target
 from qrt.jit.load import address
-from qrt.runtime.kernels import EXECUTOR, FINISH, POST, TEAM, WORKER
+from qrt.runtime.kernels import EXECUTOR, LEAD, SEMAPHORE_BYTES, TEAM, WORKER
 
 __all__ = ["available_cpus", "run_job", "team"]
 
@@ -44,7 +44,7 @@ def available_cpus() -> int:
 
 @functools.cache
 def _entry(kernel_name: str, target: Target) -> ctypes._FuncPointer:
-    kernel = {k.name: k for k in (EXECUTOR, POST, FINISH, WORKER)}[kernel_name]
+    kernel = {k.name: k for k in (EXECUTOR, LEAD, WORKER)}[kernel_name]
     return _ENTRY(address(kernel, target))
 
 
@@ -56,36 +56,24 @@ class Team:
         self.busy = threading.Lock()
         target = host_target()
         rows = size // 8 + 1
-        self._words = np.zeros((3 + 3 * rows, 8), np.int64)  # rows are cache lines
+        self._words = np.zeros((3 + 2 * rows + size, 8), np.int64)  # rows are cache lines
         self._record = np.zeros((), TEAM)
-        for row, name in enumerate(("generation", "job", "done")):
+        starts = {"generation": 0, "job": 1, "done": 2, "parked": 3, "seen": 3 + rows, "beds": 3 + 2 * rows}
+        for name, row in starts.items():
             self._record[name] = self._words[row].ctypes.data
-        for part, name in enumerate(("parked", "seen", "wake")):
-            self._record[name] = self._words[3 + part * rows].ctypes.data
-        self._wake = self._words[3 + 2 * rows : 3 + 3 * rows].reshape(-1)
         self._record["executor"] = address(EXECUTOR, target)
         self._record["spins"], self._record["yields"] = _SPINS, _YIELDS
         self._address = self._record.ctypes.data
-        self._post, self._finish, self._worker = (_entry(k.name, target) for k in (POST, FINISH, WORKER))
-        self._execute = _entry(EXECUTOR.name, target)
-        self._beds = [threading.Semaphore(0) for _ in range(size)]
+        self._lead, worker = _entry(LEAD.name, target), _entry(WORKER.name, target)
+        for tid in range(size):
+            ctypes.CDLL(None).sem_init(ctypes.c_void_p(int(self._record["beds"]) + SEMAPHORE_BYTES * tid), 0, 0)
         for tid in range(1, size):
-            threading.Thread(target=self._work, args=(tid,), name=f"qrt-{tid}", daemon=True).start()
-
-    def _work(self, tid: int) -> None:
-        while True:
-            self._worker(self._address, tid, self.size)
-            self._beds[tid].acquire()
+            threading.Thread(target=worker, args=(self._address, tid, size), name=f"qrt-{tid}", daemon=True).start()
 
     def run(self, job: int, threads: int) -> None:
         """Runs the job at address `job` on `threads` threads, the caller's one of them. The caller holds `busy`."""
         self._record["new_job"] = job
-        self._post(self._address, 0, threads)
-        for tid in range(1, threads):
-            if self._wake[tid]:
-                self._beds[tid].release()
-        self._execute(job, 0, threads)
-        self._finish(self._address, 0, threads)
+        self._lead(self._address, 0, threads)
 
 
 _teams: dict[int, Team] = {}

@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-__all__ = ["atomic_add", "atomic_exchange", "atomic_load", "atomic_store", "call", "cycles", "pause", "sched_yield"]
+__all__ = ["atomic_add", "atomic_exchange", "atomic_load", "atomic_store", "call", "cycles", "pause", "sched_yield", "semaphore_post", "semaphore_wait"]
 
 _I64 = ir.IntType(64)
 
@@ -94,6 +94,25 @@ def sched_yield(typing_context):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(), codegen
+
+
+def _semaphore(name):  # type: ignore[no-untyped-def]
+    @intrinsic
+    def operation(typing_context, address):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            pointer = ir.IntType(8).as_pointer()
+            function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.IntType(32), [pointer]), name)
+            builder.call(function, [builder.inttoptr(args[0], pointer)])
+            return context.get_dummy_value()
+
+        return types.void(types.int64), codegen
+
+    return operation
+
+
+# On the C library's semaphore at an address. A wait may also end because a signal came: look again at what was waited for.
+semaphore_post = _semaphore("sem_post")
+semaphore_wait = _semaphore("sem_wait")
 
 
 @intrinsic
