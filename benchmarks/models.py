@@ -9,9 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["NETWORKS", "efficientnet_lite0", "identity", "mobilenet_v2", "resnet50"]
+__all__ = ["NETWORKS", "cnn", "efficientnet_lite0", "identity", "mlp", "mobilenet_v2", "resnet50"]
 
-IMAGE = 224
 CLASSES = 1000
 
 
@@ -45,14 +44,16 @@ class _Net:
             return self.op("Clip", y, self.weight(np.float32(0), "low"), self.weight(np.float32(6), "high"))
         return y
 
-    def head(self, x: str, channels: int) -> str:
-        pooled = self.op("Flatten", self.op("GlobalAveragePool", x))
-        w = self.weight(self.random.normal(0, 0.02, (CLASSES, channels)), "w")
-        return self.op("Gemm", pooled, w, self.weight(np.zeros(CLASSES), "b"), transB=1)
+    def linear(self, x: str, c_in: int, c_out: int, deviation: float) -> str:
+        w = self.weight(self.random.normal(0, deviation, (c_out, c_in)), "w")
+        return self.op("Gemm", x, w, self.weight(np.zeros(c_out), "b"), transB=1)
 
-    def model(self, name: str, y: str) -> onnx.ModelProto:
-        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, IMAGE, IMAGE])
-        out = helper.make_tensor_value_info(y, TensorProto.FLOAT, ["N", CLASSES])
+    def head(self, x: str, channels: int) -> str:
+        return self.linear(self.op("Flatten", self.op("GlobalAveragePool", x)), channels, CLASSES, 0.02)
+
+    def model(self, name: str, y: str, image: tuple[int, ...] = (3, 224, 224), classes: int = CLASSES) -> onnx.ModelProto:
+        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *image])
+        out = helper.make_tensor_value_info(y, TensorProto.FLOAT, ["N", classes])
         graph = helper.make_graph(self.nodes, name, [x], [out], self.weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
         onnx.checker.check_model(model)
@@ -121,6 +122,26 @@ def efficientnet_lite0() -> onnx.ModelProto:
     return net.model("efficientnet_lite0", net.head(net.conv(x, channels, 1280, 1, activation="relu6"), 1280))
 
 
+def cnn() -> onnx.ModelProto:
+    """A small CNN for 28² images: two 3×3 convolutions of 16 and 32 channels, each pooled, and two linear layers; 0.2 M parameters."""
+    net = _Net()
+    x, channels = "x", 1
+    for width in (16, 32):
+        x = net.op("MaxPool", net.conv(x, channels, width, 3, activation="relu"), kernel_shape=[2, 2], strides=[2, 2])
+        channels = width
+    hidden = net.op("Relu", net.linear(net.op("Flatten", x), 32 * 7 * 7, 128, np.sqrt(2 / (32 * 7 * 7))))
+    return net.model("cnn", net.linear(hidden, 128, 10, 0.1), (1, 28, 28), 10)
+
+
+def mlp() -> onnx.ModelProto:
+    """A small MLP for 28² images: 784, 256, 128, 10; 0.2 M parameters."""
+    net = _Net()
+    x = net.op("Flatten", "x")
+    for c_in, c_out in ((784, 256), (256, 128)):
+        x = net.op("Relu", net.linear(x, c_in, c_out, np.sqrt(2 / c_in)))
+    return net.model("mlp", net.linear(x, 128, 10, 0.1), (1, 28, 28), 10)
+
+
 def identity() -> onnx.ModelProto:
     """One Identity: what a call costs when there is nothing to do."""
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 16])
@@ -133,4 +154,6 @@ NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     "resnet50": resnet50,
     "mobilenet_v2": mobilenet_v2,
     "efficientnet_lite0": efficientnet_lite0,
+    "cnn": cnn,
+    "mlp": mlp,
 }

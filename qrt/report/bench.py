@@ -17,7 +17,7 @@ from qrt.ops.op import Array
 from qrt.report.example import example_feeds
 from qrt.session import InferenceSession
 
-__all__ = ["PEERS", "Timing", "bench_model"]
+__all__ = ["PEERS", "Engine", "Timing", "bench_model", "difference", "peer_engine", "qrt_engine", "time_in_turns"]
 
 Run = Callable[[], Sequence[Array]]
 
@@ -25,6 +25,16 @@ Run = Callable[[], Sequence[Array]]
 ROUND_SECONDS = 0.02
 # Codes of int8 runtimes may be one apart, here and there; what is further off than this share of an output's range is another result.
 TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A runtime with a model loaded, ready to run it on one feed. `error`: largest difference to qrt's outputs, relative to their range."""
+
+    runtime: str
+    version: str
+    run: Run
+    error: float = 0.0
 
 
 @dataclass
@@ -58,29 +68,46 @@ def bench_model(
     Raises InvalidInput for a runtime that is unknown or not installed, QrtError if its results differ from qrt's.
     """
     feeds = example_feeds(model)
+    ours = qrt_engine(model, feeds, threads)
+    expected, content = ours.run(), model.to_proto().SerializeToString() if against else b""
+    return time_in_turns([ours, *(peer_engine(name, content, feeds, threads, expected) for name in against)], rounds, progress)
+
+
+def qrt_engine(model: Model, feeds: Mapping[str, Array], threads: int) -> Engine:
+    """`model` in qrt."""
     session = InferenceSession(model, num_threads=threads)
-    ours = session.run(None, feeds)
-    runs: dict[str, Run] = {"qrt": lambda: session.run(None, feeds)}
-    timings = [Timing("qrt", version("qrt"), 0.0)]
-    for name in against:
-        if name not in PEERS:
-            raise InvalidInput(f"no runtime {name!r}: there are {', '.join(PEERS)}")
-        try:
-            runs[name] = PEERS[name](model.to_proto().SerializeToString(), feeds, threads)
-        except ImportError as error:
-            raise InvalidInput(f"{name} is not installed: pip install {name}") from error
-        timings.append(Timing(name, version(name), _error(name, ours, runs[name]())))
-    calls = {name: _calls(run) for name, run in runs.items()}
+    return Engine("qrt", version("qrt"), lambda: session.run(None, feeds))
+
+
+def peer_engine(name: str, model: bytes, feeds: Mapping[str, Array], threads: int, expected: Sequence[Array]) -> Engine:
+    """The ONNX file `model` in another runtime, once its results agreed with `expected`.
+
+    Raises InvalidInput if it is unknown or not installed, QrtError if its results differ.
+    """
+    if name not in PEERS:
+        raise InvalidInput(f"no runtime {name!r}: there are {', '.join(PEERS)}")
+    try:
+        run = PEERS[name](model, feeds, threads)
+    except ImportError as error:
+        raise InvalidInput(f"{name} is not installed: pip install {name}") from error
+    return Engine(name, version(name), run, difference(name, expected, run()))
+
+
+def time_in_turns(engines: Sequence[Engine], rounds: int, progress: Callable[[int], object] = lambda done: None) -> list[Timing]:
+    """The times of each engine, in `rounds` rounds A B A B …; ratios are to the first. `progress` hears of each round done."""
+    timings = [Timing(engine.runtime, engine.version, engine.error) for engine in engines]
+    calls = [_calls(engine.run) for engine in engines]
     for done in range(rounds):
-        for timing in timings:
-            timing.rounds.append(_time(runs[timing.runtime], calls[timing.runtime]))
+        for timing, engine, count in zip(timings, engines, calls, strict=True):
+            timing.rounds.append(_time(engine.run, count))
         progress(done + 1)
     for timing in timings:
         timing.ratio = timing.median_ms / timings[0].median_ms
     return timings
 
 
-def _error(name: str, ours: Sequence[Array], theirs: Sequence[Array]) -> float:
+def difference(name: str, ours: Sequence[Array], theirs: Sequence[Array]) -> float:
+    """The largest difference of `theirs` to `ours`, relative to the range of each output. Raises QrtError if it is too large."""
     worst = 0.0
     for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         if a.shape != b.shape:
@@ -130,14 +157,12 @@ def _onnxruntime(model: bytes, feeds: Mapping[str, Array], threads: int) -> Run:
 def _openvino(model: bytes, feeds: Mapping[str, Array], threads: int) -> Run:
     import openvino
 
-    hints: dict[str, Any] = {
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
+    hints: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
     core = openvino.Core()
-    request = core.compile_model(core.read_model(model=model, weights=b""), "CPU", hints).create_infer_request()
+    network = core.read_model(model=model, weights=b"")
+    if not any(_holds_codes(op) for op in network.get_ops()):
+        hints["INFERENCE_PRECISION_HINT"] = "f32"  # a float32 model is not to run in bfloat16, its default where there is AMX
+    request = core.compile_model(network, "CPU", hints).create_infer_request()
     outputs = range(len(request.model_outputs))
 
     def run() -> list[Array]:
@@ -145,6 +170,10 @@ def _openvino(model: bytes, feeds: Mapping[str, Array], threads: int) -> Run:
         return [request.get_output_tensor(index).data.copy() for index in outputs]
 
     return run
+
+
+def _holds_codes(op: Any) -> bool:
+    return any(out.get_element_type().get_type_name() in ("u8", "i8") for out in op.outputs())
 
 
 PEERS: dict[str, Callable[[bytes, Mapping[str, Array], int], Run]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
