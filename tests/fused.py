@@ -17,7 +17,7 @@ from qrt.graph.evaluate import evaluate
 
 OPSETS = {"": 21}
 # The attributes that the fused form adds to the standard ones.
-OURS = ("qmin", "qmax", "signed", "activation", "activation_params")
+OURS = ("qmin", "qmax", "signed", "residual_first", "activation", "activation_params")
 F32 = np.float32
 Arrays = list[np.ndarray | None]
 
@@ -98,7 +98,8 @@ def _q_conv_add(node: ir.Node, i: Arrays) -> np.ndarray:
     acc = _conv_acc(node, i, False, i[8])
     c_scale, c_zp, r, r_scale, r_zp = i[9:14]
     c = requantize(acc.astype(np.int32), _along((i[1] * i[4]) / c_scale, acc.ndim, 1).astype(F32), c_zp, quint8)
-    return _sum(node, c, c_scale, c_zp, r, r_scale, r_zp, i[6], i[7])
+    operands = (r, r_scale, r_zp, c, c_scale, c_zp) if attr_int(node, "residual_first", 0) else (c, c_scale, c_zp, r, r_scale, r_zp)
+    return _sum(node, *operands, i[6], i[7])
 
 
 def _sum(node: ir.Node, *i: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from qrt.jit.lanes import LANES
 from qrt.jit.lang import fields, share, u8
 from qrt.jit.lang.simd import F32, I8, I64, Simd
 from qrt.ops.gemm.cpu import NAMES, NUMBA_TYPES, Micro
+from qrt.ops.gemm.table import CODES
 
 
 class _Depthwise(Micro):
@@ -75,7 +76,7 @@ def depthwise(isa, tile_rows, tile_vectors, epilogue):  # type: ignore[no-untype
         return types.void(types.Tuple(NUMBA_TYPES)), codegen
 
     lanes = tile_vectors * LANES[isa]
-    size = 1 if epilogue in ("u8", "u8add") else 4
+    size = 1 if epilogue in CODES else 4
     x_size = 4 if epilogue in ("f32", "f32add") else 1
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]

@@ -9,7 +9,7 @@ import numpy as np
 from qrt.core.target import Target
 from qrt.jit import Kernel, record_dtype
 from qrt.jit.lanes import PAIR_ORDER
-from qrt.ops.gemm.table import EPILOGUES
+from qrt.ops.gemm.table import CODES, EPILOGUES
 from qrt.ops.gemm.table import RECORD as GEMM_RECORD
 from qrt.ops.op import Array, Ref, Steps
 
@@ -24,8 +24,9 @@ K_STEP = 64
 # Half of a small L2 cache: a block's rows stay there while all columns pass.
 PANEL_BYTES = 1 << 18
 
-# The product's record, with: `k`: bytes of a row and tap; `run`: taps that lie side by side; `panel`, `acc`: scratch of each thread; `block_rows`: rows that share a
-# panel; `column_shares`: into how many parts the columns are cut; `in_place`: 1 if rows are read where they lie.
+# The product's record, with: `k`: bytes of a row and tap; `run`: taps that lie side by side; `panel`, `acc`: scratch of each thread;
+# `block_rows`: rows that share a panel; `column_shares`: into how many parts the columns are cut; `in_place`: 1 if rows are read where
+# they lie.
 RECORD = record_dtype(
     *((name, GEMM_RECORD[name].str[1:]) for name in GEMM_RECORD.names or ()),
     *((name, "i8") for name in ("k", "run", "panel", "panel_bytes", "acc", "block_rows", "column_shares", "in_place")),
@@ -39,7 +40,7 @@ KERNELS: tuple[Kernel, ...] = tuple(
 
 def suits(target: Target, product: Product) -> bool:
     """Whether the product is large enough to fill tiles, and its codes fit the packed store."""
-    codes = product.epilogue.name in ("u8", "u8add")
+    codes = product.epilogue.name in CODES
     # Below these sizes copying rows to the panel and emptying tiles cost more than the vector kernels: benchmarks, row `conv`.
     large = product.m >= ROWS // 2 and product.n >= 24 and (product.k >= 48 or product.k * product.taps >= 128)
     return target.isa == "amx" and product.epilogue.integer and product.groups == 1 and large and (product.epilogue.steps_fit or not codes)
@@ -47,7 +48,7 @@ def suits(target: Target, product: Product) -> bool:
 
 def ordered(epilogue: str, columns: Array) -> Array:
     """[..., columns] as lanes hold them: codes are packed pairwise, other results are stored as they are."""
-    if epilogue not in ("u8", "u8add"):
+    if epilogue not in CODES:
         return columns
     return columns.reshape(*columns.shape[:-1], -1, COLUMNS)[..., list(PAIR_ORDER)].reshape(columns.shape)
 

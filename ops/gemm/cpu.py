@@ -11,6 +11,7 @@ from numba.extending import intrinsic
 from qrt.jit.lanes import LANES
 from qrt.jit.lang import fields, share
 from qrt.jit.lang.simd import F32, I8, I32, I64, Simd
+from qrt.ops.gemm.table import CODES, SUMS
 
 
 class Micro:
@@ -105,7 +106,7 @@ class Micro:
 
     def _finish(self, acc: list[list[Any]], masked: bool) -> None:
         s, b, v = self.s, self.b, self.v
-        size = 1 if self.epilogue in ("u8", "u8add") else 4
+        size = 1 if self.epilogue in CODES else 4
         for j in range(self.vectors):
             mask = s.mask(b.sub(v["columns"], I64(j * s.lanes))) if masked else None
             finish = getattr(self, f"_{self.epilogue}")(j)
@@ -122,7 +123,7 @@ class Micro:
         """Codes of four vectors go out as one store; packing saturates, and bounds are taken on bytes."""
         s, b, v = self.s, self.b, self.v
         codes, mask = ir.VectorType(I8, 64), s.mask_bytes(v["columns"]) if masked else None
-        adds = self.epilogue == "u8add"
+        adds = self.epilogue in SUMS
         zero_point = v["y_zero_point"]
         low, high = (b.add(b.fptosi(v[name], I32), zero_point) for name in ("lo", "hi"))
         scales = [self._column("scale", j, s.f32) for j in range(4)]
@@ -143,11 +144,13 @@ class Micro:
                 s.store_masked(address, packed, mask)
 
     def _sum(self, product: Any, r: Any) -> Any:
-        """`u8add` before its last bounds: the product rounded to its own codes, plus the residual's codes `r`."""
+        """A sum before its last bounds: the product rounded to its own codes, plus the residual's codes `r`."""
         s, b, v = self.s, self.b, self.v
         c_lo, c_hi, c_ratio, r_ratio, c_zero_point, offset = (s.splat(v[name]) for name in _FLOATS[2:])
         c = b.fadd(s.to_float(s.round(s.clamp(product, c_lo, c_hi))), c_zero_point)
         r = b.fsub(r, s.splat(b.sitofp(v["y_zero_point"], F32)))
+        if self.epilogue == "u8radd":
+            return s.fma_code(s.fma_code(offset, c, c_ratio), r, r_ratio)
         return s.fma_code(s.fma_code(offset, r, r_ratio), c, c_ratio)
 
     # Each epilogue loads what its column needs and gives the function (accumulator, offset in y, mask) → what is stored.
@@ -164,6 +167,9 @@ class Micro:
         scale, lo, hi = self._column("scale", j, s.f32), s.splat(v["lo"]), s.splat(v["hi"])
         zero_point = s.splat(v["y_zero_point"])
         return lambda acc, at, mask: s.narrow_u8(b.add(s.round(s.clamp(b.fmul(s.to_float(acc), scale), lo, hi)), zero_point))
+
+    def _u8radd(self, j: int) -> Any:
+        return self._u8add(j)
 
     def _u8add(self, j: int) -> Any:
         s, b, v = self.s, self.b, self.v
@@ -221,7 +227,7 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, quads):  # type: ig
         return types.void(types.Tuple(NUMBA_TYPES)), codegen
 
     nr = tile_vectors * LANES[isa]
-    size = 1 if epilogue in ("u8", "u8add") else 4
+    size = 1 if epilogue in CODES else 4
     indirect = addressing == "indirect"
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]

@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 from qrt.jit.lang import device, fields, i32, share
 from qrt.jit.lang.simd import I8, I32, I64, Simd
 from qrt.ops.gemm.cpu import Micro
+from qrt.ops.gemm.table import CODES, SUMS
 
 ROWS = COLUMNS = 32
 _CODES = ir.VectorType(I8, 32)
@@ -186,7 +187,7 @@ class _Rows(Micro):
     def _rows(self, masked: bool) -> None:
         b, s, v = self.b, self.s, self.v
         bias = [self._column("bias", j, s.i32) for j in range(2)] if self.epilogue != "f32d" else []
-        store = self._codes(masked) if self.epilogue in ("u8", "u8add") else self._words(masked)
+        store = self._codes(masked) if self.epilogue in CODES else self._words(masked)
         entry, loop, done = b.block, b.append_basic_block("rows"), b.append_basic_block("rows_end")
         b.branch(loop)
         b.position_at_end(loop)
@@ -208,7 +209,7 @@ class _Rows(Micro):
     def _codes(self, masked: bool) -> Any:
         s, b, v = self.s, self.b, self.v
         mask = b.bitcast(b.trunc(b.sub(b.shl(I64(1), v["columns"]), I64(1)), I32), ir.VectorType(ir.IntType(1), 32)) if masked else None
-        adds = self.epilogue == "u8add"
+        adds = self.epilogue in SUMS
         zero_point = v["y_zero_point"]
         low, high = (b.add(b.fptosi(v[name], I32), zero_point) for name in ("lo", "hi"))
         scales = [self._column("scale", j, s.f32) for j in range(2)]
@@ -263,7 +264,7 @@ def gemm(epilogue):  # type: ignore[no-untyped-def]
 
         return types.void(types.Tuple(_TYPES)), codegen
 
-    size = 1 if epilogue in ("u8", "u8add") else 4
+    size = 1 if epilogue in CODES else 4
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)

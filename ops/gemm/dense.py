@@ -11,6 +11,7 @@ import numpy as np
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Product, Weights, overread_safe
+from qrt.ops.gemm.table import SUMS
 from qrt.ops.op import Array, Op, Operand, Spec, Steps
 
 __all__ = ["Dense", "check_extra", "product_reference"]
@@ -20,7 +21,7 @@ def check_extra(epilogue: Epilogue, inputs: Sequence[Spec], y: Spec) -> None:
     """Raises unless `inputs` are what the epilogue reads beside the operands."""
     if len(inputs) != epilogue.extra:
         raise ModelError(f"{len(inputs)} extra inputs, expected {epilogue.extra}")
-    if epilogue.name in ("u8add", "f32add") and inputs[0] != y:
+    if epilogue.name in (*SUMS, "f32add") and inputs[0] != y:
         raise UnsupportedOp(f"residual of {inputs[0].dtype}{list(inputs[0].shape)} for a result of {y.dtype}{list(y.shape)}")
     if epilogue.name == "f32d" and [(s.dtype, s.size) for s in inputs] != [(np.dtype(np.float32), 1), (np.dtype(np.uint8), 1)]:
         raise UnsupportedOp("the run-time scale and zero point must be one float32 and one uint8")

@@ -131,7 +131,8 @@ class CodesAdd(Epilogue):
 
     y = clamp(rint(fma(c, c_ratio, fma(r, r_ratio, k)))), with c_ratio = f32(c_scale / y_scale), r_ratio = f32(r_scale / y_scale)
     and k = zero_point − fma(c_zero_point, c_ratio, r_zero_point · r_ratio): see docs/architecture.md. `signed`: the codes stand for
-    int8; 128 is taken from every code and zero point before, and added to the result.
+    int8; 128 is taken from every code and zero point before, and added to the result. `residual_first`: the residual is the sum's first
+    operand, so c and r change places in this formula.
     """
 
     conv: Codes
@@ -142,10 +143,14 @@ class CodesAdd(Epilogue):
     qmin: int = 0
     qmax: int = 255
     signed: bool = False
-    name = "u8add"
+    residual_first: bool = False
     integer = True
     extra = 1
     dtype = np.dtype(np.uint8)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return "u8radd" if self.residual_first else "u8add"
 
     @property
     def steps_fit(self) -> bool:
@@ -154,7 +159,9 @@ class CodesAdd(Epilogue):
 
     def reference(self, acc: Array, bias: Array | None, extra: Sequence[Array], column_sums: Array) -> Array:
         c = self.conv.reference(acc, bias, (), column_sums).astype(F32) - F32(self._base)
-        steps = _fma(c, self.c_ratio, _fma(extra[0].astype(F32) - F32(self._base), self.r_ratio, self._offset()))
+        operands = [(c, self.c_ratio), (extra[0].astype(F32) - F32(self._base), self.r_ratio)]
+        (a, a_ratio), (b, b_ratio) = reversed(operands) if self.residual_first else operands
+        steps = _fma(a, a_ratio, _fma(b, b_ratio, self._offset()))
         return round_clamp(steps, np.array(self._base, np.int32), self.qmin, self.qmax).astype(np.uint8)
 
     @property
@@ -164,6 +171,8 @@ class CodesAdd(Epilogue):
     def _offset(self) -> Array:
         """k."""
         c, r, y = (F32(point - self._base) for point in (self.conv.zero_point, self.r_zero_point, self.zero_point))
+        if self.residual_first:
+            return np.asarray(y - _fma(r, self.r_ratio, c * F32(self.c_ratio)))
         return np.asarray(y - _fma(c, self.c_ratio, r * F32(self.r_ratio)))
 
     def fields(self, extra: Sequence[Operand], pad: Padder) -> dict[str, int | float | Ref]:

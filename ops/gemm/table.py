@@ -13,7 +13,7 @@ from qrt.core.target import LADDERS, Target
 from qrt.jit import Kernel, record_dtype
 from qrt.jit.lanes import LANES
 
-__all__ = ["EPILOGUES", "KERNELS", "RECORD", "TILES", "Tile", "choose_tile", "has_quads", "kernel_for", "vector_isa"]
+__all__ = ["CODES", "EPILOGUES", "KERNELS", "RECORD", "SUMS", "TILES", "Tile", "choose_tile", "has_quads", "kernel_for", "vector_isa"]
 
 RECORD = record_dtype(
     ("x", "i8"),  # A: row m of batch i, group g starts at x + i·x_batch + g·x_group + m·x_row (direct) or + offsets[m][tap]
@@ -58,11 +58,17 @@ EPILOGUES: dict[str, str] = {
     "u8": "int: clamp(rint(acc · scale[n])) + y_zero_point as uint8",
     "u8add": "int: c = clamp(rint(acc · scale[n])) + c_zero_point, r' = r − y_zero_point; "
     "clamp(rint(fma(c, c_ratio, fma(r', r_ratio, sum_offset)))) + y_zero_point as uint8",
+    "u8radd": "int: the same, the residual's product added last",
     "s32": "int: acc as int32",
     "f32d": "int: float32(acc − a_zero_point · column_sums[n]) · (a_scale · scale[n]) + bias[n] as float32",
     "f32": "float: clamp(acc) as float32",
     "f32add": "float: clamp(acc + r) as float32",
 }
+
+
+# Epilogues that end in codes, and those of them that add a residual.
+SUMS = ("u8add", "u8radd")
+CODES = ("u8", *SUMS)
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ def _kernel(isa: str, tile: Tile, addressing: str, epilogue: str, quads: bool) -
 
 def has_quads(isa: str, tile: Tile, epilogue: str) -> bool:
     """Whether there is a kernel that packs four vectors of codes into one store; its columns lie in QUAD_ORDER."""
-    return isa == "avx512vnni" and tile.vectors == 4 and epilogue in ("u8", "u8add")
+    return isa == "avx512vnni" and tile.vectors == 4 and epilogue in CODES
 
 
 KERNELS: tuple[Kernel, ...] = tuple(

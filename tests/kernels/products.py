@@ -51,9 +51,9 @@ def to_codes(columns: int, reach: int, low: int = 3, high: int = 250) -> Codes:
     return Codes((RNG.random(columns) * 2e-2 / np.sqrt(reach) + 1e-5).astype(np.float32), 120, low, high)
 
 
-def added(columns: int, reach: int, signed: bool = False) -> CodesAdd:
+def added(columns: int, reach: int, signed: bool = False, residual_first: bool = False) -> CodesAdd:
     """Codes plus a residual, with ratios that make ties."""
-    return CodesAdd(to_codes(columns, reach, 0, 255), 0.5, 0.25, 100, 131, 5, 250, signed)
+    return CodesAdd(to_codes(columns, reach, 0, 255), 0.5, 0.25, 100, 131, 5, 250, signed, residual_first)
 
 
 def dynamic(columns: int) -> DynamicFloat:
@@ -63,7 +63,7 @@ def dynamic(columns: int) -> DynamicFloat:
 def extra(epilogue: Epilogue, *y: int) -> list[Array]:
     """What the epilogue reads beside the operands, for a result of shape y."""
     match epilogue.name:
-        case "u8add":
+        case "u8add" | "u8radd":
             return [codes(*y)]
         case "f32add":
             return [floats(*y)]
@@ -73,7 +73,14 @@ def extra(epilogue: Epilogue, *y: int) -> list[Array]:
 
 
 def integer_epilogues(columns: int, reach: int) -> list[Epilogue]:
-    return [to_codes(columns, reach), added(columns, reach), added(columns, reach, signed=True), Int32(), dynamic(columns)]
+    return [
+        to_codes(columns, reach),
+        added(columns, reach),
+        added(columns, reach, signed=True),
+        added(columns, reach, residual_first=True),
+        Int32(),
+        dynamic(columns),
+    ]
 
 
 def float_epilogues() -> list[Epilogue]:

@@ -55,6 +55,8 @@ def _rewrite(node: ir.Node, found: _Residual) -> None:
     residual = node.inputs[other : other + 3]
     inputs = [*conv.inputs[:6], node.inputs[6], node.inputs[7], bias, c_scale, c_zero_point, *residual]
     attributes = {**kept(conv), **kept(node, "qmin", "qmax", "signed")}
+    if found.first != 0:
+        attributes["residual_first"] = ir.AttrInt64("residual_first", 1)
     substitute(node, add_node(node, "QConvAdd", inputs, attributes, like=node.outputs, name=conv.name).outputs)
 
 

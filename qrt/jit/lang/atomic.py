@@ -8,7 +8,18 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-__all__ = ["atomic_add", "atomic_exchange", "atomic_load", "atomic_store", "call", "cycles", "pause", "sched_yield", "semaphore_post", "semaphore_wait"]
+__all__ = [
+    "atomic_add",
+    "atomic_exchange",
+    "atomic_load",
+    "atomic_store",
+    "call",
+    "cycles",
+    "pause",
+    "sched_yield",
+    "semaphore_post",
+    "semaphore_wait",
+]
 
 _I64 = ir.IntType(64)
 

@@ -129,7 +129,8 @@ def codes_add(low: Lowering, node: ir.Node, w: Weights) -> CodesAdd:
     conv = codes(low, node, w, (1, 4, 9), (0, 255))
     lo, hi = attr_int(node, "qmin", 0), attr_int(node, "qmax", 255)
     points = (zero_point(low, operand(node, 13)), zero_point(low, operand(node, 7)))
-    return CodesAdd(conv, float(c_scale / y_scale), float(r_scale / y_scale), *points, lo, hi, bool(attr_int(node, "signed", 0)))
+    flags = (bool(attr_int(node, name, 0)) for name in ("signed", "residual_first"))
+    return CodesAdd(conv, float(c_scale / y_scale), float(r_scale / y_scale), *points, lo, hi, *flags)
 
 
 def dynamic(low: Lowering, node: ir.Node, w: Weights) -> DynamicFloat:
