@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +11,15 @@ import numpy as np
 from qrt.core.errors import ModelError, QrtError
 from qrt.ops.op import Array, Op, Spec, View
 
-__all__ = ["Call", "Program", "interpret"]
+__all__ = ["Call", "Program", "interpret", "require_memory"]
+
+_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def require_memory(nbytes: int, what: str) -> None:
+    """ModelError where `nbytes` are more than this machine's memory: the system would promise them and end the process later."""
+    if nbytes > _MEMORY:
+        raise ModelError(f"{what} takes {nbytes / 1e9:.3g} GB, and this machine has {_MEMORY / 1e9:.3g} GB of memory")
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,8 @@ class Program:
         """Appends `op` applied to `inputs`; gives its outputs. Errors of shape inference name the node."""
         try:
             specs = op.infer([self.specs[i] for i in inputs])
+            for spec in specs:
+                require_memory(spec.nbytes, f"a value of shape {spec.shape}")
         except QrtError as error:
             raise type(error)(f"node {name!r}: {error}") from error
         outputs = tuple(self.value(spec) for spec in specs)
@@ -76,4 +87,3 @@ def interpret(program: Program, feeds: Sequence[Array]) -> list[Array]:
                 raise ModelError(f"node {call.name!r}: reference gave {result.dtype}{result.shape}, expected {program.specs[index]}")
             values[index] = result
     return [values[i] for i in program.outputs]
-

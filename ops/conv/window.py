@@ -14,6 +14,9 @@ from qrt.ops.op import Array
 
 __all__ = ["Window"]
 
+# A table of offsets takes 4 bytes for each: no more than 1 GiB.
+MAX_OFFSETS = 1 << 28
+
 
 @dataclass(frozen=True)
 class Window:
@@ -35,6 +38,8 @@ class Window:
             raise ModelError(f"kernel {self.kernel}, strides {self.strides} and dilations {self.dilations} must be positive")
         if min(self.pads, default=0) < 0:
             raise UnsupportedOp(f"negative padding {self.pads}")
+        if self.output_padding and (len(self.output_padding) != rank or min(self.output_padding) < 0):
+            raise ModelError(f"output padding {self.output_padding} does not fit a kernel of rank {rank}")
 
     @property
     def taps(self) -> int:
@@ -76,12 +81,14 @@ class Window:
     def offsets(self, space: Sequence[int], pixel: int) -> Array:
         """For each output pixel and tap, the byte offset of the input pixel read, −1 for padding: int32 [out pixels, taps].
 
-        `pixel`: bytes of one input pixel. Raises UnsupportedOp where offsets do not fit 32 bits.
+        `pixel`: bytes of one input pixel. Raises UnsupportedOp where offsets do not fit 32 bits, or are too many.
         """
         if prod(space) * pixel >= 2**31:
             raise UnsupportedOp(f"an image of {prod(space) * pixel} bytes")
         out = self.out_space(space)
         rank = len(space)
+        if prod(out) * self.taps > MAX_OFFSETS:
+            raise UnsupportedOp(f"a window of {self.taps} pixels at {prod(out)} places")
         table = np.empty((*out, self.taps), np.int32)
         for t, taps in enumerate(product(*map(range, self.kernel))):
             offset = np.zeros(out, np.int64)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from qrt.core.errors import ModelError
+from qrt.core.errors import ModelError, QrtError
 from qrt.graph import has_subgraph, ir
 from qrt.ops.movement import Copy, Transpose
 from qrt.ops.op import Array, Op, Spec
@@ -213,16 +213,23 @@ class Lowering:
             self.bind(value, index)
 
     def lower(self, node: ir.Node) -> None:
-        """Lowers one node, or computes it now if its inputs are known."""
+        """Lowers one node, or computes it now if its inputs are known. Raises ModelError for one that does not fit its inputs."""
         self.node = node
         handler = self._handlers.get((node.domain, node.op_type))
         if handler is None:
             raise NotNative("no kernel for this operator")
         given = [v for v in node.inputs if v is not None]
-        if given and all(self.const(v) is not None and v not in self._tensors for v in given) and not has_subgraph(node):
-            self._compute(node, handler)
-        else:
-            handler(self, node)
+        known = given and all(self.const(v) is not None and v not in self._tensors for v in given) and not has_subgraph(node)
+        try:
+            if known:
+                self._compute(node, handler)
+            else:
+                handler(self, node)
+        except QrtError:
+            raise
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            # Handlers test what kernels trust; what is malformed in another way fails in NumPy or in Python, and is the model's fault.
+            raise ModelError(f"node {node.name!r} ({node.op_type}): its inputs and attributes do not fit one another: {error}") from error
 
     def _compute(self, node: ir.Node, handler: Handler) -> None:
         """Binds the outputs of a node of known inputs, through the references of its own ops."""

@@ -17,7 +17,7 @@ from qrt.core.target import Target
 from qrt.jit import Kernel
 from qrt.jit.load import address
 from qrt.ops.op import Array, Base, Operand, Ref, Spec
-from qrt.ops.program import Call, Program
+from qrt.ops.program import Call, Program, require_memory
 from qrt.runtime.arena import ALIGNMENT, Buffer, place
 from qrt.runtime.kernels import JOB, STEP
 from qrt.runtime.team import run_job
@@ -193,6 +193,7 @@ def build(program: Program, target: Target, threads: int, packs: Packs, taps: Se
 
 def _assemble(program: Program, builder: _Builder, taps: list[Tap]) -> Plan:
     offsets, size = place(builder.buffers)
+    require_memory(size, "one run")
     table = np.zeros(len(builder.steps), STEP)
     starts: list[int] = []
     total = 0

@@ -40,7 +40,7 @@ print(json.dumps({"numba": "numba" in sys.modules, "onnx": "onnx" in sys.modules
 def start(folder: Path, **environment: str) -> subprocess.Popen[str]:
     env = {**os.environ, "QRT_CACHE_DIR": str(folder), **environment}
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", PROGRAM], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-I", "-W", "error", "-c", PROGRAM], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 

@@ -147,7 +147,7 @@ def test_a_forked_child_has_a_team_of_its_own() -> None:
 
 def test_the_interpreter_ends_while_workers_wait() -> None:
     program = "from qrt.runtime.team import team; team(); print('done')"
-    result = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-I", "-W", "error", "-c", program], capture_output=True, text=True, timeout=120)
     assert (result.returncode, result.stdout, result.stderr) == (0, "done\n", "")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qrt.core.errors import ModelError
 from qrt.graph import attr_int, attr_ints, attr_str, ir
 from qrt.lower.handlers import products
 from qrt.lower.handlers.products import QRT, operand
@@ -22,6 +23,8 @@ def window(node: ir.Node, space: Sequence[int], kernel: Sequence[int], transpose
     extra = attr_ints(node, "output_padding", (0,) * rank) if transposed else ()
     mode, reach = attr_str(node, "auto_pad", "NOTSET"), [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     wanted = attr_ints(node, "output_shape", ())
+    if mode not in ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"):
+        raise ModelError(f"node {node.name!r}: no padding is called {mode!r}")
     if transposed and (wanted or mode in ("SAME_UPPER", "SAME_LOWER")):
         shape = wanted[-rank:] if wanted else tuple(n * s for n, s in zip(space, strides, strict=True))
         total = [max((n - 1) * s + e + r - o, 0) for n, s, e, r, o in zip(space, strides, extra, reach, shape, strict=True)]

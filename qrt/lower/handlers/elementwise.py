@@ -65,7 +65,8 @@ def _unary(name: str, *attributes: tuple[str, float]) -> Handler:
 
 
 def _gelu(low: Lowering, node: ir.Node) -> None:
-    _apply(low, node, Unary("gelu_tanh" if attr_str(node, "approximate", "none") == "tanh" else "gelu"))
+    ops = {"none": "gelu", "tanh": "gelu_tanh"}
+    _apply(low, node, Unary(ops[attr_str(node, "approximate", "none")]))
 
 
 def _is_inf(low: Lowering, node: ir.Node) -> None:

@@ -281,8 +281,8 @@ def _tile(low: Lowering, node: ir.Node) -> None:
 
 def _image(low: Lowering, node: ir.Node) -> tuple[int, tuple[int, ...], int]:
     """The input channels-last, its shape so, and the block size."""
-    if len(low.shape(required(node))) != 4 or attr_int(node, "blocksize", 0) < 1:
-        raise ModelError(f"node {node.name!r}: {node.op_type} needs an image (N, C, H, W) and a block size of at least 1")
+    if len(low.shape(required(node))) != 4 or attr_int(node, "blocksize", 0) < 1 or attr_str(node, "mode", "DCR") not in ("DCR", "CRD"):
+        raise ModelError(f"node {node.name!r}: {node.op_type} needs an image (N, C, H, W), a block size ≥ 1 and a mode DCR or CRD")
     index = low.image(sized(low, required(node)))
     return index, low.program.specs[index].shape, attr_int(node, "blocksize", 0)
 

@@ -73,12 +73,15 @@ def _full_length(low: Lowering, node: ir.Node, time: int) -> None:
 def _recurrent(low: Lowering, node: ir.Node) -> None:
     x, batch_first = required(node), bool(attr_int(node, "layout", 0))
     w, r = (low.require_const(required(node, k), "the weights") for k in (1, 2))
-    directions = 2 if attr_str(node, "direction", "forward") == "bidirectional" else 1
+    direction = attr_str(node, "direction", "forward")
+    if direction not in ("forward", "reverse", "bidirectional"):
+        raise ModelError(f"node {node.name!r}: no direction is called {direction!r}")
+    directions = 2 if direction == "bidirectional" else 1
     cell = _cell(low, node, directions)
     gates = GATES[cell]
     if w.dtype != np.float32 or low.dtype(x) != np.float32:
         raise NotNative(f"a recurrence over {low.dtype(x)}")
-    n = r.shape[-1]
+    n = attr_int(node, "hidden_size", r.shape[-1])
     if len(low.shape(x)) != 3 or w.shape != (directions, gates * n, low.shape(x)[2]) or r.shape != (directions, gates * n, n):
         raise ModelError(f"node {node.name!r}: weights of shapes {w.shape} and {r.shape} do not fit an input of shape {low.shape(x)}")
     bias, extra = _bias(low, node, cell, r)
@@ -91,7 +94,7 @@ def _recurrent(low: Lowering, node: ir.Node) -> None:
     matrix = low.constants.derived(w, "projection", lambda: np.ascontiguousarray(w.reshape(-1, inputs).T)[None, None])
     projected = low.call(Dense(Weights(matrix, None, bias), Float()), [index])[0]
     projected = low.call(View((time, batch, directions, gates * n)), [projected])[0]
-    op = Recurrent(cell, r, extra, attr_str(node, "direction", "forward") == "reverse")
+    op = Recurrent(cell, r, extra, direction == "reverse")
     states = [_state(low, node, k, (directions, batch, n), batch_first) for k in (5, 6)[: 1 + op.has_cell_state]]
     y, *last = low.call(op, [projected, *states])
     layouts = ((1, 2, 0, 3), (1, 0, 2)) if batch_first else (None, None)

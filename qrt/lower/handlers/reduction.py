@@ -37,7 +37,7 @@ def _axes(low: Lowering, node: ir.Node, index: int) -> tuple[int, ...] | None:
     given = optional(node, index)
     axes = attr_ints(node, "axes") if given is None else tuple(int(a) for a in low.require_const(given, "axes").reshape(-1))
     if not axes:
-        return None if attr_int(node, "noop_with_empty_axes", 0) else tuple(range(rank))
+        return None if attr_int(node, "noop_with_empty_axes", 0) == 1 else tuple(range(rank))
     return tuple(sorted({axis_of(node, axis, rank) for axis in axes}))
 
 
@@ -70,7 +70,7 @@ def _squeeze(low: Lowering, x: Tensor, axes: Sequence[int]) -> Tensor:
 
 def _bind(low: Lowering, node: ir.Node, y: Tensor, axes: Sequence[int]) -> None:
     """Binds output 0 to y, without `axes` unless keepdims says so."""
-    if not attr_int(node, "keepdims", 1):
+    if attr_int(node, "keepdims", 1) != 1:
         y = _squeeze(low, y, axes)
     low.bind(node.outputs[0], y.value, y.perm)
 

@@ -26,7 +26,7 @@ def _window(low: Lowering, node: ir.Node) -> tuple[Window, tuple[int, ...]]:
     if len(kernel) != len(space) or not kernel:
         raise ModelError(f"node {node.name!r}: a kernel {kernel} does not fit an image of shape {low.shape(required(node))}")
     look = window(node, space, kernel)
-    if not attr_int(node, "ceil_mode", 0):
+    if attr_int(node, "ceil_mode", 0) != 1:
         return look, look.pads
     rank, pads = len(kernel), list(look.pads)
     for k, n in enumerate(space):
