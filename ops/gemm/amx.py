@@ -8,7 +8,6 @@ import numpy as np
 
 from qrt.core.target import Target
 from qrt.jit import Kernel, record_dtype
-from qrt.jit.lanes import PAIR_ORDER
 from qrt.ops.gemm.table import CODES, EPILOGUES
 from qrt.ops.gemm.table import RECORD as GEMM_RECORD
 from qrt.ops.op import Array, Ref, Steps
@@ -46,18 +45,11 @@ def suits(target: Target, product: Product) -> bool:
     return target.isa == "amx" and product.epilogue.integer and product.groups == 1 and large and (product.epilogue.steps_fit or not codes)
 
 
-def ordered(epilogue: str, columns: Array) -> Array:
-    """[..., columns] as lanes hold them: codes are packed pairwise, other results are stored as they are."""
-    if epilogue not in CODES:
-        return columns
-    return columns.reshape(*columns.shape[:-1], -1, COLUMNS)[..., list(PAIR_ORDER)].reshape(columns.shape)
-
-
-def blocked(epilogue: str, w: Array) -> Array:
+def blocked(w: Array) -> Array:
     """int8 [k, columns] → [columns / 32][k / 64][2][16][16][4], zeros past k."""
     k, columns = w.shape
     full = np.zeros((-(-k // K_STEP) * K_STEP, columns), np.int8)
-    full[:k] = ordered(epilogue, w)
+    full[:k] = w
     tiles = full.reshape(-1, 16, 4, columns // COLUMNS, 2, 16)
     return np.ascontiguousarray(tiles.transpose(3, 0, 4, 1, 5, 2))
 

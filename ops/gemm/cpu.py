@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 
 from qrt.jit.lanes import LANES
 from qrt.jit.lang import fields, share
-from qrt.jit.lang.simd import F32, I8, I32, I64, Simd
+from qrt.jit.lang.simd import F32, I1, I8, I32, I64, Simd
 from qrt.ops.gemm.table import CODES, SUMS
 
 
@@ -18,9 +18,9 @@ class Micro:
     """Builds one tile: accumulate over taps and K, then the epilogue."""
 
     def __init__(
-        self, s: Simd, rows: int, vectors: int, addressing: str, epilogue: str, values: dict[str, Any], quads: bool = False
+        self, s: Simd, rows: int, vectors: int, addressing: str, epilogue: str, values: dict[str, Any], packed: bool = False
     ) -> None:
-        self.s, self.b, self.quads = s, s.b, quads
+        self.s, self.b, self.packed = s, s.b, packed
         self.rows, self.vectors, self.addressing, self.epilogue = rows, vectors, addressing, epilogue
         self.v = values
         self.floats = epilogue in ("f32", "f32add")
@@ -87,7 +87,7 @@ class Micro:
         b.position_at_end(done)
         whole = b.icmp_signed("==", v["columns"], I64(self.vectors * s.lanes))
         with b.if_else(whole) as (then, otherwise):
-            finish = self._finish_quads if self.quads else self._finish
+            finish = self._finish_packed if self.packed else self._finish
             with then:
                 finish(acc, masked=False)
             with otherwise:
@@ -119,29 +119,54 @@ class Micro:
                 else:
                     s.store_masked(address, value, mask)
 
-    def _finish_quads(self, acc: list[list[Any]], masked: bool) -> None:
-        """Codes of four vectors go out as one store; packing saturates, and bounds are taken on bytes."""
+    def _finish_packed(self, acc: list[list[Any]], masked: bool) -> None:
+        """Codes of four vectors, of one row or of two, are packed before they are stored."""
+        store, together = self.code_store(self.vectors, masked), 4 // self.vectors
+        for i in range(0, self.rows, together):
+            places = [self.b.mul(index, self.v["y_row"]) for index in self.index[i : i + together]]
+            store([vector for row in acc[i : i + together] for vector in row], places)
+
+    def code_store(self, per_row: int, masked: bool) -> Any:
+        """What takes four vectors of accumulators (`per_row` of them to a row) to codes, and stores each row at its offset.
+
+        Packing saturates, and bounds are taken on bytes. What a column needs is loaded here, once. Rows are stored last to first: a
+        row that repeats another's place has to come after it.
+        """
         s, b, v = self.s, self.b, self.v
-        codes, mask = ir.VectorType(I8, 64), s.mask_bytes(v["columns"]) if masked else None
-        adds = self.epilogue in SUMS
+        columns = 16 * per_row
+        codes, words = ir.VectorType(I8, columns), ir.VectorType(I64, 8)
+        bits = b.sub(b.shl(I64(1), v["columns"]), I64(1)) if masked else None
+        mask = None if bits is None else b.bitcast(bits if columns == 64 else b.trunc(bits, I32), ir.VectorType(I1, columns))
         zero_point = v["y_zero_point"]
         low, high = (b.add(b.fptosi(v[name], I32), zero_point) for name in ("lo", "hi"))
-        scales = [self._column("scale", j, s.f32) for j in range(4)]
-        for i in range(self.rows):
-            at = b.mul(self.index[i], v["y_row"])
-            products = [b.fmul(s.to_float(a), scale) for a, scale in zip(acc[i], scales, strict=True)]
-            if adds:
-                address = b.add(v["r"], at)
-                residual = s.load(address, codes) if mask is None else s.load_masked(address, codes, mask)
-                widened = s.interleave([residual, *[ir.Constant(codes, None)] * 3])
-                steps = [s.round(self._sum(p, s.to_float(r))) for p, r in zip(products, widened, strict=True)]
-            else:
-                steps = [s.round(p) for p in products]
-            packed, address = s.pack_codes(steps, zero_point, low, high), b.add(v["y"], at)
-            if mask is None:
-                s.store(address, packed)
-            else:
-                s.store_masked(address, packed, mask)
+        scales = [self._column("scale", j, s.f32) for j in range(per_row)]
+
+        def residuals(places: list[Any]) -> list[Any]:
+            rows = [b.add(v["r"], at) for at in places]
+            loaded = [s.load(at, codes) if mask is None else s.load_masked(at, codes, mask) for at in rows]
+            mixed = loaded[0]
+            if per_row == 2:
+                halves = [b.bitcast(row, ir.VectorType(I64, 4)) for row in loaded]
+                mixed = b.shuffle_vector(*halves, ir.Constant(ir.VectorType(I32, 8), [0, 4, 1, 5, 2, 6, 3, 7]))
+            nothing = ir.Constant(ir.VectorType(I8, 64), None)
+            return [s.to_float(r) for r in s.interleave([b.bitcast(mixed, nothing.type), nothing, nothing, nothing])]
+
+        def store(acc: list[Any], places: list[Any]) -> None:
+            products = [b.fmul(s.to_float(a), scales[n % per_row]) for n, a in enumerate(acc)]
+            if self.epilogue in SUMS:
+                products = [self._sum(p, r) for p, r in zip(products, residuals(places), strict=True)]
+            packed = s.pack_codes([s.round(p) for p in products], zero_point, low, high)
+            for row in reversed(range(len(places))):
+                value, address = packed, b.add(v["y"], places[row])
+                if per_row == 2:
+                    picked = ir.Constant(ir.VectorType(I32, 4), [row + 2 * n for n in range(4)])
+                    value = b.bitcast(b.shuffle_vector(b.bitcast(packed, words), ir.Constant(words, ir.Undefined), picked), codes)
+                if mask is None:
+                    s.store(address, value)
+                else:
+                    s.store_masked(address, value, mask)
+
+        return store
 
     def _sum(self, product: Any, r: Any) -> Any:
         """A sum before its last bounds: the product rounded to its own codes, plus the residual's codes `r`."""
@@ -213,7 +238,7 @@ NAMES = (*_ADDRESSES, *_COUNTS, *_FLOATS, *_CODES)
 NUMBA_TYPES = (types.int64,) * (len(_ADDRESSES) + len(_COUNTS)) + (types.float32,) * len(_FLOATS) + (types.int32,) * len(_CODES)
 
 
-def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, quads):  # type: ignore[no-untyped-def]
+def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, packed):  # type: ignore[no-untyped-def]
     """All tiles of one product: threads share the (batch, group, column block, row block) blocks, in that order."""
 
     @intrinsic
@@ -221,7 +246,7 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, quads):  # type: ig
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
             members = [builder.extract_value(args[0], i) for i in range(len(NAMES))]
             named = dict(zip(NAMES, members, strict=True))
-            Micro(Simd(isa, builder), tile_rows, tile_vectors, addressing, epilogue, named, quads).build()
+            Micro(Simd(isa, builder), tile_rows, tile_vectors, addressing, epilogue, named, packed).build()
             return context.get_dummy_value()
 
         return types.void(types.Tuple(NUMBA_TYPES)), codegen

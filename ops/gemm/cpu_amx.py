@@ -13,12 +13,11 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from qrt.jit.lang import device, fields, i32, share
-from qrt.jit.lang.simd import I8, I32, I64, Simd
+from qrt.jit.lang.simd import I8, I64, Simd
 from qrt.ops.gemm.cpu import Micro
-from qrt.ops.gemm.table import CODES, SUMS
+from qrt.ops.gemm.table import CODES
 
 ROWS = COLUMNS = 32
-_CODES = ir.VectorType(I8, 32)
 _VOID = ir.VoidType()
 
 
@@ -187,7 +186,7 @@ class _Rows(Micro):
     def _rows(self, masked: bool) -> None:
         b, s, v = self.b, self.s, self.v
         bias = [self._column("bias", j, s.i32) for j in range(2)] if self.epilogue != "f32d" else []
-        store = self._codes(masked) if self.epilogue in CODES else self._words(masked)
+        store = self.code_store(2, masked) if self.epilogue in CODES else self._words(masked)
         entry, loop, done = b.block, b.append_basic_block("rows"), b.append_basic_block("rows_end")
         b.branch(loop)
         b.position_at_end(loop)
@@ -199,49 +198,20 @@ class _Rows(Micro):
             vectors = [b.add(vector, bias[n % 2]) for n, vector in enumerate(vectors)]
         # Where there is no second row, both are stored to one place: the first, last.
         second = b.select(b.icmp_signed("<", b.add(i, I64(1)), v["rows"]), b.add(offset, v["y_row"]), offset)
-        store(vectors, offset, second)
+        store(vectors, [offset, second])
         i_next = b.add(i, I64(2))
         for phi, after in ((i, i_next), (acc, b.add(acc, I64(256))), (offset, b.add(offset, b.shl(v["y_row"], I64(1))))):
             phi.add_incoming(after, b.block)
         b.cbranch(b.icmp_signed("<", i_next, v["rows"]), loop, done)
         b.position_at_end(done)
 
-    def _codes(self, masked: bool) -> Any:
-        s, b, v = self.s, self.b, self.v
-        mask = b.bitcast(b.trunc(b.sub(b.shl(I64(1), v["columns"]), I64(1)), I32), ir.VectorType(ir.IntType(1), 32)) if masked else None
-        adds = self.epilogue in SUMS
-        zero_point = v["y_zero_point"]
-        low, high = (b.add(b.fptosi(v[name], I32), zero_point) for name in ("lo", "hi"))
-        scales = [self._column("scale", j, s.f32) for j in range(2)]
-
-        def store(acc: list[Any], first: Any, second: Any) -> None:
-            products = [b.fmul(s.to_float(a), scales[n % 2]) for n, a in enumerate(acc)]
-            if adds:
-                places = [b.add(v["r"], at) for at in (first, second)]
-                rows = [s.load(at, _CODES) if mask is None else s.load_masked(at, _CODES, mask) for at in places]
-                halves = [b.bitcast(row, ir.VectorType(I64, 4)) for row in rows]
-                mixed = b.shuffle_vector(*halves, ir.Constant(ir.VectorType(I32, 8), [0, 4, 1, 5, 2, 6, 3, 7]))
-                nothing = ir.Constant(ir.VectorType(I8, 64), None)
-                widened = s.interleave([b.bitcast(mixed, nothing.type), nothing, nothing, nothing])
-                products = [self._sum(p, s.to_float(r)) for p, r in zip(products, widened, strict=True)]
-            packed = b.bitcast(s.pack_codes([s.round(p) for p in products], zero_point, low, high), ir.VectorType(I64, 8))
-            for row, at in ((1, second), (0, first)):
-                picked = ir.Constant(ir.VectorType(I32, 4), [row + 2 * n for n in range(4)])
-                value = b.bitcast(b.shuffle_vector(packed, ir.Constant(packed.type, ir.Undefined), picked), _CODES)
-                address = b.add(v["y"], at)
-                if mask is None:
-                    s.store(address, value)
-                else:
-                    s.store_masked(address, value, mask)
-
-        return store
-
     def _words(self, masked: bool) -> Any:
         s, b, v = self.s, self.b, self.v
         finish = [getattr(self, f"_{self.epilogue}")(j) for j in range(2)]
         masks = [s.mask(b.sub(v["columns"], I64(16 * j))) for j in range(2)] if masked else [None, None]
 
-        def store(acc: list[Any], first: Any, second: Any) -> None:
+        def store(acc: list[Any], places: list[Any]) -> None:
+            first, second = places
             for n, at in ((2, second), (3, second), (0, first), (1, first)):
                 value, address = finish[n % 2](acc[n], None, None), s.at(b.add(v["y"], at), 64 * (n % 2))
                 if masks[n % 2] is None:

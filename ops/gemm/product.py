@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qrt.jit import Kernel, record_dtype
-from qrt.jit.lanes import LANES, QUAD_ORDER
+from qrt.jit.lanes import LANES, ORDERS
 from qrt.ops.gemm import amx
 from qrt.ops.gemm.epilogue import Epilogue, Padder
-from qrt.ops.gemm.table import RECORD, Tile, choose_tile, has_quads, kernel_for, vector_isa
+from qrt.ops.gemm.table import CODES, RECORD, Tile, choose_tile, kernel_for, packs, vector_isa
 from qrt.ops.op import Array, Base, Operand, Ref, Steps
 
 __all__ = ["COPY", "Product", "Weights", "int8_parts", "overread_safe"]
@@ -96,7 +96,7 @@ class Product:
     batch: int = 1
     run: int = 1  # taps that read neighbouring pixels of one row of the image, away from its border
     amx: bool = False  # runs on tile registers: see amx.py
-    quads: bool = False  # columns are packed in QUAD_ORDER, for the kernels that store four vectors of codes at once
+    packed: int = 0  # columns of a block that lies in ORDERS, for kernels that pack four vectors of codes; 0: columns lie in order
 
     @property
     def k4(self) -> int:
@@ -114,15 +114,14 @@ class Product:
 
     def tile(self, steps: Steps) -> Tile:
         """The tile that suits this product."""
-        return choose_tile(steps.target, self.m, self.n)
+        return choose_tile(steps.target, self.m, self.n, self.k4 * self.taps, self.epilogue.name)
 
     def _ordered(self, columns: Array) -> Array:
         """[..., columns] in the order in which the kernel's lanes hold them."""
-        if self.amx:
-            return amx.ordered(self.epilogue.name, columns)
-        if not self.quads:
+        if not self.packed:
             return columns
-        return columns.reshape(*columns.shape[:-1], -1, 64)[..., list(QUAD_ORDER)].reshape(columns.shape)
+        order = list(ORDERS[self.packed])
+        return columns.reshape(*columns.shape[:-1], -1, self.packed)[..., order].reshape(columns.shape)
 
     def pad(self, steps: Steps) -> Padder:
         """Lays constants out as kernels read them: [groups][columns]."""
@@ -134,7 +133,7 @@ class Product:
                 padded[:, : shape[1]] = np.resize(array, shape)  # one value, one a column, or one a group and column
                 return self._ordered(padded)
 
-            return steps.packed(source, ("columns", how, columns, shape, self.quads, self.amx), make)
+            return steps.packed(source, ("columns", how, columns, shape, self.packed, self.amx), make)
 
         return lay
 
@@ -145,7 +144,7 @@ class Product:
         if self.amx:
             amx.add_step(steps, self, fields | {"k": self.k})
             return
-        kernel = kernel_for(steps.target, self.tile(steps), "indirect" if indirect else "direct", self.epilogue.name, self.quads)
+        kernel = kernel_for(steps.target, self.tile(steps), "indirect" if indirect else "direct", self.epilogue.name, bool(self.packed))
         filled: Fields = dict.fromkeys(RECORD.names or (), 0)
         filled |= fields
         work = self.batch * self.groups * self.m * self.n * self.k * self.taps
@@ -159,9 +158,9 @@ class Product:
         parts = int8_parts(weights.centred()) if self.epilogue.integer and weights.zero_point is not None else [weights.w]
         product = replace(self, taps=self.taps * len(parts), run=self.run if len(parts) == 1 else 1)
         if amx.suits(steps.target, product):
-            product = replace(product, amx=True)
-        elif has_quads(vector_isa(steps.target), self.tile(steps), self.epilogue.name) and self.epilogue.steps_fit:
-            product = replace(product, quads=True)
+            product = replace(product, amx=True, packed=amx.COLUMNS if self.epilogue.name in CODES else 0)
+        elif packs(vector_isa(steps.target), product.tile(steps), self.epilogue.name) and self.epilogue.steps_fit:
+            product = replace(product, packed=product.nr(steps))
         nr, columns, per = product.nr(steps), product.columns(steps), 4 if self.epilogue.integer else 1
         zeros = weights.zero_point.tobytes() if weights.zero_point is not None else b""
 
@@ -170,7 +169,7 @@ class Product:
             if product.amx:
                 flat = np.zeros((product.taps * self.k, columns), np.int8)
                 flat[:, : self.n] = w.reshape(-1, self.n)
-                return amx.blocked(self.epilogue.name, flat)
+                return amx.blocked(product._ordered(flat))
             full = np.zeros((self.groups, product.taps, self.k4 * per, columns), w.dtype)
             full[:, :, : self.k, : self.n] = w
             blocks = product._ordered(full).reshape(self.groups, product.taps, self.k4, per, columns // nr, nr)
@@ -178,7 +177,7 @@ class Product:
 
         lay = product.pad(steps)
         fields: Fields = {
-            "w": steps.packed(weights.w, ("b", nr, zeros, product.quads, product.amx), pack),
+            "w": steps.packed(weights.w, ("b", nr, zeros, product.packed, product.amx), pack),
             "w_group": columns * product.taps * self.k4 * 4,
         }
         bias = weights.bias if weights.bias is not None else np.zeros(1, np.float32)

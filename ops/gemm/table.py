@@ -13,7 +13,7 @@ from qrt.core.target import LADDERS, Target
 from qrt.jit import Kernel, record_dtype
 from qrt.jit.lanes import LANES
 
-__all__ = ["CODES", "EPILOGUES", "KERNELS", "RECORD", "SUMS", "TILES", "Tile", "choose_tile", "has_quads", "kernel_for", "vector_isa"]
+__all__ = ["CODES", "EPILOGUES", "KERNELS", "RECORD", "SUMS", "TILES", "Tile", "choose_tile", "kernel_for", "packs", "vector_isa"]
 
 RECORD = record_dtype(
     ("x", "i8"),  # A: row m of batch i, group g starts at x + i·x_batch + g·x_group + m·x_row (direct) or + offsets[m][tap]
@@ -89,27 +89,28 @@ TILES: dict[str, tuple[Tile, ...]] = {
 }
 
 
-def _kernel(isa: str, tile: Tile, addressing: str, epilogue: str, quads: bool) -> Kernel:
+def _kernel(isa: str, tile: Tile, addressing: str, epilogue: str, packed: bool) -> Kernel:
     types = "f32" if EPILOGUES[epilogue].startswith("float") else "u8s8"
-    shape = f"{tile.rows}x{tile.vectors * LANES[isa]}{'q' if quads else ''}_{addressing}"
+    shape = f"{tile.rows}x{tile.vectors * LANES[isa]}{'p' if packed else ''}_{addressing}"
     name = f"gemm_{types}_{epilogue}_{shape}__{isa}"
-    return Kernel(name, RECORD, "qrt.ops.gemm.cpu:gemm", (isa, tile.rows, tile.vectors, addressing, epilogue, quads))
+    return Kernel(name, RECORD, "qrt.ops.gemm.cpu:gemm", (isa, tile.rows, tile.vectors, addressing, epilogue, packed))
 
 
-def has_quads(isa: str, tile: Tile, epilogue: str) -> bool:
-    """Whether there is a kernel that packs four vectors of codes into one store; its columns lie in QUAD_ORDER."""
-    return isa == "avx512vnni" and tile.vectors == 4 and epilogue in CODES
+def packs(isa: str, tile: Tile, epilogue: str) -> bool:
+    """Whether there is a kernel that packs four vectors of codes, of one row or of two, before it stores them; its columns lie in
+    QUAD_ORDER or PAIR_ORDER."""
+    return isa == "avx512vnni" and tile.vectors in (2, 4) and epilogue in CODES
 
 
 KERNELS: tuple[Kernel, ...] = tuple(
-    _kernel(isa, tile, addressing, epilogue, quads)
+    _kernel(isa, tile, addressing, epilogue, packed)
     for ladder in LADDERS.values()
     for isa in ladder
     if isa in TILES
     for tile in TILES[isa]
     for addressing in ("direct", "indirect")
     for epilogue in EPILOGUES
-    for quads in ((False, True) if has_quads(isa, tile, epilogue) else (False,))
+    for packed in ((False, True) if packs(isa, tile, epilogue) else (False,))
     if isa != "generic" or ladder is LADDERS["x86_64"]
 )
 
@@ -119,22 +120,24 @@ def vector_isa(target: Target) -> str:
     return next(isa for isa in target.ladder if isa in TILES)
 
 
-def choose_tile(target: Target, m: int, n: int) -> Tile:
-    """The tile that does least work for m rows and n columns: padded work, plus what loading A and B costs it.
+def choose_tile(target: Target, m: int, n: int, k_steps: int, epilogue: str) -> Tile:
+    """The tile that takes fewest instructions for m rows, n columns and `k_steps` steps along k and taps, padding included.
 
-    A tile's inner step is rows·vectors products, `vectors` loads of B and `rows` broadcasts of A; two loads a cycle
-    against one or two products a cycle make the loads weigh about a half.
+    A step is rows·vectors products, `vectors` loads of B and `rows` broadcasts of A; two loads a cycle against one or two
+    products a cycle make the loads weigh about a half. An accumulator's way out costs as counted in `cpu.py`: about 8
+    instructions to a code, 5 where four vectors are packed at once, 3 to a float.
     """
     isa = vector_isa(target)
 
     def cost(tile: Tile) -> float:
-        nr = tile.vectors * LANES[isa]
-        steps = -(-m // tile.rows) * -(-n // nr)
-        return steps * (tile.rows * tile.vectors + 0.5 * (tile.rows + tile.vectors) + 2)
+        products = tile.rows * tile.vectors
+        out = 3 if epilogue not in CODES else 5 if packs(isa, tile, epilogue) else 8
+        step = products + 0.5 * (tile.rows + tile.vectors) + 1
+        return -(-m // tile.rows) * -(-n // (tile.vectors * LANES[isa])) * (k_steps * step + products * out)
 
     return min(TILES[isa], key=cost)
 
 
-def kernel_for(target: Target, tile: Tile, addressing: str, epilogue: str, quads: bool = False) -> Kernel:
+def kernel_for(target: Target, tile: Tile, addressing: str, epilogue: str, packed: bool = False) -> Kernel:
     """The table's row for a tile, a way of finding rows, an epilogue and a way of storing codes."""
-    return _kernel(vector_isa(target), tile, addressing, epilogue, quads)
+    return _kernel(vector_isa(target), tile, addressing, epilogue, packed)

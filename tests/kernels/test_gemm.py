@@ -59,7 +59,7 @@ def test_table_has_a_row_for_whatever_is_chosen() -> None:
     for target, (m, n), addressing, epilogue in itertools.product(
         TARGETS, [(1, 1), (1, 1000), (6, 64), (49, 1024), (10000, 3)], ("direct", "indirect"), EPILOGUES
     ):
-        assert kernel_for(target, choose_tile(target, m, n), addressing, epilogue) in KERNELS
+        assert kernel_for(target, choose_tile(target, m, n, 16, epilogue), addressing, epilogue) in KERNELS
 
 
 def test_accumulators_leave_room_for_operands() -> None:
