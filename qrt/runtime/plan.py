@@ -206,15 +206,14 @@ def _assemble(program: Program, builder: _Builder, taps: list[Tap]) -> Plan:
         fields = step.kernel.record.fields
         assert fields is not None
         for name, ref in step.refs:
-            if ref.base is Base.CONSTANT:
-                step.record[name] = builder.constants[ref.index].ctypes.data + ref.offset
-                continue
             index, offset = (0, offsets[ref.index] + ref.offset) if ref.base is Base.ARENA else (ref.index, ref.offset)
             moves.setdefault((ref.base, index), []).append(((start + fields[name][1]) // 8, offset))
         blob[start : start + step.record.nbytes] = np.frombuffer(step.record.tobytes(), np.uint8)
         alone = step.threads == 1 and i + 1 < len(builder.steps) and builder.steps[i + 1].threads == 1
-        table[i] = (address(step.kernel, builder.target), start, step.threads, 0 if alone else 1)
+        table[i] = (0, start, step.threads, 0 if alone else 1)
     return Plan(
+        target=builder.target,
+        functions=[s.kernel for s in builder.steps],
         table=table,
         blob=blob,
         relocations=moves,
@@ -224,7 +223,6 @@ def _assemble(program: Program, builder: _Builder, taps: list[Tap]) -> Plan:
         outputs=[program.specs[v] for v in program.outputs],
         threads=builder.threads,
         names=[s.name for s in builder.steps],
-        kernels=[s.kernel.name for s in builder.steps],
         taps=taps,
     )
 
@@ -243,7 +241,7 @@ def _words(array: Array) -> memoryview:
 
 
 class _Context:
-    """One run's own memory: a slab, and records whose addresses point into it."""
+    """One run's own memory: a slab, and records whose addresses point into it and at the constants."""
 
     def __init__(self, plan: Plan) -> None:
         raw = np.empty(plan.arena_nbytes + ALIGNMENT, np.uint8)
@@ -253,6 +251,9 @@ class _Context:
         self.words = _words(blob)
         for position, offset in plan.relocations.get((Base.ARENA, 0), ()):
             self.words[position] = offset + self.slab.ctypes.data
+        for index, array in enumerate(plan.constants):
+            for position, offset in plan.relocations.get((Base.CONSTANT, index), ()):
+                self.words[position] = offset + array.ctypes.data
         self._table = plan.table.copy()
         self._table["record"] += blob.ctypes.data
         self._barrier = np.zeros(8, np.int64)
@@ -277,20 +278,30 @@ class _Context:
 
 @dataclass
 class Plan:
-    """A table of kernel calls, frozen; `run` may be called from many threads at once."""
+    """A table of kernel calls, frozen; `run` may be called from many threads at once.
 
+    `functions`: the kernel of each step; their addresses are written into `table`, whose records are offsets into `blob`. `relocations`:
+    for each base, the words of `blob` that are addresses relative to it, with their offsets: the slab's (index 0), a constant's, an
+    input's or an output's.
+    """
+
+    target: Target
+    functions: list[Kernel]
     table: Array
     blob: Array
     relocations: dict[tuple[Base, int], list[tuple[int, int]]]
     arena_nbytes: int
-    offsets: list[int]
     constants: list[Array]
     outputs: list[Spec]
     threads: int
     names: list[str]
-    kernels: list[str]
-    taps: list[Tap]
+    offsets: list[int] = field(default_factory=list)
+    taps: list[Tap] = field(default_factory=list)
     _free: list[_Context] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.kernels = [kernel.name for kernel in self.functions]
+        self.table["kernel"] = [address(kernel, self.target) for kernel in self.functions]
 
     def run(
         self, inputs: Sequence[Array], tap: Callable[[int, Array], None] | None = None, clock: list[Array] | None = None
