@@ -24,13 +24,13 @@ __all__ = ["app", "run"]
 app = typer.Typer(
     name="qrt",
     help="Quantized inference for ONNX models.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (quantize, run_model, bench, inspect, compare, demo):
+_COMMANDS = (quantize, run_model, bench, inspect, compare, demo)
+for command in _COMMANDS:
     app.command()(command)
 
 
@@ -53,12 +53,12 @@ def options(
 def run(arguments: Sequence[str]) -> int:
     """Runs a command line; gives its exit status: 0, 1 for a failure, 2 for a command line that makes no sense, 130 for Ctrl-C.
 
-    A failure is one line on standard error.
+    A failure is one line on standard error. No arguments at all ask for help.
     """
     state = {"debug": False}
     warnings.showwarning = lambda message, *where, **more: _complain(f"warning: {message}")
     try:
-        status = int(app(list(arguments), standalone_mode=False, obj=state) or 0)
+        status = int(app(list(arguments) or ["--help"], standalone_mode=False, obj=state) or 0)
         sys.stdout.flush()
         return status
     except (KeyboardInterrupt, typer.Abort):
@@ -86,7 +86,8 @@ _USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
 
 
 def _command(arguments: Sequence[str]) -> str:
-    named = [word for word in arguments if not word.startswith("-")][:1]
+    known = [command.__name__ for command in _COMMANDS]
+    named = [word for word in arguments if word in known][:1]
     return f"{named[0]} " if named else ""
 
 

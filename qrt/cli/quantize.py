@@ -48,6 +48,7 @@ def quantize(
         raise InvalidInput("--dynamic learns ranges at run time: leave --data out" if dynamic else "give --data CALIB.npz, or --dynamic")
     check_writable(output)
     real = qrt.load(model)
+    before = model.stat().st_size  # now: `output` may be the same file
     if data is None:
         int8 = qrt.quantize_dynamic(real, exclude=exclude or (), per_channel=not per_tensor)
     else:
@@ -56,7 +57,7 @@ def quantize(
         samples = Samples(data, real)
         int8 = qrt.quantize(real, watched(samples, "Calibrating"), mapping, exclude=exclude or (), progress=False)
     int8.save(output)
-    before, after = model.stat().st_size, output.stat().st_size
+    after = output.stat().st_size
     if json:
         show_json({"model": str(model), "output": str(output), "bytes_before": before, "bytes_after": after})
     else:

@@ -250,7 +250,7 @@ def test_failures(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fly"], "No such command 'fly'"),
+        (["fly"], "No such command 'fly' (see qrt --help)"),
         (["quantize"], "Missing"),
         (["inspect", DIGITS, "--wy"], "No such option"),
         (["bench", DIGITS, "--threads", "many"], "'--threads'"),
