@@ -30,7 +30,7 @@ lint: $(VENV)/installed-dev
 	@cd $(VENV) && bin/mypy --config-file ../pyproject.toml --package qrt
 
 bench: $(VENV)/installed-bench
-	@$(BIN)/python benchmarks
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 clean:
 	@rm -rf $(VENV) build *.egg-info

@@ -7,14 +7,17 @@ import importlib.util
 import json
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rich.progress import Progress, TaskID
+
 from benchmarks import networks, process
-from benchmarks.contest import Measured, Result, Settings, Skipped
+from benchmarks.contest import FLOAT, Measured, Result, Settings, Skipped
 from benchmarks.conv import conv_rows
 from benchmarks.gemm import gemm_rows
 from qrt.cli.console import progress, show_table, tell
@@ -60,8 +63,8 @@ def main(arguments: Sequence[str]) -> int:
         try:
             with progress() as bar:
                 task = bar.add_task(name, total=None)
-                watched = Settings(settings.peers, settings.threads, settings.rounds, partial(_describe, bar.update, task, name))
-                results = list(BENCHMARKS[name](watched))
+                tell_bar = partial(_describe, bar, task, name)
+                results = list(BENCHMARKS[name](replace(settings, progress=tell_bar)))
         except Skipped as reason:
             tell(f"{name}: skipped: {reason}")
             continue
@@ -76,8 +79,8 @@ def main(arguments: Sequence[str]) -> int:
     return int(failures > 0)
 
 
-def _describe(update: Callable[..., None], task: Any, name: str, doing: str) -> None:
-    update(task, description=f"{name}: {doing}")
+def _describe(bar: Progress, task: TaskID, name: str, doing: str) -> None:
+    bar.update(task, description=f"{name}: {doing}")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -161,7 +164,7 @@ def record(benchmark: str, result: Result) -> dict[str, Any]:
 
 def show(name: str, results: Sequence[Result]) -> None:
     """A table: a line a result, for each engine its fastest and median round and its median beside the first engine's."""
-    names = list(dict.fromkeys(m.engine for result in results for m in result.engines))
+    names = sorted(dict.fromkeys(m.engine for result in results for m in result.engines), key=lambda engine: engine.endswith(FLOAT))
     rated = any(result.rate is not None for result in results)
     columns = ["case", ">threads", "unit", *(column for engine in names for column in _columns(engine, names))]
     rows = []

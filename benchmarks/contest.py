@@ -81,7 +81,7 @@ def contest(models: Mapping[str, Model], feeds: Mapping[str, Array], threads: in
         teams[kind] = engines_of(model, feeds, threads, settings, notes)
         everyone += teams[kind]
         results.append(Result(", ".join(filter(None, (case, kind))), threads, [], notes=notes))
-    settings.progress(f"{case or 'timing'}, {threads} threads" if threads > 1 else f"{case or 'timing'}, 1 thread")
+    settings.progress(f"{case} on {threads} threads")
     timings = iter(time_in_turns(everyone, settings.rounds))
     measured = {kind: [measure(next(timings)) for _ in team] for kind, team in teams.items()}
     for kind, result in zip(models, results, strict=True):
@@ -105,5 +105,11 @@ def engines_of(model: Model, feeds: Mapping[str, Array], threads: int, settings:
         try:
             engines.append(peer_engine(name, content, feeds, threads, expected))
         except Exception as error:  # each runtime has errors of its own; a model that one cannot run is no reason to stop
-            notes.append(f"{name}: {str(error).strip().splitlines()[0][:160]}")
+            notes.append(f"{name}: {_reason(error)}")
     return engines
+
+
+def _reason(error: Exception) -> str:
+    """An error as one short line, without the places in a runtime's own source that it begins with."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith("Exception from"))[:200]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,12 +13,12 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 import qrt
 from benchmarks.contest import Result, Settings, contest
 from benchmarks.models import NETWORKS
+from qrt.ops.op import Array
 from qrt.report.example import example_feeds
 
 __all__ = ["Layer", "conv_rows", "layer_model", "layers"]
 
-X_SCALE, X_ZERO_POINT = 1 / 64, 128
-Y_ZERO_POINT = 128
+X_SCALE = 1 / 64
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,9 @@ class Layer:
     group: int
 
     def __str__(self) -> str:
-        kind = "depthwise" if self.group == self.c_in > 1 else f"{self.c_in} → {self.c_out}"
-        step = f" / {self.stride}" if self.stride > 1 else ""
-        return (
-            f"{self.kernel}×{self.kernel}{step}, {kind} of {self.c_out} at {self.size}²"
-            if kind == "depthwise"
-            else (f"{self.kernel}×{self.kernel}{step}, {kind} at {self.size}²")
-        )
+        channels = f"depthwise of {self.c_in}" if self.group == self.c_in else f"{self.c_in} → {self.c_out}"
+        stride = f" / {self.stride}" if self.stride > 1 else ""
+        return f"{self.kernel}×{self.kernel}{stride}, {channels} at {self.size}²"
 
 
 def layers(model: onnx.ModelProto) -> list[Layer]:
@@ -58,48 +55,39 @@ def layers(model: onnx.ModelProto) -> list[Layer]:
 
 def layer_model(layer: Layer) -> onnx.ModelProto:
     """DequantizeLinear → Conv → QuantizeLinear: uint8 codes, int8 weights per channel, int32 bias, all random from one seed."""
+    attributes: dict[str, Any] = {"strides": [layer.stride] * 2, "pads": [(layer.kernel - 1) // 2] * 4, "group": layer.group}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["x", "x_scale", "x_zero_point"], ["x_real"]),
+        helper.make_node("DequantizeLinear", ["w_codes", "w_scale", "w_zero_point"], ["w"], axis=0),
+        helper.make_node("DequantizeLinear", ["b_codes", "b_scale", "b_zero_point"], ["b"], axis=0),
+        helper.make_node("Conv", ["x_real", "w", "b"], ["y_real"], kernel_shape=[layer.kernel] * 2, **attributes),
+        helper.make_node("QuantizeLinear", ["y_real", "y_scale", "y_zero_point"], ["y"]),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.UINT8, [1, layer.c_in, layer.size, layer.size])
+    size = (layer.size - 1) // layer.stride + 1
+    y = helper.make_tensor_value_info("y", TensorProto.UINT8, [1, layer.c_out, size, size])
+    tensors = [numpy_helper.from_array(array, name) for name, array in _tensors(layer).items()]
+    graph = helper.make_graph(nodes, "conv", [x], [y], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def _tensors(layer: Layer) -> dict[str, Array]:
     rng = np.random.default_rng(0)
-    fan_in = layer.c_in // layer.group * layer.kernel**2
-    weight = rng.integers(-127, 128, (layer.c_out, layer.c_in // layer.group, layer.kernel, layer.kernel)).astype(np.int8)
+    shape = (layer.c_out, layer.c_in // layer.group, layer.kernel, layer.kernel)
     w_scale = (rng.uniform(0.5, 1.0, layer.c_out) / 127).astype(np.float32)
-    # Codes of ±1 deviation, weights of about 0.43: a standard deviation of y becomes 32 codes.
-    y_scale = np.float32(0.43 * np.sqrt(fan_in) / 32)
-    tensors = {
-        "x_scale": np.float32(X_SCALE),
-        "x_zero_point": np.uint8(X_ZERO_POINT),
-        "w_codes": weight,
+    return {
+        "x_scale": np.asarray(X_SCALE, np.float32),
+        "x_zero_point": np.asarray(128, np.uint8),
+        "w_codes": rng.integers(-127, 128, shape).astype(np.int8),
         "w_scale": w_scale,
         "w_zero_point": np.zeros(layer.c_out, np.int8),
         "b_codes": rng.integers(-1000, 1000, layer.c_out).astype(np.int32),
         "b_scale": (w_scale * np.float32(X_SCALE)).astype(np.float32),
         "b_zero_point": np.zeros(layer.c_out, np.int32),
-        "y_scale": y_scale,
-        "y_zero_point": np.uint8(Y_ZERO_POINT),
+        # Inputs are uniform in ±2, deviation 1.15, weights have a deviation of about 0.43: one of y becomes about 36 codes.
+        "y_scale": np.asarray(0.43 * np.sqrt(np.prod(shape[1:])) / 32, np.float32),
+        "y_zero_point": np.asarray(128, np.uint8),
     }
-    nodes = [
-        helper.make_node("DequantizeLinear", ["x", "x_scale", "x_zero_point"], ["x_real"]),
-        helper.make_node("DequantizeLinear", ["w_codes", "w_scale", "w_zero_point"], ["w"], axis=0),
-        helper.make_node("DequantizeLinear", ["b_codes", "b_scale", "b_zero_point"], ["b"], axis=0),
-        helper.make_node(
-            "Conv",
-            ["x_real", "w", "b"],
-            ["y_real"],
-            kernel_shape=[layer.kernel] * 2,
-            strides=[layer.stride] * 2,
-            pads=[(layer.kernel - 1) // 2] * 4,
-            group=layer.group,
-        ),
-        helper.make_node("QuantizeLinear", ["y_real", "y_scale", "y_zero_point"], ["y"]),
-    ]
-    size = (layer.size - 1) // layer.stride + 1
-    graph = helper.make_graph(
-        nodes,
-        "conv",
-        [helper.make_tensor_value_info("x", TensorProto.UINT8, [1, layer.c_in, layer.size, layer.size])],
-        [helper.make_tensor_value_info("y", TensorProto.UINT8, [1, layer.c_out, size, size])],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
 def conv_rows(settings: Settings) -> Iterator[Result]:

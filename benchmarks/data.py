@@ -28,7 +28,7 @@ def _samples(feeds: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
     """Normal random feeds of the same shapes: ranges to quantize with, when only time counts."""
     rng = np.random.default_rng(1)
     for _ in range(SAMPLES):
-        yield {name: rng.standard_normal(array.shape).astype(array.dtype) for name, array in feeds.items()}
+        yield {name: np.asarray(rng.standard_normal(array.shape), array.dtype) for name, array in feeds.items()}
 
 
 def int8_of(model: qrt.Model) -> qrt.Model:

@@ -34,8 +34,9 @@ SIZES = (
     *((128, n, k) for n, k in ((384, 384), (1536, 384), (384, 1536))),
     *((3136, 64, 64), (3136, 64, 576), (784, 128, 1152), (196, 256, 2304), (49, 512, 4608), (49, 2048, 512)),
 )
-# A plan of the product alone repeats it until it does about this many multiply-accumulates, so that starting the plan costs nothing.
-REPEATED_MACS = 1 << 28
+# A plan of the product alone repeats it until it does about this many multiply-accumulates, so that starting the plan costs nothing;
+# a few hundred steps are enough for that.
+REPEATED_MACS, REPEATS = 1 << 28, 256
 SINGLE = "float32"
 
 
@@ -96,7 +97,7 @@ def _kernel(kind: str, x: Array, w: Array, threads: int, target: Target) -> tupl
     multiplier = np.full(n, 1 / (64 * np.sqrt(len(w)) * 73), np.float32)  # a deviation of uint8 × int8 products: about 73 · 147 · √K
     epilogue = Float() if kind == SINGLE else Codes(multiplier, 128)
     op = Dense(Weights(np.ascontiguousarray(w[None, None])), epilogue)
-    repeats = max(1, REPEATED_MACS // (x.size * n))
+    repeats = min(REPEATS, max(1, REPEATED_MACS // (x.size * n)))
     program = Program()
     value = program.value(Spec(x.shape, x.dtype))
     program.inputs = [value]

@@ -22,9 +22,9 @@ class _Net:
         self.weights: list[onnx.TensorProto] = []
         self.random = np.random.default_rng(0)
 
-    def weight(self, array: np.ndarray, hint: str) -> str:
+    def weight(self, array: np.ndarray | np.float32, hint: str) -> str:
         name = f"{hint}{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(array.astype(np.float32), name))
+        self.weights.append(numpy_helper.from_array(np.asarray(array, np.float32), name))
         return name
 
     def op(self, op_type: str, *inputs: str, **attributes: Any) -> str:
