@@ -14,7 +14,6 @@ import qrt
 from benchmarks.contest import Result, Settings, contest
 from benchmarks.models import NETWORKS
 from qrt.ops.op import Array
-from qrt.report.example import example_feeds
 
 __all__ = ["Layer", "conv_rows", "layer_model", "layers"]
 
@@ -99,6 +98,6 @@ def conv_rows(settings: Settings) -> Iterator[Result]:
                 continue
             seen.add(layer)
             model = qrt.load(layer_model(layer))
-            codes = np.random.default_rng(0).integers(0, 256, example_feeds(model)["x"].shape).astype(np.uint8)
+            codes = np.random.default_rng(0).integers(0, 256, (1, layer.c_in, layer.size, layer.size), np.uint8)
             for threads in settings.threads:
                 yield from contest({str(layer): model}, {"x": codes}, threads, settings, name)
