@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qrt import observers, quantization
-    from qrt.api import load, quantize, quantize_dynamic
+    from qrt.api import Model, compile, load, quantize, quantize_dynamic
     from qrt.core.dtypes import (
         QDType,
         QScheme,
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
         UnsupportedOp,
     )
     from qrt.core.qparams import QParams
-    from qrt.graph import Model
     from qrt.options import (
         ExecutionMode,
         GraphOptimizationLevel,
@@ -83,6 +82,7 @@ __all__ = [
     "SessionOptions",
     "UnsupportedOp",
     "__version__",
+    "compile",
     "get_all_providers",
     "get_available_providers",
     "get_device",
@@ -136,8 +136,7 @@ _HOMES = {
         "quint16",
     ),
     "qrt.core.qparams": ("QParams",),
-    "qrt.graph": ("Model",),
-    "qrt.api": ("load", "quantize", "quantize_dynamic"),
+    "qrt.api": ("Model", "compile", "load", "quantize", "quantize_dynamic"),
     "qrt.quantization": ("QConfig", "QConfigMapping"),
     "qrt.session": ("InferenceSession", "ModelMetadata", "NodeArg"),
     "qrt.options": (

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from qrt.core.errors import InvalidInput, UnsupportedOp
-from qrt.graph import Model, ir
+from qrt.core.errors import InvalidInput
 from qrt.ops.op import Array
 
-__all__ = ["Contract"]
+__all__ = ["Contract", "Declared"]
 
 # Shapes remembered as sound, so that they are not checked again.
 MAX_SHAPES = 64
 
 
-class Contract:
-    """The inputs of a model: names, dtypes and shapes. Calling it checks a run's feeds.
+@dataclass(frozen=True)
+class Declared:
+    """An input as its model declares it.
 
-    Raises UnsupportedOp for a model with an input that is no tensor.
+    `shape`: ints, names of symbolic dimensions, None for what is not known; None for an unknown rank.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._inputs = [(value.name or "", _dtype(value, model.name)) for value in model.graph.inputs]
-        self._shapes = [None if value.shape is None else tuple(map(_dim, value.shape)) for value in model.graph.inputs]
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | str | None, ...] | None
+
+
+class Contract:
+    """The inputs of a model. Calling it checks a run's feeds."""
+
+    def __init__(self, inputs: Sequence[Declared]) -> None:
+        self._inputs = [(value.name, value.dtype) for value in inputs]
+        self._shapes = [value.shape for value in inputs]
         self._sound: set[tuple[tuple[int, ...], ...]] = set()
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
@@ -51,7 +60,7 @@ class Contract:
             raise self._wrong_names(feeds)
         shapes = tuple([array.shape for array in arrays.values()])
         if shapes not in self._sound:
-            self._check_shapes(shapes)
+            self.check_shapes(shapes)
             if len(self._sound) < MAX_SHAPES:
                 self._sound.add(shapes)
         return arrays
@@ -63,7 +72,8 @@ class Contract:
         problems += [f"nothing is fed to {', '.join(map(repr, missing))}"] if missing else []
         return InvalidInput(f"{' and '.join(problems)}: the model's inputs are {', '.join(map(repr, names)) or 'none'}")
 
-    def _check_shapes(self, shapes: tuple[tuple[int, ...], ...]) -> None:
+    def check_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Raises InvalidInput if arrays of these shapes, one for each input, cannot be fed."""
         seen: dict[str, tuple[int, str]] = {}
         for (name, _), wanted, given in zip(self._inputs, self._shapes, shapes, strict=True):
             if wanted is None:
@@ -79,18 +89,6 @@ class Contract:
                         f"input {name!r} has shape {given}: axis {axis} is {want!r}, {n} here and {seen[want][0]} in {seen[want][1]!r}; "
                         "give both the same"
                     )
-
-
-def _dim(dim: int | ir.SymbolicDim) -> int | str | None:
-    return dim if isinstance(dim, int) else dim.value
-
-
-def _dtype(value: ir.Value, model: str) -> np.dtype[Any]:
-    if not isinstance(value.type, ir.TensorType) or value.dtype is None:
-        raise UnsupportedOp(
-            f"{model}: input {value.name!r} is of type {value.type}; qrt takes tensors only: leave this part of the model outside"
-        )
-    return np.dtype(value.dtype.numpy())
 
 
 def _converted(name: str, given: object, dtype: np.dtype[Any]) -> Array:

@@ -5,46 +5,27 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from qrt.api import Source, compile_model, fuse_model, load
+from qrt.artifact import is_compiled, open_compiled
 from qrt.core.errors import InvalidInput
 from qrt.feeds import Contract
-from qrt.graph import Model, TensorInfo
-from qrt.lower import Executable
+from qrt.interface import ModelMetadata, NodeArg
 from qrt.ops.op import Array
 from qrt.options import RunOptions, SessionOptions, check_providers, get_available_providers
 from qrt.profile import Profile
 
+if TYPE_CHECKING:
+    from qrt.api import Source
+    from qrt.lower.executable import ClockFunction
+
 __all__ = ["InferenceSession", "ModelMetadata", "NodeArg"]
 
 
-@dataclass(frozen=True)
-class NodeArg:
-    """An input or output. `shape`: ints, names of symbolic dimensions, None for what is not known; [] also for an unknown rank.
-
-    `type`: for instance "tensor(float)".
-    """
-
-    name: str
-    shape: list[int | str | None]
-    type: str
-
-
-@dataclass(frozen=True)
-class ModelMetadata:
-    """What a model file says about itself."""
-
-    producer_name: str
-    graph_name: str
-    domain: str
-    description: str
-    graph_description: str
-    version: int
-    custom_metadata_map: dict[str, str]
+class _Runnable(Protocol):
+    def run(self, feeds: Mapping[str, Array], *, clock: ClockFunction | None = None) -> list[Array]: ...
 
 
 class InferenceSession:
@@ -60,9 +41,11 @@ class InferenceSession:
         num_threads: int | None = None,
         target: str | None = None,
     ) -> None:
-        """Makes `path_or_bytes` (a file, its bytes, or a Model, which stays as it is) ready to run.
+        """Makes `path_or_bytes` (a file, its bytes, or a Model, which stays as it is) ready to run. A file that ends in .qrt is what
+        `qrt.compile` wrote.
 
-        `num_threads`: threads a run may use, before `sess_options.intra_op_num_threads`; by default one per processor of this process.
+        `num_threads`: threads a run may use, before `sess_options.intra_op_num_threads`; by default one per processor of this process,
+        or as many as a compiled model was planned for.
         `target`: the instruction set, for instance "avx2"; by default QRT_TARGET or the best this machine has.
         `providers`: only checked: the CPU runs everything; `provider_options` has no effect.
         Raises ModelError, UnsupportedOp or InvalidInput.
@@ -72,15 +55,16 @@ class InferenceSession:
         self._options = sess_options if sess_options is not None else SessionOptions()
         if providers is not None:
             check_providers(providers)
-        model = load(path_or_bytes)
-        self._contract = Contract(model)
-        self._inputs = [_node_arg(info) for info in model.inputs]
-        self._outputs = [_node_arg(info) for info in model.outputs]
-        self._positions = {arg.name: index for index, arg in enumerate(self._outputs)}
-        self._metadata = _metadata(model)
-        fused, _ = fuse_model(model)
         threads = num_threads if num_threads is not None else self._options.intra_op_num_threads or None
-        self._executable: Executable | None = compile_model(fused, num_threads=threads, target=target)
+        self._executable: _Runnable | None
+        if is_compiled(path_or_bytes):
+            self._interface, self._executable = open_compiled(path_or_bytes, threads, target)
+        else:
+            from qrt.api import open_model  # here, because it brings onnx, which a compiled model does without
+
+            self._interface, self._executable = open_model(path_or_bytes, num_threads=threads, target=target)
+        self._contract = Contract(self._interface.feeds)
+        self._positions = {arg.name: index for index, arg in enumerate(self._interface.outputs)}
         self._profile = Profile() if self._options.enable_profiling else None
 
     # -- running ------------------------------------------------------------------------------------------------------------
@@ -96,7 +80,7 @@ class InferenceSession:
         if output_names:
             chosen = self._chosen(output_names)
         feeds = self._contract(input_feed)
-        results = executable.run(feeds, None, self._profile.record if self._profile is not None else None)
+        results = executable.run(feeds, clock=self._profile.record if self._profile is not None else None)
         return [results[index] for index in chosen] if output_names else results
 
     def _chosen(self, output_names: Sequence[str]) -> list[int]:
@@ -134,11 +118,11 @@ class InferenceSession:
     # -- what it is ---------------------------------------------------------------------------------------------------------
     def get_inputs(self) -> list[NodeArg]:
         """What a run must be fed, in order."""
-        return list(self._inputs)
+        return list(self._interface.inputs)
 
     def get_outputs(self) -> list[NodeArg]:
         """What a run gives, in order."""
-        return list(self._outputs)
+        return list(self._interface.outputs)
 
     def get_overridable_initializers(self) -> list[NodeArg]:
         """None: initializers are constants here."""
@@ -146,7 +130,7 @@ class InferenceSession:
 
     def get_modelmeta(self) -> ModelMetadata:
         """What the model file says about itself."""
-        return self._metadata
+        return self._interface.metadata
 
     def get_session_options(self) -> SessionOptions:
         """The options this session was made with."""
@@ -165,20 +149,3 @@ class InferenceSession:
     ) -> None:
         """Checks the names; the CPU runs the model in any case."""
         check_providers(providers)
-
-
-def _node_arg(info: TensorInfo) -> NodeArg:
-    return NodeArg(info.name, list(info.shape or ()), info.dtype)
-
-
-def _metadata(model: Model) -> ModelMetadata:
-    head, graph = model.ir, model.graph
-    return ModelMetadata(
-        producer_name=head.producer_name or "",
-        graph_name=graph.name or "",
-        domain=head.domain or "",
-        description=head.doc_string or "",
-        graph_description=graph.doc_string or "",
-        version=head.model_version or 0,
-        custom_metadata_map=dict(head.metadata_props),
-    )

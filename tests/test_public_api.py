@@ -52,6 +52,7 @@ SURFACE: dict[str, str | None] = {
     "SessionOptions.get_session_config_entry": "key",
     "UnsupportedOp": None,
     "__version__": None,
+    "compile": "model, path, shapes=, *, num_threads=, target=",
     "get_all_providers": "",
     "get_available_providers": "",
     "get_device": "",

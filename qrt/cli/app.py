@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +13,7 @@ import typer
 import qrt
 from qrt.cli.bench import bench
 from qrt.cli.compare import compare
+from qrt.cli.compile import compile_
 from qrt.cli.demo import demo
 from qrt.cli.inspect import inspect
 from qrt.cli.quantize import quantize
@@ -29,9 +30,17 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-_COMMANDS = (quantize, run_model, bench, inspect, compare, demo)
-for command in _COMMANDS:
-    app.command()(command)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "quantize": quantize,
+    "compile": compile_,
+    "run": run_model,
+    "bench": bench,
+    "inspect": inspect,
+    "compare": compare,
+    "demo": demo,
+}
+for name, command in _COMMANDS.items():
+    app.command(name)(command)
 
 
 def _version(wanted: bool) -> None:
@@ -86,8 +95,7 @@ _USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
 
 
 def _command(arguments: Sequence[str]) -> str:
-    known = [command.__name__ for command in _COMMANDS]
-    named = [word for word in arguments if word in known][:1]
+    named = [word for word in arguments if word in _COMMANDS][:1]
     return f"{named[0]} " if named else ""
 
 

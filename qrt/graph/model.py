@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import onnx
 import onnx_ir as ir
@@ -37,6 +38,9 @@ class TensorInfo:
 class Model:
     """A model: `ir` is its onnx_ir form, which passes and rules change in place; `name` is its file's name, for messages."""
 
+    # Other forms a model can be saved in, by suffix: floors above, which know how, add theirs.
+    savers: ClassVar[dict[str, Callable[[Model, Path], None]]] = {}
+
     def __init__(self, model: ir.Model, name: str = "model") -> None:
         self.ir = model
         self.name = name
@@ -67,9 +71,13 @@ class Model:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write an ONNX file. It appears whole or not at all. Weights past 2 GiB go to `<file name>.data` beside it.
 
+        A path that ends in .qrt becomes a compiled model instead: see `qrt.compile`, which can be told for which shapes.
         Raises OutputError if it cannot be written.
         """
         target = Path(os.path.abspath(path))
+        if target.suffix in self.savers:
+            self.savers[target.suffix](self, target)
+            return
         if self._weight_bytes() > _EMBED_LIMIT:
             write_whole(target, lambda part: ir.save(self.ir, part, format="protobuf", external_data=f"{target.name}.data"))
         else:

@@ -2,6 +2,8 @@
 
 A file is MAGIC, the SHA-256 of the object, the object. Anything that does not match is compiled again: the cache is never
 trusted further than its digest and its owner.
+
+Beside them lie notes, in files of the same form, on which compiled models this user has made with this very code: `vouch`.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from qrt.core.errors import KernelCacheWarning, KernelError
 from qrt.core.target import Target
 from qrt.jit.kernel import Kernel
 
-__all__ = ["cache_dir", "fetch"]
+__all__ = ["cache_dir", "fetch", "is_vouched", "vouch"]
 
 MAGIC = b"QRTOBJ01"
 _DIGEST = hashlib.sha256().digest_size
@@ -103,6 +105,11 @@ def fetch(kernel: Kernel, target: Target, compiler: Callable[[], bytes]) -> byte
     if (code := _read(path)) is not None:
         return code
     code = compiler()
+    _keep(path, code)
+    return code
+
+
+def _keep(path: Path, code: bytes) -> None:
     try:
         _write(path, code)
     except OSError as error:
@@ -110,6 +117,26 @@ def fetch(kernel: Kernel, target: Target, compiler: Callable[[], bytes]) -> byte
             f"cannot keep compiled kernels in {path.parent} ({error.strerror}): they are compiled again in every process; set "
             "QRT_CACHE_DIR to a folder that can be written",
             KernelCacheWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return code
+
+
+@functools.cache
+def _own_digest() -> bytes:
+    """Digest of qrt's own sources: what plans mean may change with any of them."""
+    digest = hashlib.sha256()
+    for package in ("qrt", "qrt.ops", "qrt.loaders"):
+        spec = importlib.util.find_spec(package)
+        for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
+            digest.update(_digest_of(str(folder), "**/*.py"))
+    return digest.digest()
+
+
+def vouch(digest: str) -> None:
+    """Notes that the file of the SHA-256 `digest` (hex) was made by this user with this code."""
+    _keep(cache_dir() / "models" / digest, _own_digest())
+
+
+def is_vouched(digest: str) -> bool:
+    """Whether `vouch` was told of `digest`, and the code is still the same."""
+    return _read(cache_dir() / "models" / digest) == _own_digest()

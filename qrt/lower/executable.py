@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from qrt.core.errors import QrtError, UnsupportedOp
 from qrt.core.target import Target
 from qrt.graph import Model, ir
 from qrt.lower.handlers import HANDLERS
@@ -18,7 +19,7 @@ from qrt.ops.program import Program
 from qrt.runtime.clock import cycles
 from qrt.runtime.plan import Packs, Plan, build
 
-__all__ = ["ClockFunction", "Executable", "TapFunction"]
+__all__ = ["ClockFunction", "Executable", "TapFunction", "Whole"]
 
 TapFunction = Callable[[str, Array], None]
 # Gets, for each stage: its steps' nodes, their kernels, and the cycle counter before the first step and after each.
@@ -43,6 +44,15 @@ class _Native:
     outputs: list[ir.Value]
     plans: dict[object, _Planned] = field(default_factory=dict)
     by_value: set[ir.Value] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A plan that is all of a model: `inputs` are the names of what it is fed, and the model's output k is the plan's outputs[k]."""
+
+    plan: Plan
+    inputs: list[str]
+    outputs: list[int]
 
 
 class Executable:
@@ -111,10 +121,13 @@ class Executable:
             try:
                 return self._run(feeds, tap, clock)
             except _Recut as found:
-                # A node turned out to need Python only when its shapes were known: cut again around it.
-                with self._lock:
-                    self.why[found.node.name or found.node.op_type] = found.reason
-                    self._stages = self._cut()
+                self._recut(found)
+
+    def _recut(self, found: _Recut) -> None:
+        """Cuts again around a node that turned out to need Python only when its shapes were known."""
+        with self._lock:
+            self.why[found.node.name or found.node.op_type] = found.reason
+            self._stages = self._cut()
 
     def _run(self, feeds: Mapping[str, Array], tap: TapFunction | None, clock: ClockFunction | None) -> list[Array]:
         values: dict[ir.Value, Array] = {value: feeds[name] for value, name in self._inputs}
@@ -150,6 +163,36 @@ class Executable:
             if isinstance(stage, _Native):
                 found += [(plan, program) for plan, program, _ in stage.plans.values()][-1:]
         return found
+
+    def whole(self, feeds: Mapping[str, Array]) -> Whole:
+        """The one plan that carries out the model on feeds like these, which are not run: only shapes and dtypes matter.
+
+        Raises UnsupportedOp where one plan is not all of the model, or not for all feeds of these shapes.
+        """
+        while True:
+            if self.why:
+                node, reason = next(iter(self.why.items()))
+                raise UnsupportedOp(
+                    f"{self.model.name}: node {node!r} runs in Python ({reason}), so that the model cannot be compiled to a file"
+                )
+            stage = self._stages[0] if self._stages else None
+            if not isinstance(stage, _Native) or not set(self._outputs) <= set(stage.outputs):
+                raise UnsupportedOp(
+                    f"{self.model.name} has an output that is one of its inputs or constants: it cannot be compiled to a file"
+                )
+            plan = None
+            try:
+                plan, _, _ = self._plan(stage, [feeds[value.name or ""] for value in stage.inputs])
+            except _Recut as found:
+                self._recut(found)
+                continue
+            except QrtError:  # about contents that were not meant to be looked at, if they were
+                if not stage.by_value:
+                    raise
+            if plan is None or stage.by_value:
+                names = ", ".join(repr(value.name) for value in stage.inputs if value in stage.by_value)
+                raise UnsupportedOp(f"{self.model.name}: shapes depend on what {names} holds: the model cannot be compiled to a file")
+            return Whole(plan, [value.name or "" for value in stage.inputs], [stage.outputs.index(value) for value in self._outputs])
 
     def _plan(self, stage: _Native, arrays: Sequence[Array]) -> _Planned:
         """The stage's plan for inputs like `arrays`, made at first sight of their shapes."""

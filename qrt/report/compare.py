@@ -17,6 +17,7 @@ from qrt.core.qparams import QParams
 from qrt.feeds import Contract
 from qrt.graph import Model, constant, ir, is_op
 from qrt.graph.passes import prepare
+from qrt.interface import declared
 from qrt.ops.op import Array
 
 __all__ = ["Comparison", "Difference", "compare_models"]
@@ -93,7 +94,7 @@ def compare_models(real: Model, quantized: Model, samples: Iterable[Mapping[str,
     views = _views(prepare(quantized), fused, {value.name or "" for node in plain.graph for value in node.outputs})
     left = compile_model(plain, target=target, taps=sorted({name for name, _ in views.values()}))
     right = compile_model(fused, target=target, taps=sorted(views))
-    check = Contract(real)
+    check = Contract(declared(real))
     held: dict[str, Array] = {}
     layers = {name: Difference(name) for name, _ in views.values()}
     outputs = [Difference(info.name) for info in real.outputs]

@@ -20,7 +20,7 @@ import qrt
 from qrt.cli.app import app, run
 
 DIGITS = str(ASSETS / "digits.onnx")
-COMMANDS = ("quantize", "run", "bench", "inspect", "compare", "demo")
+COMMANDS = ("quantize", "compile", "run", "bench", "inspect", "compare", "demo")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     listed = Ran(capsys, "--help")
     assert listed.status == 0
     assert all(f"  {name} " in listed.out for name in COMMANDS)
-    assert [command.callback.__name__ for command in app.registered_commands if command.callback] == list(COMMANDS)
+    assert [command.name for command in app.registered_commands] == list(COMMANDS)
     for name in COMMANDS:
         shown = Ran(capsys, name, "--help")
         assert shown.status == 0
@@ -109,6 +109,20 @@ def test_quantize_from_one_array(capsys: pytest.CaptureFixture[str], folder: Pat
     np.save(tmp_path / "x.npy", digits()["calibration"][0][:20])
     assert Ran(capsys, "quantize", DIGITS, "-o", tmp_path / "b.onnx", "--data", tmp_path / "x.npy").status == 0
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_compile(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "m.qrt"
+    shapes = ["--shape", "image=1,1,8,8", "--shape", "image=3,1,8,8"]
+    found = Ran(capsys, "compile", folder / "int8.onnx", "-o", output, *shapes, "--threads", "1", "--target", "generic", "--json").json
+    assert found["plans"] == 2
+    assert found["bytes_after"] == output.stat().st_size
+    assert Ran(capsys, "compile", folder / "int8.onnx", "-o", output, *shapes).out.startswith(str(output))
+    given = ["--input", f"image={folder / 'x.npy'}", "--json"]
+    assert Ran(capsys, "run", output, *given).json["outputs"] == Ran(capsys, "run", folder / "int8.onnx", *given).json["outputs"]
+    Ran(capsys, "compile", DIGITS, "-o", output).failed("say for which shape to compile")
+    Ran(capsys, "compile", DIGITS, "-o", output, "--shape", "image=1,x").failed("write NAME=1,3,224,224")
+    Ran(capsys, "compile", DIGITS, "-o", tmp_path / "m.onnx").failed("does not end in .qrt")
 
 
 def test_run(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path) -> None:

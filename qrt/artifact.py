@@ -1,0 +1,240 @@
+"""A compiled model in a file: the ONNX model, and plans of it for one target, number of threads and set of shapes (docs/artifact.md).
+
+Plans are as good as code, so they are used only if this user made the file (or made the same file again from its model): the kernel cache
+notes it. Else, and for other targets, threads and shapes, the model in the file takes over, and is loaded like any other.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
+
+from qrt.core.errors import InvalidInput, OutputError, QrtError, UnsupportedOp
+from qrt.core.files import check_writable, write_whole
+from qrt.core.sections import Sections, check, damaged, digest_of, pack, read
+from qrt.core.target import Target
+from qrt.feeds import Contract, Declared
+from qrt.interface import Interface, ModelMetadata, NodeArg, declared
+from qrt.jit import host_target
+from qrt.jit.cache import is_vouched, vouch
+from qrt.ops.op import Array, Spec
+from qrt.runtime.plan import Plan
+from qrt.runtime.stored import Writer, read_plan, read_specs, write_specs
+from qrt.runtime.team import available_cpus, team
+
+if TYPE_CHECKING:
+    from qrt.graph import Model
+    from qrt.lower import Executable
+    from qrt.lower.executable import ClockFunction
+
+__all__ = ["SUFFIX", "CompiledModel", "is_compiled", "open_compiled", "save"]
+
+SUFFIX = ".qrt"
+MAX_PLANS = 64
+
+_Shapes = tuple[tuple[int, ...], ...]
+
+
+def is_compiled(source: object) -> TypeGuard[str | os.PathLike[str]]:
+    """Whether `source` is the path of a compiled model, by its suffix."""
+    return isinstance(source, str | os.PathLike) and os.fsdecode(source).endswith(SUFFIX)
+
+
+# -- writing --------------------------------------------------------------------------------------------------------------
+def save(
+    model: Model, path: Path, shapes: Sequence[Mapping[str, Sequence[int]]], num_threads: int | None = None, target: str | None = None
+) -> None:
+    """Writes `model` to `path`, compiled; see `qrt.compile`."""
+    check_writable(path)
+    threads = available_cpus() if num_threads is None else num_threads
+    feeds = declared(model)
+    sets = [_shapes(feeds, given) for given in shapes or [{}]]
+    if len(set(sets)) != len(sets) or len(sets) > MAX_PLANS:
+        raise InvalidInput(f"{len(sets)} sets of shapes are given: give {MAX_PLANS} at most, each one once")
+    try:
+        onnx = model.to_proto().SerializeToString()
+    except ValueError as error:
+        raise OutputError(f"cannot write {path}: {model.name} passes 2 GiB, where a protobuf message ends; save it as ONNX") from error
+    data = _compiled(onnx, sets, threads, host_target(target))
+    write_whole(path, lambda part: _write(part, data))
+    vouch(digest_of(data))
+    team()  # what runs a plan is compiled now as well, and not at the first start
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    path.chmod(path.stat().st_mode & ~0o022)  # plans in files that others can write are not used
+
+
+def _shapes(feeds: Sequence[Declared], given: Mapping[str, Sequence[int]]) -> _Shapes:
+    """A shape for each input: the given one, or the model's own where it is fixed. Raises InvalidInput."""
+    unknown = [name for name in given if name not in {value.name for value in feeds}]
+    if unknown:
+        raise InvalidInput(f"shapes: no input is called {unknown[0]!r}; there are {', '.join(repr(value.name) for value in feeds)}")
+    shapes = []
+    for value in feeds:
+        shape = given.get(value.name, value.shape)
+        if shape is None or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape):
+            text = "of unknown rank" if shape is None else f"({', '.join('?' if n is None else str(n) for n in shape)})"
+            raise InvalidInput(f"input {value.name!r} is {text}: say for which shape to compile, as {value.name}=1,3,224,224")
+        shapes.append(tuple(n for n in shape if isinstance(n, int)))
+    Contract(feeds).check_shapes(shapes)
+    return tuple(shapes)
+
+
+def _compiled(onnx: bytes, sets: Sequence[_Shapes], threads: int, target: Target) -> bytes:
+    """The file of the model in `onnx`. The same arguments give the same bytes, in any process."""
+    from qrt.api import open_model
+
+    interface, executable = open_model(onnx, num_threads=threads, target=target.isa)
+    for value in interface.feeds:
+        if value.dtype.kind not in "biuf":
+            raise UnsupportedOp(f"input {value.name!r} has dtype {value.dtype}: such a model cannot be compiled to a file")
+    writer = Writer()
+    content: dict[str, Any] = {
+        "target": [target.arch, target.isa],
+        "threads": threads,
+        "interface": _write_interface(interface),
+        "model": writer.section(onnx),
+        "plans": [],
+    }
+    for shapes in sets:
+        # Zeros that take no memory: only their shape matters.
+        like = {v.name: np.broadcast_to(np.zeros((), v.dtype), s) for v, s in zip(interface.feeds, shapes, strict=True)}
+        whole = executable.whole(like)
+        feeds = write_specs([Spec(array.shape, array.dtype) for array in like.values()])
+        content["plans"].append({"feeds": feeds, "reads": whole.inputs, "gives": whole.outputs, **writer.plan(whole.plan)})
+    return pack(content, writer.sections)
+
+
+def _write_interface(interface: Interface) -> dict[str, Any]:
+    return {
+        "feeds": [[value.name, value.dtype.name, value.shape] for value in interface.feeds],
+        "inputs": [[arg.name, arg.shape, arg.type] for arg in interface.inputs],
+        "outputs": [[arg.name, arg.shape, arg.type] for arg in interface.outputs],
+        "metadata": asdict(interface.metadata),
+    }
+
+
+# -- reading --------------------------------------------------------------------------------------------------------------
+def open_compiled(
+    path: str | os.PathLike[str], num_threads: int | None, target: str | None
+) -> tuple[Interface, CompiledModel | Executable]:
+    """A compiled model as a session holds it; `num_threads` None: as many as it was compiled for.
+
+    Raises ModelError for a file that is damaged or none of qrt's, InvalidInput for threads and targets as `compile_model` does.
+    """
+    file, wanted = read(Path(path)), host_target(target)
+    with damaged(file.where):
+        threads, planned = file.content["threads"], file.content["target"]
+        check(type(threads) is int and threads >= 1, "it does not say for how many threads it is")
+        onnx = file[file.content["model"]]
+
+    def from_model() -> tuple[Interface, Executable]:
+        from qrt.api import open_model
+
+        return open_model(onnx.tobytes(), num_threads=threads if num_threads is None else num_threads, target=target)
+
+    if planned == [wanted.arch, wanted.isa] and num_threads in (None, threads) and file.private and _is_ours(file, wanted):
+        interface, plans = read_compiled(file, wanted)
+        return interface, CompiledModel(plans, lambda: from_model()[1])
+    return from_model()
+
+
+def _is_ours(file: Sections, target: Target) -> bool:
+    """Whether this user's copy of this code makes this very file from the model in it. Once it has, the kernel cache knows."""
+    if is_vouched(file.digest):
+        return True
+    try:
+        with damaged(file.where):
+            plans = file.content["plans"]
+            check(len(plans) <= MAX_PLANS, "it has too many plans")
+            sets = [tuple(spec.shape for spec in read_specs(plan["feeds"])) for plan in plans]
+            data = _compiled(file[file.content["model"]].tobytes(), sets, file.content["threads"], target)
+    except QrtError:
+        return False  # if the model is at fault, loading it says so
+    if digest_of(data) != file.digest:
+        return False
+    vouch(file.digest)
+    return True
+
+
+_Plans = dict[_Shapes, tuple[Plan, list[str], list[int]]]
+
+
+def read_compiled(file: Sections, target: Target) -> tuple[Interface, _Plans]:
+    """What a file says, checked. The plans are for `target`, and to be run only if the file is trusted like code. Raises ModelError."""
+    with damaged(file.where):
+        interface = _read_interface(file.content["interface"])
+        contract = Contract(interface.feeds)
+        plans: _Plans = {}
+        for data in file.content["plans"]:
+            specs = read_specs(data["feeds"])
+            check([spec.dtype for spec in specs] == [value.dtype for value in interface.feeds], "a plan is for other inputs")
+            contract.check_shapes([spec.shape for spec in specs])
+            by_name = {value.name: spec for value, spec in zip(interface.feeds, specs, strict=True)}
+            plan = read_plan(data, file, [by_name[name] for name in data["reads"]], target)
+            gives = [index for index in data["gives"] if type(index) is int and 0 <= index < len(plan.outputs)]
+            check(len(gives) == len(data["gives"]) == len(interface.outputs), "a plan is for other outputs")
+            plans[tuple(spec.shape for spec in specs)] = (plan, list(data["reads"]), gives)
+    return interface, plans
+
+
+def _read_interface(data: dict[str, Any]) -> Interface:
+    feeds = [
+        Declared(_text(name), np.dtype(_text(dtype)), None if shape is None else tuple(_dims(shape)))
+        for name, dtype, shape in data["feeds"]
+    ]
+    check(len({value.name for value in feeds}) == len(feeds) and all(v.dtype.kind in "biuf" for v in feeds), "its inputs are none")
+    inputs, outputs = ([NodeArg(_text(name), _dims(shape), _text(kind)) for name, shape, kind in data[k]] for k in ("inputs", "outputs"))
+    metadata = dict(data["metadata"])
+    version, custom = metadata.pop("version"), metadata.pop("custom_metadata_map")
+    check(type(version) is int, "its version is no number")
+    texts = {_text(key): _text(value) for key, value in custom.items()}
+    about = ModelMetadata(version=version, custom_metadata_map=texts, **{key: _text(value) for key, value in metadata.items()})
+    return Interface(feeds, inputs, outputs, about)
+
+
+def _text(value: Any) -> str:
+    check(isinstance(value, str), "a name is no text")
+    return str(value)
+
+
+def _dims(shape: Any) -> list[int | str | None]:
+    check(isinstance(shape, list) and all(n is None or type(n) in (int, str) for n in shape), "a shape is none")
+    return list(shape)
+
+
+class CompiledModel:
+    """Plans from a file, by the shapes they are for. `model` gives what runs feeds of other shapes. `run` may be called from many
+    threads."""
+
+    def __init__(self, plans: _Plans, model: Callable[[], Executable]) -> None:
+        self._plans = plans
+        self._make = model
+        self._executable: Executable | None = None
+        self._lock = threading.Lock()
+
+    def run(self, feeds: Mapping[str, Array], *, clock: ClockFunction | None = None) -> list[Array]:
+        """The model's outputs, in order, for `feeds`: all inputs, in order, as C-contiguous arrays of their dtypes."""
+        found = self._plans.get(tuple([array.shape for array in feeds.values()]))
+        if found is None:
+            return self._other_shapes().run(feeds, clock=clock)
+        plan, reads, gives = found
+        watch: list[Array] | None = [] if clock is not None else None
+        results = plan.run([feeds[name] for name in reads], None, watch)
+        if clock is not None and watch:
+            clock(plan.names, plan.kernels, watch[0])
+        return [results[index] for index in gives]
+
+    def _other_shapes(self) -> Executable:
+        with self._lock:
+            if self._executable is None:
+                self._executable = self._make()
+            return self._executable

@@ -1,0 +1,135 @@
+"""A file of binary sections behind a JSON header: memory-mapped, and nothing in it believed before it is checked.
+
+8 bytes   the magic, which says the version
+32 bytes  SHA-256 of everything after it
+8 bytes   length of the header, little-endian
+header    JSON in UTF-8: {"sections": [[offset, nbytes], …], "content": …}, offsets counted from the first multiple of 64 after it
+sections  each at a multiple of 64, with at least 64 bytes of zeros after it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qrt.core.errors import ModelError
+
+__all__ = ["Sections", "check", "damaged", "digest_of", "pack", "read"]
+
+MAGIC = b"QRTMDL01"
+_SIZE = hashlib.sha256().digest_size
+_PREFIX = len(MAGIC) + _SIZE
+_HEAD = _PREFIX + 8
+_ALIGNMENT = 64
+_SLACK = 64
+_MAX_HEADER = 64 << 20
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def check(sound: bool, what: str) -> None:
+    """Raises ValueError, which `damaged` turns into a ModelError that names the file."""
+    if not sound:
+        raise ValueError(what)
+
+
+@contextmanager
+def damaged(where: str) -> Iterator[None]:
+    """Around code that reads what a file says: whatever does not fit is a ModelError."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
+        raise ModelError(f"{where} is damaged ({error}); compile the model again") from error
+
+
+def _up(position: int) -> int:
+    return -(-position // _ALIGNMENT) * _ALIGNMENT
+
+
+def pack(content: dict[str, Any], sections: Sequence[bytes]) -> bytes:
+    """The file of `content` (plain JSON data) and `sections`. The same arguments give the same bytes."""
+    table, end = [], 0
+    for data in sections:
+        table.append([end, len(data)])
+        end = _up(end + len(data) + _SLACK)
+    header = json.dumps({"sections": table, "content": content}, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    base = _up(_HEAD + len(header))
+    body = bytearray(base - _PREFIX + end)
+    body[:8] = len(header).to_bytes(8, "little")
+    body[8 : 8 + len(header)] = header
+    for (offset, nbytes), data in zip(table, sections, strict=True):
+        start = base - _PREFIX + offset
+        body[start : start + nbytes] = data
+    return MAGIC + hashlib.sha256(body).digest() + body
+
+
+def digest_of(data: bytes) -> str:
+    """The digest in hex that the bytes of a file say they have."""
+    return data[len(MAGIC) : _PREFIX].hex()
+
+
+class Sections:
+    """A file that was read: its `content` (not checked, and only to be touched within `damaged`), its sections, its `digest` in hex.
+
+    `private`: only its owner, who is the user or root, can have written it.
+    """
+
+    def __init__(self, where: str, data: Bytes, private: bool) -> None:
+        self.where, self.private = where, private
+        with damaged(where):
+            check(data.size >= _HEAD, "it is cut off")
+            check(data[: len(MAGIC)].tobytes() == MAGIC, "it is no compiled model, or one of another version of qrt")
+            self.digest = hashlib.sha256(data[_PREFIX:].data).hexdigest()
+            check(data[len(MAGIC) : _PREFIX].tobytes().hex() == self.digest, "its digest does not match")
+            length = int.from_bytes(data[_PREFIX:_HEAD].tobytes(), "little")
+            check(length <= min(_MAX_HEADER, data.size - _HEAD), "its header is longer than the file")
+            header = json.loads(data[_HEAD : _HEAD + length].tobytes().decode())
+            base = _up(_HEAD + length)
+            for offset, nbytes in header["sections"]:
+                check(type(offset) is int and type(nbytes) is int and offset >= 0 and nbytes >= 0, "a section has no place")
+                check(offset % _ALIGNMENT == 0 and base + offset + nbytes + _SLACK <= data.size, "a section lies outside of it")
+            self._table: list[tuple[int, int]] = [(base + offset, nbytes) for offset, nbytes in header["sections"]]
+            self.content: dict[str, Any] = header["content"]
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: int) -> Bytes:
+        """The bytes of a section, read-only, where they lie in the file."""
+        check(type(index) is int and 0 <= index < len(self._table), "a section is missing")
+        start, nbytes = self._table[index]
+        return self._data[start : start + nbytes]
+
+    def words(self, index: int, columns: int) -> npt.NDArray[np.int64]:
+        """A section of int64, as rows of `columns`."""
+        data = self[index]
+        check(data.size % (8 * columns) == 0, "a table has a broken row")
+        return data.view("<i8").astype(np.int64).reshape(-1, columns)
+
+
+def read(path: Path) -> Sections:
+    """The file at `path`, mapped into memory. Raises ModelError for anything but a whole, sound one."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # before it is opened: a named pipe would wait for a writer for ever
+            raise ModelError(f"{path} is not a file; give the path of a compiled model")
+        with path.open("rb") as file:
+            info = os.fstat(file.fileno())
+            private = not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and (not hasattr(os, "getuid") or info.st_uid in (os.getuid(), 0))
+            data = np.asarray(np.memmap(file, np.uint8, "r")) if info.st_size else np.zeros(0, np.uint8)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; give the path of a compiled model") from error
+    return Sections(str(path), data, private)

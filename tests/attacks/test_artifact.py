@@ -1,0 +1,312 @@
+"""Compiled models that are damaged, or made to look sound: a typed error or a right result, never a crash, and no plan that this user
+has not made."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from compiled import edit_words, feeds, network, rewritten
+from hypothesis import given
+from hypothesis import strategies as st
+
+import qrt
+from qrt.artifact import CompiledModel, read_compiled
+from qrt.core.errors import ModelError, QrtError
+from qrt.core.sections import MAGIC, pack, read
+from qrt.jit.host import host_target
+
+TARGET = host_target()
+Change = Callable[[dict[str, Any], list[bytes]], object]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A sound file."""
+    path = tmp_path_factory.mktemp("whole") / "m.qrt"
+    qrt.compile(network(), path, {"x": (3, 8), "z": (3, 16)}, num_threads=2)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def path(whole: bytes, tmp_path: Path) -> Path:
+    """The sound file in a place of its own."""
+    path = tmp_path / "m.qrt"
+    path.write_bytes(whole)
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture(scope="module")
+def wanted() -> list[bytes]:
+    return [y.tobytes() for y in qrt.InferenceSession(network().SerializeToString()).run(None, feeds())]
+
+
+# ---- the file as a file
+
+
+def test_truncated_and_too_long(path: Path, whole: bytes) -> None:
+    for length in [*range(0, 200, 7), *range(200, len(whole), 997), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(ModelError, match=r"m\.qrt is damaged.*compile"):
+            qrt.InferenceSession(path)
+    path.write_bytes(whole + b"\0")
+    with pytest.raises(ModelError, match="digest"):
+        qrt.InferenceSession(path)
+
+
+@given(st.data())
+def test_a_flipped_bit(whole: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    path = tmp_path_factory.getbasetemp() / "flipped.qrt"
+    damaged = bytearray(whole)
+    damaged[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(damaged)
+    with pytest.raises(ModelError, match="damaged"):
+        qrt.InferenceSession(path)
+
+
+def test_another_version(path: Path, whole: bytes) -> None:
+    path.write_bytes(b"QRTMDL99" + whole[8:])
+    with pytest.raises(ModelError, match="another version"):
+        qrt.InferenceSession(path)
+
+
+def sealed(body: bytes) -> bytes:
+    """A file with this after the digest, which fits."""
+    return MAGIC + hashlib.sha256(body).digest() + body
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"sections": []}',
+        b'{"sections": 3, "content": {}}',
+        b'{"sections": [[0]], "content": {}}',
+        b'{"sections": [[0, 1e3]], "content": {}}',
+        b'{"sections": [[-64, 8]], "content": {}}',
+        b'{"sections": [[1, 8]], "content": {}}',
+        b'{"sections": [[0, -1]], "content": {}}',
+        b'{"sections": [[0, 99999999999999999999999]], "content": {}}',
+        b'{"sections": [[true, 8]], "content": {}}',
+        b'{"sections": [], "content": []}',
+        b'{"sections": [], "content": {"threads": 1, "target": 3}}',
+        b'{"sections": [], "content": {"threads": 0, "target": 3, "model": 0}}',
+        b'{"sections": [], "content": {"threads": 1, "target": 3, "model": -1}}',
+        b'{"sections": [[0, 8]], "content": {"threads": ' + b"9" * 5000 + b', "model": 0}}',
+    ],
+)
+def test_a_header_that_says_nothing_sound(path: Path, header: bytes) -> None:
+    path.write_bytes(sealed(len(header).to_bytes(8, "little") + header + bytes(256)))
+    with pytest.raises(ModelError, match="damaged"):
+        qrt.InferenceSession(path)
+
+
+@pytest.mark.parametrize("length", [10**3, 2**32, 2**63, 2**64 - 1])
+def test_a_header_longer_than_the_file(path: Path, length: int) -> None:
+    path.write_bytes(sealed(length.to_bytes(8, "little") + bytes(500)))
+    with pytest.raises(ModelError, match="header"):
+        qrt.InferenceSession(path)
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="No such file"):
+        qrt.InferenceSession(tmp_path / "none.qrt")
+    (tmp_path / "folder.qrt").mkdir()
+    with pytest.raises(ModelError, match="not a file"):
+        qrt.InferenceSession(tmp_path / "folder.qrt")
+    os.mkfifo(tmp_path / "pipe.qrt")
+    with pytest.raises(ModelError, match="not a file"):
+        qrt.InferenceSession(tmp_path / "pipe.qrt")
+
+
+def test_the_model_inside_is_hostile_input_too(path: Path) -> None:
+    def change(content: dict[str, Any], sections: list[bytes]) -> None:
+        sections[content["model"]] = b"no model"
+
+    rewritten(path, change)
+    with pytest.raises(ModelError, match="no ONNX file"):
+        qrt.InferenceSession(path)
+
+
+# ---- plans that this user has not made
+
+
+def test_a_plan_made_to_look_sound_is_not_run(path: Path, wanted: list[bytes]) -> None:
+    """Records hold numbers that no check can judge, so whoever writes them must be trusted: here, nobody is."""
+
+    def change(content: dict[str, Any], sections: list[bytes]) -> None:
+        index = content["plans"][0]["records"]
+        sections[index] = bytes(np.random.default_rng(0).integers(0, 256, len(sections[index]), np.uint8))
+
+    file = rewritten(path, change)
+    read_compiled(file, TARGET)  # nothing to complain of
+    session = qrt.InferenceSession(path, num_threads=2)
+    assert not isinstance(session._executable, CompiledModel)
+    assert [y.tobytes() for y in session.run(None, feeds())] == wanted
+
+
+def test_other_weights_under_the_plan_are_not_used(path: Path, wanted: list[bytes]) -> None:
+    def change(content: dict[str, Any], sections: list[bytes]) -> None:
+        for index in content["plans"][0]["constants"]:
+            sections[index] = bytes(len(sections[index]))
+
+    rewritten(path, change)
+    assert [y.tobytes() for y in qrt.InferenceSession(path, num_threads=2).run(None, feeds())] == wanted
+
+
+@pytest.mark.parametrize("mode", [0o620, 0o602])
+def test_a_file_that_others_can_write_gives_no_plan(path: Path, mode: int, wanted: list[bytes]) -> None:
+    assert isinstance(qrt.InferenceSession(path)._executable, CompiledModel)
+    path.chmod(mode)
+    session = qrt.InferenceSession(path)
+    assert not isinstance(session._executable, CompiledModel)
+    assert [y.tobytes() for y in session.run(None, feeds())] == wanted
+
+
+def test_somebody_else_s_file_gives_no_plan(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    assert read(path).private == (owner == 0)  # root's files are the system's
+
+
+def test_a_note_of_another_version_of_the_code_is_none(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QRT_CACHE_DIR", str(tmp_path / "cache"))
+    qrt.InferenceSession(path)
+    (note,) = (tmp_path / "cache" / "models").iterdir()
+    assert note.name == read(path).digest
+    assert note.stat().st_mode & 0o777 == 0o600
+    monkeypatch.setattr("qrt.jit.cache._own_digest", lambda: b"other code")
+    assert not qrt.artifact.is_vouched(note.name)
+
+
+# ---- plans that are not whole
+
+
+def plan_of(content: dict[str, Any]) -> dict[str, Any]:
+    plan: dict[str, Any] = content["plans"][0]
+    return plan
+
+
+CHANGES: dict[str, Change] = {
+    "a constant that is not there": lambda c, s: plan_of(c)["constants"].append(len(s)),
+    "a constant before the first": lambda c, s: plan_of(c)["constants"].append(-1),
+    "fewer constants": lambda c, s: plan_of(c).update(constants=[]),
+    "no slab": lambda c, s: plan_of(c).pop("arena"),
+    "a negative slab": lambda c, s: plan_of(c).update(arena=-1),
+    "a huge slab": lambda c, s: plan_of(c).update(arena=1 << 62),
+    "no threads": lambda c, s: plan_of(c).update(threads=0),
+    "more names than steps": lambda c, s: plan_of(c)["names"].append("x"),
+    "a name that is none": lambda c, s: plan_of(c)["names"].__setitem__(0, 3),
+    "a table that is cut off": lambda c, s: s.__setitem__(plan_of(c)["table"], s[plan_of(c)["table"]][:-8]),
+    "fewer steps": lambda c, s: s.__setitem__(plan_of(c)["table"], s[plan_of(c)["table"]][:-32]),
+    "more steps": lambda c, s: s.__setitem__(plan_of(c)["table"], s[plan_of(c)["table"]] * 2),
+    "a kernel that is not there": lambda c, s: edit_words(s, plan_of(c)["table"], 0, 0, 99),
+    "a kernel before the first": lambda c, s: edit_words(s, plan_of(c)["table"], 0, 0, -1),
+    "a record past the end": lambda c, s: edit_words(s, plan_of(c)["table"], 0, 1, 1 << 40),
+    "a record before the start": lambda c, s: edit_words(s, plan_of(c)["table"], 0, 1, -64),
+    "a record between two": lambda c, s: edit_words(s, plan_of(c)["table"], 0, 1, 8),
+    "too many sharers": lambda c, s: edit_words(s, plan_of(c)["table"], 0, 2, 3),
+    "no sharers": lambda c, s: edit_words(s, plan_of(c)["table"], 0, 2, 0),
+    "half a meeting": lambda c, s: edit_words(s, plan_of(c)["table"], 0, 3, 2),
+    "no records": lambda c, s: s.__setitem__(plan_of(c)["records"], b""),
+    "a base that is none": lambda c, s: edit_words(s, plan_of(c)["relocations"], 0, 0, 4),
+    "a buffer that is not there": lambda c, s: edit_words(s, plan_of(c)["relocations"], 0, 1, 50),
+    "a word outside of the records": lambda c, s: edit_words(s, plan_of(c)["relocations"], 0, 2, 1 << 30),
+    "a word before the records": lambda c, s: edit_words(s, plan_of(c)["relocations"], 0, 2, -1),
+    "past the buffer": lambda c, s: edit_words(s, plan_of(c)["relocations"], 0, 3, 1 << 40),
+    "before the buffer": lambda c, s: edit_words(s, plan_of(c)["relocations"], 0, 3, -8),
+    "an output of another dtype": lambda c, s: plan_of(c)["outputs"].__setitem__(0, ["object", [3]]),
+    "an output of negative shape": lambda c, s: plan_of(c)["outputs"].__setitem__(0, ["float32", [-3, 3]]),
+    "a huge output": lambda c, s: plan_of(c)["outputs"].__setitem__(0, ["float32", [1 << 40, 1 << 40]]),
+    "no outputs": lambda c, s: plan_of(c).update(gives=[]),
+    "an output that is not there": lambda c, s: plan_of(c).update(gives=[0, 2]),
+    "an input that is not there": lambda c, s: plan_of(c).update(reads=["x", "w"]),
+    "an input too few": lambda c, s: plan_of(c).update(reads=["x"]),
+    "other feeds": lambda c, s: plan_of(c)["feeds"].__setitem__(0, ["int8", [3, 8]]),
+    "a smaller feed": lambda c, s: plan_of(c)["feeds"].__setitem__(1, ["float32", [3, 1]]),
+    "a bigger batch": lambda c, s: plan_of(c)["feeds"].__setitem__(1, ["float32", [9, 16]]),
+    "no feeds": lambda c, s: plan_of(c).update(feeds=[]),
+    "another interface": lambda c, s: c["interface"]["feeds"].pop(),
+    "an interface of objects": lambda c, s: c["interface"]["feeds"][0].__setitem__(1, "object"),
+    "an interface twice": lambda c, s: c["interface"]["feeds"].__setitem__(1, c["interface"]["feeds"][0]),
+    "a shape that is none": lambda c, s: c["interface"]["inputs"][0].__setitem__(1, {}),
+    "metadata that is none": lambda c, s: c["interface"]["metadata"].update(version="1"),
+    "metadata of another kind": lambda c, s: c["interface"]["metadata"].update(secret=1),
+    "a kernel of somebody else": lambda c, s: plan_of(c)["kernels"][0].__setitem__(1, "os:system"),
+    "a kernel beside qrt's": lambda c, s: plan_of(c)["kernels"][0].__setitem__(1, "qrt.ops.cpu.os:system"),
+    "a kernel with a list": lambda c, s: plan_of(c)["kernels"][0].__setitem__(2, [["rm"]]),
+    "a record of objects": lambda c, s: plan_of(c)["kernels"][0].__setitem__(3, [["x", "O"]]),
+    "a kernel without a name": lambda c, s: plan_of(c)["kernels"][0].__setitem__(0, "x"),
+    "a kernel for another machine": lambda c, s: plan_of(c)["kernels"][0].__setitem__(0, "x__neon_dot"),
+    "a kernel too short": lambda c, s: plan_of(c)["kernels"][0].pop(),
+    "no plans": lambda c, s: c.update(plans=None),
+    "a plan that is none": lambda c, s: c["plans"].append(3),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_plan_that_is_not_whole(path: Path, change: Change, wanted: list[bytes]) -> None:
+    """Even of a file that is trusted, this is an error; one that is not comes down to its model."""
+    file = rewritten(path, change)
+    with pytest.raises(QrtError) as found:
+        read_compiled(file, TARGET)
+    assert isinstance(found.value, ModelError | qrt.KernelError)
+    session = qrt.InferenceSession(path, num_threads=2)
+    assert not isinstance(session._executable, CompiledModel)
+    assert [y.tobytes() for y in session.run(None, feeds())] == wanted
+
+
+@given(st.data())
+def test_any_number_of_the_header_may_be_any_other(whole: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Read or refused; no other error."""
+    path = tmp_path_factory.getbasetemp() / "numbers.qrt"
+    path.write_bytes(whole)
+    file = read(path)
+    numbers = [match for match in _numbers(file.content) if match[0] is not file.content["interface"]["metadata"]]
+    holder, key = numbers[data.draw(st.integers(0, len(numbers) - 1))]
+    others = st.one_of(st.integers(-(2**70), 2**70), st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([None, "", "x", []]))
+    holder[key] = data.draw(others)
+    sections = [file[i].tobytes() for i in range(len(file))]
+    path.write_bytes(pack(json.loads(json.dumps(file.content)), sections))
+    with contextlib.suppress(ModelError, qrt.KernelError):
+        read_compiled(read(path), TARGET)
+
+
+def _numbers(data: Any) -> list[tuple[Any, Any]]:
+    """Where numbers stand in plain data: their container and key. Parameters of kernels are left out: each costs a compilation."""
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    found = []
+    for key, value in items:
+        if isinstance(value, int):
+            found.append((data, key))
+        elif key != "kernels":
+            found += _numbers(value)
+    return found
+
+
+def test_threads_that_open_one_file_at_once(path: Path, wanted: list[bytes]) -> None:
+    results: list[list[bytes]] = []
+
+    def work() -> None:
+        results.append([y.tobytes() for y in qrt.InferenceSession(path).run(None, feeds())])
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert results == [wanted] * 4
