@@ -69,3 +69,48 @@ CONFIGS: dict[str, dict[str, object]] = {
     "HistogramObserver reduced": {"reduce_range": True},
 }
 """Class name, then a word to tell configurations apart; keywords of the constructor, dtypes and qschemes by name."""
+
+PRESETS = (
+    "default_observer",
+    "default_histogram_observer",
+    "default_weight_observer",
+    "weight_observer_range_neg_127_to_127",
+    "default_per_channel_weight_observer",
+    "per_channel_weight_observer_range_neg_127_to_127",
+    "default_float_qparams_observer",
+    "default_float_qparams_observer_4bit",
+    "default_fixed_qparams_range_0to1_observer",
+    "default_fixed_qparams_range_neg1to1_observer",
+)
+"""Presets of observers that give qparams."""
+
+FAKE_QUANTS = (
+    "default_fake_quant",
+    "default_weight_fake_quant",
+    "default_dynamic_fake_quant",
+    "default_per_channel_weight_fake_quant",
+    "default_embedding_fake_quant",
+    "default_embedding_fake_quant_4bit",
+    "default_histogram_fake_quant",
+    "default_fixed_qparams_range_0to1_fake_quant",
+    "default_fixed_qparams_range_neg1to1_fake_quant",
+    "default_fused_act_fake_quant",
+    "default_fused_wt_fake_quant",
+    "default_fused_per_channel_wt_fake_quant",
+    "fused_wt_fake_quant_range_neg_127_to_127",
+    "fused_per_channel_wt_fake_quant_range_neg_127_to_127",
+)
+"""Presets of fake-quantizes."""
+
+CHOOSERS = {"quint8": (0, 255, False), "reduced": (0, 127, False), "qint8": (-128, 127, False), "symmetric": (-128, 127, True)}
+"""First code, last code, whether zero stays in the middle."""
+
+
+def chooser_ranges() -> tuple[np.ndarray, np.ndarray]:
+    """1500 smallest and largest values, float32, of all magnitudes, denormal ones included, with one sign or two; 100 are opposites."""
+    rng = np.random.RandomState(7)
+    magnitude = np.ldexp(rng.random_sample((2, 1500)), (rng.random_sample((2, 1500)) * 180).astype(np.int64) - 149)
+    sign = np.where(rng.random_sample((2, 1500)) < 0.6, [[-1.0], [1.0]], [[1.0], [-1.0]])
+    ends = (magnitude * sign * (rng.random_sample((2, 1500)) < 0.95)).astype(np.float32)
+    ends[1, :100] = -ends[0, :100]
+    return ends.min(axis=0), ends.max(axis=0)

@@ -13,7 +13,7 @@ import numpy as np
 from qrt.core.dtypes import QDType
 from qrt.core.qparams import QParams
 
-__all__ = ["dequantize", "fake_quantize", "quantize", "requantize", "round_clamp"]
+__all__ = ["dequantize", "fake_quantize", "nearest", "quantize", "requantize", "round_clamp"]
 
 F32 = np.float32
 FAR = F32(2.0**40)  # past every code and zero point, and safe to convert to int64
@@ -24,15 +24,23 @@ def round_clamp(x: np.ndarray, zero_point: np.ndarray, qmin: int, qmax: int) -> 
 
     `x`: float32 in units of one code, any shape; `zero_point`: int32, broadcastable. Ties go to even; NaN gives `qmin`.
     """
-    r = np.rint(np.asarray(x, F32))
+    codes: np.ndarray = np.clip(nearest(np.asarray(x, F32)) + zero_point, qmin, qmax).astype(np.int32)
+    return codes
+
+
+def nearest(x: np.ndarray) -> np.ndarray:
+    """rint(x) as int64, for floats of any precision: ties go to even, beyond ±2⁴⁰ and for infinity ±2⁴⁰, for NaN −2⁴⁰."""
+    r = np.rint(x)
     r = np.where(r > -FAR, r, -FAR)  # NaN is not greater
     r = np.where(r < FAR, r, FAR)
-    codes: np.ndarray = np.clip(r.astype(np.int64) + zero_point, qmin, qmax).astype(np.int32)
-    return codes
+    integers: np.ndarray = r.astype(np.int64)
+    return integers
 
 
 def quantize(x: np.ndarray, qparams: QParams) -> np.ndarray:
     """Codes of `x` (ONNX QuantizeLinear): clamp(rint(x / scale) + zero_point), in the storage dtype.
+
+    A float zero point is added before rounding: clamp(rint(x / scale + zero_point)).
 
     `x`: float32 of any shape whose `qparams.axis` has as many entries as there are scales.
     """
@@ -40,6 +48,8 @@ def quantize(x: np.ndarray, qparams: QParams) -> np.ndarray:
     scale, zero_point = qparams.along(x.shape)
     with np.errstate(over="ignore", invalid="ignore"):
         steps = x / scale
+        if zero_point.dtype.kind == "f":
+            steps, zero_point = steps + zero_point, np.zeros((), np.int32)
     return round_clamp(steps, zero_point, qparams.dtype.qmin, qparams.dtype.qmax).astype(qparams.dtype.storage)
 
 
@@ -47,6 +57,8 @@ def dequantize(q: np.ndarray, qparams: QParams) -> np.ndarray:
     """Real values of codes (ONNX DequantizeLinear): float32(code − zero_point) · scale, float32."""
     q = np.asarray(q)
     scale, zero_point = qparams.along(q.shape)
+    if zero_point.dtype.kind == "f":
+        return np.asarray((q.astype(F32) - zero_point) * scale)
     # The difference wraps in int32 as it does in the kernels; no code of 16 bits or fewer comes near that.
     steps = (q.astype(np.int64) - zero_point).astype(np.int32).astype(F32)
     with np.errstate(over="ignore"):

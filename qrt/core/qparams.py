@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,11 @@ __all__ = ["QParams"]
 
 @dataclass(frozen=True, eq=False)
 class QParams:
-    """real = scale · (code − zero_point).
+    """real = scale · (code − zero_point). Unpacks as `scale, zero_point = qparams`.
 
     `scale`: float32, shape () per tensor or (C,) per channel; finite and > 0.
-    `zero_point`: int32 of the same shape, inside the code range of `dtype`.
+    `zero_point`: int32 of the same shape, inside the code range of `dtype`; or float32 per channel, anywhere, as
+    embeddings have it.
     `axis`: the channel axis, None per tensor; negative counts from the last.
     Raises QuantizationError where one of these does not hold.
     """
@@ -38,12 +40,21 @@ class QParams:
             )
         if not (np.isfinite(scale).all() and (scale > 0).all()):
             raise QuantizationError(f"scale {scale} is not finite and positive")
+        if zero_point.dtype.kind == "f" and self.axis is not None:
+            if not np.isfinite(zero_point).all():
+                raise QuantizationError(f"zero point {zero_point} is not finite")
+            object.__setattr__(self, "scale", scale)
+            object.__setattr__(self, "zero_point", zero_point.astype(np.float32))
+            return
         if zero_point.dtype.kind not in "iu":
             raise QuantizationError(f"zero point {zero_point} has dtype {zero_point.dtype}: give integers")
         if ((zero_point < self.dtype.qmin) | (zero_point > self.dtype.qmax)).any():
             raise QuantizationError(f"zero point {zero_point} is outside {self.dtype!r} ({self.dtype.qmin}..{self.dtype.qmax})")
         object.__setattr__(self, "scale", scale)
         object.__setattr__(self, "zero_point", zero_point.astype(np.int32))
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter((self.scale, self.zero_point))
 
     def along(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Scale and zero point shaped to broadcast over an array of `shape`.

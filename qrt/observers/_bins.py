@@ -1,15 +1,25 @@
-"""GrowingHistogram: counts of values of any magnitude in a fixed number of bins."""
+"""Bins, the option; and GrowingHistogram: counts of values of any magnitude in a fixed number of bins."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from qrt.core.errors import QuantizationError
 from qrt.observers.kernels import count_exact
 
-__all__ = ["GrowingHistogram"]
+__all__ = ["Bins", "GrowingHistogram"]
 
 LEAST_EXPONENT = -148  # of the smallest float32 above zero, 2⁻¹⁴⁹ = ½ · 2⁻¹⁴⁸
+
+
+@dataclass(eq=False)
+class Bins:
+    """The number of bins, for an observer whose constructor takes it before the options of its other base."""
+
+    bins: int = 2048
 
 
 class GrowingHistogram:
@@ -39,6 +49,24 @@ class GrowingHistogram:
         if largest > 0 and exponent > self.exponent:
             self._grow(exponent - self.exponent)
         self.counts += count_exact(x, 2 * self.bins, 1 / self.width)
+
+    def merge(self, other: GrowingHistogram) -> None:
+        """Add the counts of `other`, which has as many bins."""
+        wider = GrowingHistogram(self.bins)
+        wider.exponent, wider.counts = other.exponent, other.counts.copy()
+        wider._grow(max(0, self.exponent - other.exponent))
+        self._grow(max(0, other.exponent - self.exponent))
+        self.counts += wider.counts
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Counts, int64 (2·bins,), and exponent, int64 ()."""
+        return {"counts": self.counts.copy(), "exponent": np.array(self.exponent, np.int64)}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray], where: str) -> None:
+        """Take over counts and exponent. Raises QuantizationError, naming `where`, for another number of bins."""
+        if state["counts"].shape != self.counts.shape or state["exponent"].ndim:
+            raise QuantizationError(f"{where}: counts of shape {state['counts'].shape} do not fit {self.bins} bins on each side of zero")
+        self.counts, self.exponent = state["counts"].astype(np.int64), int(state["exponent"])
 
     def _grow(self, doublings: int) -> None:
         """Make every bin 2**doublings times wider."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from qrt.observers.kernels import count_uniform
 
-__all__ = ["count", "linspace", "upscale"]
+__all__ = ["count", "fma", "linspace", "upscale"]
 
 F32 = np.float32
 UPSAMPLE = 16  # every old bin is cut into so many before it is sorted into the new bins
@@ -30,13 +30,13 @@ def linspace(start: np.float32, stop: np.float32, n: int) -> np.ndarray:
     """`n` evenly spaced float32, each half counted from its own end with a fused multiply-add, as torch.linspace does."""
     step = F32(F32(stop - start) / F32(n - 1))
     i = np.arange(n, dtype=np.float64)
-    lower = _fma(np.float64(step), i[: n // 2], np.float64(start))
-    upper = _fma(-np.float64(step), n - 1 - i[n // 2 :], np.float64(stop))
+    lower = fma(np.float64(step), i[: n // 2], np.float64(start))
+    upper = fma(-np.float64(step), n - 1 - i[n // 2 :], np.float64(stop))
     return np.concatenate([lower, upper])
 
 
-def _fma(a: np.float64, b: np.ndarray, c: np.float64) -> np.ndarray:
-    """a · b + c rounded once to float32, where a · b is exact in float64.
+def fma(a: np.ndarray | np.float64, b: np.ndarray, c: np.ndarray | np.float64) -> np.ndarray:
+    """a · b + c rounded once to float32, for float64 that hold float32 numbers, so that a · b is exact.
 
     The sum is first rounded to odd in float64 (Boldo & Melquiond 2008), which makes the second rounding harmless.
     """
@@ -45,7 +45,7 @@ def _fma(a: np.float64, b: np.ndarray, c: np.float64) -> np.ndarray:
     part = total - product
     error = (product - (total - part)) + (c - part)
     even = (total.view(np.int64) & 1) == 0
-    odd = np.where((error != 0) & even, np.nextafter(total, np.copysign(np.inf, error)), total)
+    odd: np.ndarray = np.where((error != 0) & even, np.nextafter(total, np.copysign(np.inf, error)), total)
     return odd.astype(F32)
 
 

@@ -8,7 +8,9 @@ torch's int32 zero point overflows; here it is clamped):
     affine:     scale = max((pos − neg) / (qmax − qmin), eps)          zero_point = clamp(qmin − rint(neg / scale))
     symmetric:  scale = max(max(−neg, pos) / ((qmax − qmin) / 2), eps) zero_point = the middle of the codes
 
-The range always takes in zero, so that zero is exact; `eps` keeps the scale positive where all data are zero.
+The range always takes in zero, so that zero is exact; `eps` keeps the scale positive where all data are zero. Only the scheme
+with float zero points leaves zero out: scale = (max_val − min_val) / (qmax − qmin), or 1 where that is eps or less, and
+zero_point = −min_val / scale.
 """
 
 from __future__ import annotations
@@ -31,8 +33,6 @@ def quant_range(dtype: QDType, qscheme: QScheme, reduce_range: bool, quant_min: 
     A custom range (`quant_min` and `quant_max`, both or neither) must hold 0 and lie inside `dtype`. `reduce_range` drops
     one bit. Raises QuantizationError where the request contradicts itself.
     """
-    if qscheme is per_channel_affine_float_qparams:
-        raise QuantizationError(f"{qscheme!r} needs float zero points, which QParams does not hold: use qrt.per_channel_affine")
     if (quant_min is None) != (quant_max is None):
         raise QuantizationError("give both quant_min and quant_max, or neither")
     custom = quant_min is not None and quant_max is not None
@@ -70,13 +70,18 @@ def calculate_qparams(
     neg = np.minimum(min_val, F32(0))
     pos = np.maximum(max_val, F32(0))
     with np.errstate(over="ignore"):
-        if qscheme.symmetric:
+        if qscheme is per_channel_affine_float_qparams:
+            scale = (max_val - min_val) / F32(qmax - qmin)
+            scale = np.where(scale > F32(eps), scale, F32(1))
+        elif qscheme.symmetric:
             scale = np.maximum(np.maximum(-neg, pos) / F32((qmax - qmin) / 2), F32(eps))
         else:
             scale = np.maximum((pos - neg) / F32(qmax - qmin), F32(eps))
     if not np.isfinite(scale).all():
         raise CalibrationError(f"{site}: the range {np.min(neg)}..{np.max(pos)} is too wide for float32; check the calibration data")
-    if qscheme.symmetric:
+    if qscheme is per_channel_affine_float_qparams:
+        zero_point = -min_val / scale
+    elif qscheme.symmetric:
         zero_point = np.full(scale.shape, _middle(dtype, qmin, qmax, custom), np.int32)
     else:
         zero_point = round_clamp(-(neg / scale), np.asarray(qmin), qmin, qmax)

@@ -1,9 +1,11 @@
-"""Observer: a tap that sees arrays, learns their range and turns it into QParams."""
+"""ObserverBase and UniformQuantizationObserverBase: taps that see arrays, learn their range and turn it into QParams."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
 
 import numpy as np
 
@@ -11,20 +13,95 @@ from qrt.core.dtypes import QDType, QScheme, per_tensor_affine, quint8
 from qrt.core.errors import CalibrationError, QuantizationError
 from qrt.core.qparams import QParams
 from qrt.observers._qparams import calculate_qparams, quant_range
+from qrt.observers.partial import Configurable
 
-__all__ = ["EPS", "F32", "Observer"]
+__all__ = ["EPS", "F32", "ObserverBase", "UniformQuantizationObserverBase"]
 
 F32 = np.float32
 EPS = float(np.finfo(F32).eps)  # 2⁻²³, the smallest scale unless the user asks for another
 
 
-@dataclass(kw_only=True, eq=False)
-class Observer(ABC):
-    """Base of every observer. Call it with arrays; ask `calculate_qparams` when all have been seen.
+class ObserverBase(Configurable, ABC):
+    """Base of every observer, one's own included: write `forward` and `calculate_qparams`.
+
+    `dtype`: what the codes will be, or a float dtype of NumPy where there will be none. `is_dynamic`: whether qparams are computed anew for
+    each array that is quantized. `site`: where the observer sits, for error messages.
+    """
+
+    site: str = ""
+
+    def __init__(self, dtype: QDType | np.dtype[Any], is_dynamic: bool = False) -> None:
+        self.dtype: QDType | np.dtype[Any] = dtype
+        self.is_dynamic = is_dynamic
+
+    @property
+    def axis(self) -> int | None:
+        """The channel axis; None for one range per tensor."""
+        return None
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        """Observe `array` and return it."""
+        return self.forward(array)
+
+    @abstractmethod
+    def forward(self, array: np.ndarray) -> np.ndarray:
+        """Learn from `array` and return it unchanged."""
+
+    @abstractmethod
+    def calculate_qparams(self) -> QParams:
+        """Scale and zero point for what was seen."""
+
+    def state_dict(self, *, mergeable: bool = False) -> dict[str, np.ndarray]:
+        """What was learned, as copies, under the names that torch.ao.quantization's observer of this name uses.
+
+        `mergeable`: with what `merge` needs beyond that.
+        """
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take over the state of another observer of the same kind, from `state_dict` or as torch saved it.
+
+        Raises QuantizationError for the state of something else.
+        """
+        self._check_keys(state, self.state_dict(mergeable=True).keys(), self.state_dict().keys())
+
+    def merge(self, other: Self) -> None:
+        """Learn what `other` has learned, as if this observer had seen its arrays after its own. `other` stays as it is.
+
+        Raises QuantizationError if that is an observer of another kind or with other options.
+        """
+        self._check_same(other)
+
+    @property
+    def _where(self) -> str:
+        return self.site or type(self).__name__
+
+    def _check_same(self, other: ObserverBase) -> None:
+        if type(other) is not type(self):
+            raise QuantizationError(f"{self._where}: a {type(self).__name__} cannot merge a {type(other).__name__}")
+        mine, theirs = self._options(), other._options()
+        different = [name for name in mine if mine[name] != theirs[name]]
+        if different:
+            raise QuantizationError(f"{self._where}: cannot merge an observer that differs in {', '.join(different)}")
+
+    def _options(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "is_dynamic": self.is_dynamic}
+
+    def _check_keys(self, state: Mapping[str, np.ndarray], known: Any, needed: Any) -> None:
+        missing, unexpected = sorted(set(needed) - set(state)), sorted(set(state) - set(known))
+        if missing or unexpected:
+            what = f"lacks {missing}" if missing else f"holds {unexpected}, which it does not know"
+            raise QuantizationError(f"{self._where}: the state is not that of a {type(self).__name__}: it {what}")
+
+
+@dataclass(eq=False)
+class UniformQuantizationObserverBase(ObserverBase):
+    """Base of observers of one range per tensor or channel. Call it with arrays; ask `calculate_qparams` when all have been seen.
 
     The options mean what they mean in torch.ao.quantization:
     `dtype`, `qscheme`: what the codes will be. `reduce_range`: use one bit less. `quant_min`, `quant_max`: a custom range
-    of codes, both ends included. `eps`: the smallest scale. `site`: where the observer sits, for error messages.
+    of codes, both ends included. `factory_kwargs`: must be None, for NumPy knows no devices. `eps`: the smallest scale.
+    `is_dynamic`: see ObserverBase.
 
     Whatever the data, the state of one observer has a fixed size. Raises QuantizationError for options that contradict
     each other.
@@ -35,35 +112,39 @@ class Observer(ABC):
     reduce_range: bool = False
     quant_min: int | None = None
     quant_max: int | None = None
+    factory_kwargs: None = None
     eps: float = EPS
-    site: str = ""
+    is_dynamic: bool = False
+    site: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         if self.qscheme.per_channel != (self.axis is not None):
             raise QuantizationError(f"{type(self).__name__} cannot give {self.qscheme!r} qparams")
         if not 0 < self.eps < np.inf:
             raise QuantizationError(f"eps must be a positive number, not {self.eps}")
+        if self.factory_kwargs is not None:
+            raise QuantizationError(f"factory_kwargs must be None, not {self.factory_kwargs}: arrays have no device, and float32 is fixed")
         self._qmin, self._qmax = quant_range(self.dtype, self.qscheme, self.reduce_range, self.quant_min, self.quant_max)
         self._seen = False
         self._min: np.ndarray = np.array(np.inf, F32)
         self._max: np.ndarray = np.array(-np.inf, F32)
 
     @property
-    def axis(self) -> int | None:
-        """The channel axis; None for one range per tensor."""
-        return None
+    def code_range(self) -> tuple[int, int]:
+        """First and last code that observed values may take."""
+        return self._qmin, self._qmax
 
     @property
     def min_val(self) -> np.ndarray:
-        """Smallest value learned, float32 of shape () or (C,); +inf before the first call."""
+        """Smallest value learned, float32 of shape () or (C,); +inf, or without elements, before the first call."""
         return self._min
 
     @property
     def max_val(self) -> np.ndarray:
-        """Largest value learned, float32 of shape () or (C,); −inf before the first call."""
+        """Largest value learned, float32 of shape () or (C,); −inf, or without elements, before the first call."""
         return self._max
 
-    def __call__(self, array: np.ndarray) -> np.ndarray:
+    def forward(self, array: np.ndarray) -> np.ndarray:
         """Observe `array` (float32, any shape; empty arrays teach nothing) and return it unchanged.
 
         Raises CalibrationError if it holds NaN or infinity.
@@ -101,13 +182,51 @@ class Observer(ABC):
             site=self._where,
         )
 
-    @property
-    def _where(self) -> str:
-        return self.site or type(self).__name__
+    def state_dict(self, *, mergeable: bool = False) -> dict[str, np.ndarray]:
+        return {"eps": np.array([self.eps], F32), **self._counts(mergeable), "min_val": self._min.copy(), "max_val": self._max.copy()}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        super().load_state_dict(state)
+        arrays = {name: np.asarray(value) for name, value in state.items()}
+        low, high, eps = (arrays[name].astype(F32) for name in ("min_val", "max_val", "eps"))
+        if low.shape != high.shape or low.ndim != self._min.ndim or eps.size != 1:
+            shapes = f"min_val {low.shape}, max_val {high.shape}, eps {eps.shape}"
+            raise QuantizationError(f"{self._where}: the state is not that of a {type(self).__name__}: it has {shapes}")
+        seen = bool(low.size) and not np.isinf(low).all()
+        if seen and not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
+            raise QuantizationError(f"{self._where}: the state holds no range: min_val {low}, max_val {high}")
+        self._load_counts(arrays)
+        self._min, self._max, self._seen, self.eps = low, high, seen, float(eps.reshape(()))
+
+    def merge(self, other: Self) -> None:
+        super().merge(other)
+        if not other._seen:
+            return
+        if not self._seen:
+            self.load_state_dict(other.state_dict(mergeable=True))
+            return
+        if self._min.shape != other._min.shape:
+            raise QuantizationError(f"{self._where}: cannot merge {other._min.size} channels into {self._min.size}")
+        self._merge(other)
+
+    def _options(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "site"}
 
     def _range(self) -> tuple[np.ndarray, np.ndarray]:
         """The range to quantize: what was learned, unless the observer clips it."""
         return self._min, self._max
+
+    def _counts(self, mergeable: bool) -> dict[str, np.ndarray]:
+        """What the state holds beside the extremes."""
+        return {}
+
+    def _load_counts(self, state: Mapping[str, np.ndarray]) -> None:
+        """The inverse of `_counts`, called before the extremes change; raises QuantizationError for shapes that do not fit."""
+
+    def _merge(self, other: Self) -> None:
+        """Learn what `other` has learned; both have seen something, and channels agree."""
+        self._min = np.asarray(np.minimum(self._min, other._min))
+        self._max = np.asarray(np.maximum(self._max, other._max))
 
     @abstractmethod
     def _update(self, x: np.ndarray, low: np.float32, high: np.float32) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from qrt.core.errors import QuantizationError
-from qrt.observers._bins import GrowingHistogram
-from qrt.observers.base import F32, Observer
+from qrt.observers._bins import Bins, GrowingHistogram
+from qrt.observers.base import F32, UniformQuantizationObserverBase
 
 __all__ = ["EntropyObserver"]
 
@@ -17,15 +19,13 @@ SMOOTHING = 1e-4  # share of the quantized distribution spread evenly, so that t
 
 
 @dataclass(eq=False)
-class EntropyObserver(Observer):
+class EntropyObserver(UniformQuantizationObserverBase, Bins):
     """The threshold t for which the data clipped to ±t and their quantized form differ least in Kullback-Leibler
     divergence (Migacz, "8-bit Inference with TensorRT", GTC 2017).
 
     `bins`: bins on each side of zero, a power of two and at least the number of codes. An affine scheme quantizes the part
-    of −t..t in which there are data; a symmetric one the magnitudes, with half of the codes.
+    of −t..t in which there are data; a symmetric one the magnitudes, with half of the codes. Merging is exact.
     """
-
-    bins: int = field(default=2048, kw_only=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,8 +38,18 @@ class EntropyObserver(Observer):
 
     def _update(self, x: np.ndarray, low: np.float32, high: np.float32) -> None:
         self._counted.update(x.reshape(-1), low, high)
-        self._min = np.minimum(self._min, low)
-        self._max = np.maximum(self._max, high)
+        self._min = np.asarray(np.minimum(self._min, low))
+        self._max = np.asarray(np.maximum(self._max, high))
+
+    def _counts(self, mergeable: bool) -> dict[str, np.ndarray]:
+        return self._counted.state_dict()
+
+    def _load_counts(self, state: Mapping[str, np.ndarray]) -> None:
+        self._counted.load_state_dict(state, self._where)
+
+    def _merge(self, other: Self) -> None:
+        super()._merge(other)
+        self._counted.merge(other._counted)
 
     def _range(self) -> tuple[np.ndarray, np.ndarray]:
         positive = self._counted.counts[self.bins :].astype(np.float64)

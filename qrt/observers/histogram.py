@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from qrt.core.errors import QuantizationError
+from qrt.observers._bins import Bins
 from qrt.observers._histogram import count, upscale
-from qrt.observers.base import F32, Observer
+from qrt.observers.base import F32, UniformQuantizationObserverBase
 from qrt.observers.kernels import search
 
 __all__ = ["HistogramObserver"]
 
 
 @dataclass(eq=False)
-class HistogramObserver(Observer):
+class HistogramObserver(UniformQuantizationObserverBase, Bins):
     """A histogram of all that was seen, and the part of its range that quantizes with the least squared error.
 
     `bins`: number of bins. The bins always span min_val..max_val: when the range grows, the old counts are sorted into
     the new bins. Equals torch.ao.quantization's observer of this name.
-    """
 
-    bins: int = field(default=2048, kw_only=False)
+    Merging keeps min_val, max_val and the number of values exactly. A value's bin may differ from that of the whole stream by
+    one bin for each time that either range grew, for that is how far one re-sorting moves it.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.bins < 2:
             raise QuantizationError(f"bins must be at least 2, not {self.bins}")
+        if self.is_dynamic:
+            raise QuantizationError("HistogramObserver cannot be dynamic: use MovingAverageMinMaxObserver with averaging_constant=1")
         self.histogram = np.zeros(self.bins, F32)
 
     def _update(self, x: np.ndarray, low: np.float32, high: np.float32) -> None:
@@ -40,14 +46,33 @@ class HistogramObserver(Observer):
                 self._min, self._max = np.asarray(new_low), np.asarray(new_high)
                 return
         update = count(x, self.bins, new_low, new_high)
-        if not self._seen or (new_low == old_low and new_high == old_high):
-            self.histogram += update
-        elif old_low == old_high:
-            total = F32(self.histogram.sum(dtype=np.float64))
-            self.histogram = count(old_low.reshape(1), self.bins, new_low, new_high) * total + update
-        else:
-            self.histogram = update + upscale(self.histogram, old_low, old_high, new_low, new_high)
+        self.histogram = update + self._over(new_low, new_high) if self._seen else update
         self._min, self._max = np.asarray(new_low), np.asarray(new_high)
+
+    def _over(self, new_low: np.float32, new_high: np.float32) -> np.ndarray:
+        """The histogram over a range that takes in its own."""
+        low, high = F32(self._min), F32(self._max)
+        if new_low == low and new_high == high:
+            return self.histogram
+        if low == high:
+            total = F32(self.histogram.sum(dtype=np.float64))
+            return np.asarray(count(low.reshape(1), self.bins, new_low, new_high) * total)
+        return upscale(self.histogram, low, high, new_low, new_high)
+
+    def _merge(self, other: Self) -> None:
+        low, high = np.minimum(F32(self._min), F32(other._min)), np.maximum(F32(self._max), F32(other._max))
+        with np.errstate(over="ignore"):
+            if np.isfinite(high - low):
+                self.histogram = other._over(low, high) + self._over(low, high)
+        self._min, self._max = np.asarray(low), np.asarray(high)
+
+    def _counts(self, mergeable: bool) -> dict[str, np.ndarray]:
+        return {"histogram": self.histogram.copy()}
+
+    def _load_counts(self, state: Mapping[str, np.ndarray]) -> None:
+        if state["histogram"].shape != self.histogram.shape:
+            raise QuantizationError(f"{self._where}: a histogram of shape {state['histogram'].shape} does not fit {self.bins} bins")
+        self.histogram = state["histogram"].astype(F32)
 
     def _range(self) -> tuple[np.ndarray, np.ndarray]:
         with np.errstate(over="ignore"):

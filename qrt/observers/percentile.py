@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from qrt.core.errors import QuantizationError
 from qrt.observers._bins import GrowingHistogram
-from qrt.observers.base import F32, Observer
+from qrt.observers.base import F32, UniformQuantizationObserverBase
 
 __all__ = ["PercentileObserver"]
 
 
 @dataclass(eq=False)
-class PercentileObserver(Observer):
+class _Share:
+    """What the constructor takes before the options of its other base."""
+
+    percentile: float = 99.99
+    bins: int = 8192
+
+
+@dataclass(eq=False)
+class PercentileObserver(UniformQuantizationObserverBase, _Share):
     """The range that keeps `percentile` percent of all values: both tails are cut alike, or, in a symmetric scheme, the
     largest magnitudes (Wu et al. 2020, "Integer Quantization for Deep Learning Inference", section 3.3.3).
 
     `percentile`: 0 < percentile ≤ 100. `bins`: bins on each side of zero, a power of two; the range is exact to one bin,
-    which is at most 2 / bins of the largest magnitude.
+    which is at most 2 / bins of the largest magnitude. Merging is exact.
     """
-
-    percentile: float = field(default=99.99, kw_only=False)
-    bins: int = field(default=8192, kw_only=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -33,8 +40,18 @@ class PercentileObserver(Observer):
 
     def _update(self, x: np.ndarray, low: np.float32, high: np.float32) -> None:
         self._counted.update(x.reshape(-1), low, high)
-        self._min = np.minimum(self._min, low)
-        self._max = np.maximum(self._max, high)
+        self._min = np.asarray(np.minimum(self._min, low))
+        self._max = np.asarray(np.maximum(self._max, high))
+
+    def _counts(self, mergeable: bool) -> dict[str, np.ndarray]:
+        return self._counted.state_dict()
+
+    def _load_counts(self, state: Mapping[str, np.ndarray]) -> None:
+        self._counted.load_state_dict(state, self._where)
+
+    def _merge(self, other: Self) -> None:
+        super()._merge(other)
+        self._counted.merge(other._counted)
 
     def _range(self) -> tuple[np.ndarray, np.ndarray]:
         counts, bins, width = self._counted.counts, self.bins, self._counted.width

@@ -1,35 +1,157 @@
-"""Quantization of whole models: static (with calibration data) and dynamic. Names are loaded when they are first used."""
+"""Quantization of whole models: static (with calibration data) and dynamic; and, as in torch.ao.quantization, all that observes.
+
+Names that need the graph are loaded when they are first used.
+"""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from qrt.observers import (
+    EntropyObserver,
+    FakeQuantize,
+    FakeQuantizeBase,
+    FixedQParamsFakeQuantize,
+    FixedQParamsObserver,
+    FusedMovingAvgObsFakeQuantize,
+    HistogramObserver,
+    MinMaxObserver,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+    NoopObserver,
+    ObserverBase,
+    ObserverOrFakeQuantize,
+    PartialWrapper,
+    PercentileObserver,
+    PerChannelMinMaxObserver,
+    PlaceholderObserver,
+    RecordingObserver,
+    ReuseInputObserver,
+    UniformQuantizationObserverBase,
+    _DerivedObserverOrFakeQuantize,
+    default_affine_fixed_qparams_fake_quant,
+    default_affine_fixed_qparams_observer,
+    default_debug_observer,
+    default_dynamic_fake_quant,
+    default_dynamic_quant_observer,
+    default_embedding_fake_quant,
+    default_embedding_fake_quant_4bit,
+    default_fake_quant,
+    default_fixed_qparams_range_0to1_fake_quant,
+    default_fixed_qparams_range_0to1_observer,
+    default_fixed_qparams_range_neg1to1_fake_quant,
+    default_fixed_qparams_range_neg1to1_observer,
+    default_float_qparams_observer,
+    default_float_qparams_observer_4bit,
+    default_fused_act_fake_quant,
+    default_fused_per_channel_wt_fake_quant,
+    default_fused_wt_fake_quant,
+    default_histogram_fake_quant,
+    default_histogram_observer,
+    default_observer,
+    default_per_channel_weight_fake_quant,
+    default_per_channel_weight_observer,
+    default_placeholder_observer,
+    default_reuse_input_observer,
+    default_symmetric_fixed_qparams_fake_quant,
+    default_symmetric_fixed_qparams_observer,
+    default_weight_fake_quant,
+    default_weight_observer,
+    disable_fake_quant,
+    disable_observer,
+    enable_fake_quant,
+    enable_observer,
+    fused_per_channel_wt_fake_quant_range_neg_127_to_127,
+    fused_wt_fake_quant_range_neg_127_to_127,
+    get_observer_state_dict,
+    load_observer_state_dict,
+    per_channel_weight_observer_range_neg_127_to_127,
+    weight_observer_range_neg_127_to_127,
+)
+
 if TYPE_CHECKING:
     from qrt.quantization.dynamic import quantize_dynamic
-    from qrt.quantization.qconfig import (
-        QConfig,
-        QConfigMapping,
-        default_per_channel_weight_observer,
-        default_qconfig,
-        default_weight_observer,
-    )
+    from qrt.quantization.qconfig import QConfig, QConfigMapping, default_qconfig
     from qrt.quantization.static import quantize
 
 __all__ = [
+    "EntropyObserver",
+    "FakeQuantize",
+    "FakeQuantizeBase",
+    "FixedQParamsFakeQuantize",
+    "FixedQParamsObserver",
+    "FusedMovingAvgObsFakeQuantize",
+    "HistogramObserver",
+    "MinMaxObserver",
+    "MovingAverageMinMaxObserver",
+    "MovingAveragePerChannelMinMaxObserver",
+    "NoopObserver",
+    "ObserverBase",
+    "ObserverOrFakeQuantize",
+    "PartialWrapper",
+    "PerChannelMinMaxObserver",
+    "PercentileObserver",
+    "PlaceholderObserver",
     "QConfig",
     "QConfigMapping",
+    "RecordingObserver",
+    "ReuseInputObserver",
+    "UniformQuantizationObserverBase",
+    "_DerivedObserverOrFakeQuantize",
+    "default_affine_fixed_qparams_fake_quant",
+    "default_affine_fixed_qparams_observer",
+    "default_debug_observer",
+    "default_dynamic_fake_quant",
+    "default_dynamic_quant_observer",
+    "default_embedding_fake_quant",
+    "default_embedding_fake_quant_4bit",
+    "default_fake_quant",
+    "default_fixed_qparams_range_0to1_fake_quant",
+    "default_fixed_qparams_range_0to1_observer",
+    "default_fixed_qparams_range_neg1to1_fake_quant",
+    "default_fixed_qparams_range_neg1to1_observer",
+    "default_float_qparams_observer",
+    "default_float_qparams_observer_4bit",
+    "default_fused_act_fake_quant",
+    "default_fused_per_channel_wt_fake_quant",
+    "default_fused_wt_fake_quant",
+    "default_histogram_fake_quant",
+    "default_histogram_observer",
+    "default_observer",
+    "default_per_channel_weight_fake_quant",
     "default_per_channel_weight_observer",
+    "default_placeholder_observer",
     "default_qconfig",
+    "default_reuse_input_observer",
+    "default_symmetric_fixed_qparams_fake_quant",
+    "default_symmetric_fixed_qparams_observer",
+    "default_weight_fake_quant",
     "default_weight_observer",
+    "disable_fake_quant",
+    "disable_observer",
+    "enable_fake_quant",
+    "enable_observer",
+    "fused_per_channel_wt_fake_quant_range_neg_127_to_127",
+    "fused_wt_fake_quant_range_neg_127_to_127",
+    "get_observer_state_dict",
+    "load_observer_state_dict",
+    "per_channel_weight_observer_range_neg_127_to_127",
     "quantize",
     "quantize_dynamic",
+    "weight_observer_range_neg_127_to_127",
 ]
 
-_MODULES = {"quantize": "static", "quantize_dynamic": "dynamic"}
+_MODULES = {
+    "QConfig": "qconfig",
+    "QConfigMapping": "qconfig",
+    "default_qconfig": "qconfig",
+    "quantize": "static",
+    "quantize_dynamic": "dynamic",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'qconfig')}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

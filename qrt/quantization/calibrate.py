@@ -13,7 +13,7 @@ from qrt.graph import Model, ir
 from qrt.graph.rules import fuse
 from qrt.jit.host import host_target
 from qrt.lower import Executable
-from qrt.observers import Observer
+from qrt.observers import ObserverBase
 from qrt.quantization.convert import check_activation
 from qrt.quantization.placement import Placement, Site
 
@@ -62,7 +62,7 @@ def _executable(model: Model, names: list[str]) -> Executable:
     return Executable(model, host_target(), 1, taps=names)
 
 
-def _in_memory_order(array: np.ndarray, observer: Observer) -> np.ndarray:
+def _in_memory_order(array: np.ndarray, observer: ObserverBase) -> np.ndarray:
     """`array` with its axes as they lie in memory, which saves an observer of the whole tensor a copy."""
     if observer.axis is not None:
         return array

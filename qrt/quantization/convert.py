@@ -12,9 +12,9 @@ from qrt.core.numerics import quantize
 from qrt.core.qparams import QParams
 from qrt.graph import Model, attr_int, constant, ir, is_op, new_initializer, unique_name
 from qrt.graph.rules.bias import bias_qparams
-from qrt.observers import MinMaxObserver, Observer, PerChannelMinMaxObserver
+from qrt.observers import MinMaxObserver, ObserverBase, PerChannelMinMaxObserver
 from qrt.quantization.placement import RULES, Placement, Site
-from qrt.quantization.qconfig import QConfig, default_weight_observer
+from qrt.quantization.qconfig import QConfig, weight_observer
 
 __all__ = ["convert", "weight_axis", "weight_qparams"]
 
@@ -59,10 +59,10 @@ def weight_qparams(weight: np.ndarray, axis: int | None, qconfig: QConfig, site:
 
     Raises QuantizationError for an observer that does not give int8 around zero.
     """
-    observer: Observer = qconfig.weight()
+    observer: ObserverBase = qconfig.weight()
     if isinstance(observer, PerChannelMinMaxObserver):
         if axis is None:
-            observer = default_weight_observer()
+            observer = weight_observer()
         else:
             observer.ch_axis = axis
     observer.site = site

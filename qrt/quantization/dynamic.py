@@ -17,7 +17,7 @@ from qrt.graph.rules.rule import kept
 from qrt.quantization.absorb import absorb_bias
 from qrt.quantization.convert import weight_axis, weight_qparams
 from qrt.quantization.placement import excluded_nodes
-from qrt.quantization.qconfig import QConfig, default_per_channel_weight_observer, default_weight_observer
+from qrt.quantization.qconfig import QConfig, per_channel_weight_observer, weight_observer
 
 __all__ = ["quantize_dynamic"]
 
@@ -38,7 +38,7 @@ def quantize_dynamic(model: Model, *, exclude: Iterable[str] = (), per_channel: 
     nodes = [node for node in prepared.graph if node.name not in excluded and _can(node)]
     if not nodes:
         raise QuantizationError(f"{model.name}: nothing to quantize: no MatMul, Gemm or Conv of float32 with a constant weight is left")
-    writer = _Writer(prepared, QConfig(weight=default_per_channel_weight_observer if per_channel else default_weight_observer))
+    writer = _Writer(prepared, QConfig(weight=per_channel_weight_observer if per_channel else weight_observer))
     for node in nodes:
         writer.write(node)
     drop_dead(prepared)

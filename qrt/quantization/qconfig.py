@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
-from qrt.core.dtypes import per_channel_symmetric, per_tensor_symmetric, qint8
-from qrt.observers import HistogramObserver, MinMaxObserver, Observer, PerChannelMinMaxObserver
+from qrt.observers import HistogramObserver, ObserverBase, default_per_channel_weight_observer, default_weight_observer
 
-__all__ = ["QConfig", "QConfigMapping", "default_per_channel_weight_observer", "default_qconfig", "default_weight_observer"]
+__all__ = ["QConfig", "QConfigMapping", "default_qconfig", "per_channel_weight_observer", "weight_observer"]
 
-# One scale per output channel (or per tensor), zero point 0, codes −127..127: products with uint8 cannot overflow their pairs' sums
-# any sooner for a negative weight than for a positive one, and ONNX Runtime writes the same.
-default_per_channel_weight_observer: Callable[[], Observer] = partial(
-    PerChannelMinMaxObserver, dtype=qint8, qscheme=per_channel_symmetric, quant_min=-127, quant_max=127
-)
-default_weight_observer: Callable[[], Observer] = partial(
-    MinMaxObserver, dtype=qint8, qscheme=per_tensor_symmetric, quant_min=-127, quant_max=127
-)
+# Codes −127..127: products with uint8 cannot overflow their pairs' sums any sooner for a negative weight than for a positive one, and
+# ONNX Runtime writes the same.
+per_channel_weight_observer = default_per_channel_weight_observer.with_args(quant_min=-127, quant_max=127)
+weight_observer = default_weight_observer.with_args(quant_min=-127, quant_max=127)
 
 
 @dataclass(frozen=True)
@@ -28,8 +22,8 @@ class QConfig:
     `activation`: per tensor, quint8. `weight`: qint8 and symmetric, per channel or per tensor; the channel axis follows from the operator.
     """
 
-    activation: Callable[[], Observer] = HistogramObserver
-    weight: Callable[[], Observer] = default_per_channel_weight_observer
+    activation: Callable[[], ObserverBase] = HistogramObserver
+    weight: Callable[[], ObserverBase] = per_channel_weight_observer
 
 
 default_qconfig = QConfig()

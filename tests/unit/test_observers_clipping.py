@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from qrt.core.dtypes import per_tensor_symmetric, qint8, qint16
 from qrt.core.errors import QuantizationError
-from qrt.observers import EntropyObserver, MinMaxObserver, Observer, PercentileObserver
+from qrt.observers import EntropyObserver, MinMaxObserver, PercentileObserver, UniformQuantizationObserverBase
 from qrt.observers._bins import GrowingHistogram
 from qrt.observers.entropy import _best_threshold, _divergence
 
@@ -21,7 +21,7 @@ F32 = np.float32
 values = st.floats(-(2.0**60), 2.0**60, width=32)
 
 
-def learned(observer: Observer, *arrays: np.ndarray) -> tuple[float, float]:
+def learned(observer: UniformQuantizationObserverBase, *arrays: np.ndarray) -> tuple[float, float]:
     for x in arrays:
         observer(x.astype(F32))
     low, high = observer._range()

@@ -11,14 +11,14 @@ from observer_streams import CONFIGS, KINDS, STREAMS, stream
 
 import qrt.observers
 from qrt.core import dtypes
-from qrt.observers import HistogramObserver, Observer
+from qrt.observers import HistogramObserver, UniformQuantizationObserverBase
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "observers.npz")
 
 
-def make(config: str) -> Observer:
+def make(config: str) -> UniformQuantizationObserverBase:
     options = {k: getattr(dtypes, v) if k in ("dtype", "qscheme") else v for k, v in CONFIGS[config].items()}
-    observer: Observer = getattr(qrt.observers, config.split()[0])(**options)
+    observer: UniformQuantizationObserverBase = getattr(qrt.observers, config.split()[0])(**options)
     return observer
 
 

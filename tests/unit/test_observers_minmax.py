@@ -20,22 +20,27 @@ from qrt.observers import (
     MinMaxObserver,
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
-    Observer,
     PerChannelMinMaxObserver,
+    UniformQuantizationObserverBase,
 )
 
 F32 = np.float32
-ALL: list[Callable[..., Observer]] = [*OBSERVERS.values(), PerChannelMinMaxObserver, MovingAveragePerChannelMinMaxObserver]
+Uniform = UniformQuantizationObserverBase
+ALL: list[Callable[..., Uniform]] = [
+    *OBSERVERS.values(),
+    PerChannelMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+]
 every_observer = pytest.mark.parametrize("make", ALL)
 values = st.floats(-1e6, 1e6, width=32)
 
 
-def extremes(observer: Observer) -> tuple[float, float]:
+def extremes(observer: Uniform) -> tuple[float, float]:
     return float(observer.min_val), float(observer.max_val)
 
 
 @every_observer
-def test_an_observer_is_a_tap(make: Callable[..., Observer]) -> None:
+def test_an_observer_is_a_tap(make: Callable[..., Uniform]) -> None:
     x = np.arange(-6, 6, dtype=F32).reshape(2, 2, 3)
     x.flags.writeable = False
     observer = make()
@@ -52,7 +57,7 @@ def test_an_observer_is_a_tap(make: Callable[..., Observer]) -> None:
 
 @every_observer
 @pytest.mark.parametrize(("bad", "kind"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity"), (1e300, "infinity")])
-def test_values_that_are_not_finite_are_refused(make: Callable[..., Observer], bad: float, kind: str) -> None:
+def test_values_that_are_not_finite_are_refused(make: Callable[..., Uniform], bad: float, kind: str) -> None:
     observer = make(site="conv1/output")
     x = np.ones((2, 500))
     observer(x)
@@ -65,7 +70,7 @@ def test_values_that_are_not_finite_are_refused(make: Callable[..., Observer], b
 
 
 @every_observer
-def test_without_data_there_are_no_qparams(make: Callable[..., Observer]) -> None:
+def test_without_data_there_are_no_qparams(make: Callable[..., Uniform]) -> None:
     observer = make(site="gemm")
     with pytest.raises(CalibrationError, match="gemm: saw no data"):
         observer.calculate_qparams()
@@ -76,14 +81,14 @@ def test_without_data_there_are_no_qparams(make: Callable[..., Observer]) -> Non
 
 @every_observer
 @pytest.mark.parametrize("x", [np.array(["a"]), np.array([1j]), np.array([None]), np.array([b"x"])])
-def test_what_is_not_a_number_is_refused(make: Callable[..., Observer], x: np.ndarray) -> None:
+def test_what_is_not_a_number_is_refused(make: Callable[..., Uniform], x: np.ndarray) -> None:
     with pytest.raises(CalibrationError, match="cannot observe values of dtype"):
         make()(x)
 
 
 @every_observer
 @pytest.mark.parametrize("value", [0.0, -0.0, 3.0, -3.0, 1e-42, -1e-42, 1e30, 3.4e38, -3.4e38])
-def test_a_constant_gives_usable_qparams(make: Callable[..., Observer], value: float) -> None:
+def test_a_constant_gives_usable_qparams(make: Callable[..., Uniform], value: float) -> None:
     observer = make()
     x = np.full((1, 16), value, F32)
     for _ in range(3):
@@ -95,7 +100,7 @@ def test_a_constant_gives_usable_qparams(make: Callable[..., Observer], value: f
 
 
 @every_observer
-def test_a_range_too_wide_for_float32_is_reported(make: Callable[..., Observer]) -> None:
+def test_a_range_too_wide_for_float32_is_reported(make: Callable[..., Uniform]) -> None:
     observer = make(site="mask")
     for value in (-3.4e38, 3.4e38, 3.4e38):
         observer(np.full((1, 4), value, F32))
@@ -105,7 +110,7 @@ def test_a_range_too_wide_for_float32_is_reported(make: Callable[..., Observer])
 
 
 @pytest.mark.parametrize("make", OBSERVERS.values())
-def test_state_does_not_grow_with_the_data(make: Callable[..., Observer]) -> None:
+def test_state_does_not_grow_with_the_data(make: Callable[..., Uniform]) -> None:
     rng = np.random.default_rng(0)
     observer = make()
     observer(rng.normal(size=100).astype(F32))
@@ -118,7 +123,7 @@ def test_state_does_not_grow_with_the_data(make: Callable[..., Observer]) -> Non
 @pytest.mark.parametrize("make", OBSERVERS.values())
 @settings(deadline=None)
 @given(data=st.lists(hnp.arrays(F32, st.integers(1, 12), elements=values), min_size=1, max_size=4))
-def test_learned_range_lies_inside_the_data(make: Callable[..., Observer], data: list[np.ndarray]) -> None:
+def test_learned_range_lies_inside_the_data(make: Callable[..., Uniform], data: list[np.ndarray]) -> None:
     observer = make()
     for x in data:
         observer(x)
@@ -223,12 +228,12 @@ def test_eps_is_the_smallest_scale(eps: float) -> None:
     ],
 )
 @pytest.mark.parametrize("make", OBSERVERS.values())
-def test_options_that_contradict_each_other(make: Callable[..., Observer], options: dict[str, object], message: str) -> None:
+def test_options_that_contradict_each_other(make: Callable[..., Uniform], options: dict[str, object], message: str) -> None:
     with pytest.raises(QuantizationError, match=message):
         make(**options)
 
 
-@pytest.mark.parametrize("qscheme", [dtypes.per_tensor_affine, dtypes.per_tensor_symmetric, dtypes.per_channel_affine_float_qparams])
+@pytest.mark.parametrize("qscheme", [dtypes.per_tensor_affine, dtypes.per_tensor_symmetric])
 def test_per_channel_observers_want_a_per_channel_qscheme(qscheme: dtypes.QScheme) -> None:
     with pytest.raises(QuantizationError):
         PerChannelMinMaxObserver(qscheme=qscheme)
@@ -249,14 +254,14 @@ def test_moving_average(data: list[np.ndarray], c: float) -> None:
 
 @pytest.mark.parametrize("make", [MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver])
 @pytest.mark.parametrize("constant", [0.0, -0.1, 1.1, np.nan])
-def test_averaging_constant_is_a_share(make: Callable[..., Observer], constant: float) -> None:
+def test_averaging_constant_is_a_share(make: Callable[..., Uniform], constant: float) -> None:
     with pytest.raises(QuantizationError, match="averaging_constant"):
         make(averaging_constant=constant)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, -1, -3])
 @pytest.mark.parametrize("make", [PerChannelMinMaxObserver, MovingAveragePerChannelMinMaxObserver])
-def test_per_channel_is_per_tensor_of_each_channel(make: Callable[..., Observer], axis: int) -> None:
+def test_per_channel_is_per_tensor_of_each_channel(make: Callable[..., Uniform], axis: int) -> None:
     rng = np.random.default_rng(5)
     options = {"dtype": qint8, "quant_min": -127, "quant_max": 127}
     observer = make(ch_axis=axis, **options)

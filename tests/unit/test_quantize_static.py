@@ -18,7 +18,7 @@ from qrt.jit.host import host_target
 from qrt.loaders import load
 from qrt.lower import Executable
 from qrt.observers import MinMaxObserver, PerChannelMinMaxObserver
-from qrt.quantization import QConfig, QConfigMapping, default_weight_observer, quantize
+from qrt.quantization import QConfig, QConfigMapping, quantize, weight_observer_range_neg_127_to_127
 
 PAD = "pads: ints = [1,1,1,1]"
 WEIGHTS: dict[str, Any] = {
@@ -164,7 +164,7 @@ def test_weights_are_symmetric_per_channel_and_biases_in_units_of_the_product() 
 
 def test_per_tensor_weights() -> None:
     model = _model("conv")
-    mapping = QConfigMapping(QConfig(activation=MinMaxObserver, weight=default_weight_observer))
+    mapping = QConfigMapping(QConfig(activation=MinMaxObserver, weight=weight_observer_range_neg_127_to_127))
     codes, scale = _weights(quantize(load(model), _batches(model), mapping, progress=False))["Conv1"]
     assert scale.shape == ()
     assert np.abs(codes.astype(int)).max() == 127
