@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from typing import Any
+
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -107,7 +109,9 @@ def sched_yield(typing_context):  # type: ignore[no-untyped-def]
     return types.void(), codegen
 
 
-def _semaphore(name):  # type: ignore[no-untyped-def]
+def _semaphore(name: str) -> Any:
+    """The C library's function `name`, of one semaphore."""
+
     @intrinsic
     def operation(typing_context, address):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
