@@ -13,9 +13,11 @@ import hashlib
 import importlib.util
 import os
 import stat
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import llvmlite
@@ -45,13 +47,25 @@ def _digest_of(folder: str, pattern: str) -> bytes:
     return digest.digest()
 
 
+def _file_of(module_name: str) -> Path:
+    """The source of a module, found without importing the packages around it: a kernel that is on disk needs none of their code."""
+    spec = None
+    parts = module_name.split(".")
+    for name in (".".join(parts[: n + 1]) for n in range(len(parts))):
+        if name in sys.modules:
+            spec = sys.modules[name].__spec__
+        elif spec is not None:
+            spec = PathFinder.find_spec(name, spec.submodule_search_locations)
+    spec = spec or importlib.util.find_spec(module_name)
+    if spec is None or spec.origin is None:
+        raise KernelError(f"kernel source {module_name} is not there: reinstall qrt")
+    return Path(spec.origin)
+
+
 @functools.cache
 def _source_digest(module_name: str) -> bytes:
     """Digest of everything that shapes a kernel's code: its module and that folder's other kernel sources, the language, the compiler."""
-    spec = importlib.util.find_spec(module_name)
-    if spec is None or spec.origin is None:
-        raise KernelError(f"kernel source {module_name} is not there: reinstall qrt")
-    origin, here = Path(spec.origin), Path(__file__).parent
+    origin, here = _file_of(module_name), Path(__file__).parent
     digest = hashlib.sha256(origin.read_bytes())
     digest.update(_digest_of(str(origin.parent), "cpu*.py"))
     digest.update(_digest_of(str(here / "lang"), "*.py"))
