@@ -10,8 +10,8 @@ INVENTORY: dict[str, dict[str, dict[str, str | None]]] = {
             "HistogramObserver": "bins, dtype, qscheme, reduce_range, quant_min, quant_max, factory_kwargs, eps, is_dynamic",
             "MinMaxObserver": "dtype, qscheme, reduce_range, quant_min, quant_max, factory_kwargs, eps, is_dynamic",
             "MovingAverageMinMaxObserver": "averaging_constant, dtype, qscheme, reduce_range, quant_min, quant_max, eps, is_dynamic",
-            "MovingAveragePerChannelMinMaxObserver": "averaging_constant, ch_axis, dtype, qscheme, reduce_range, quant_min, quant_max, eps, "
-            "is_dynamic",
+            "MovingAveragePerChannelMinMaxObserver": "averaging_constant, ch_axis, dtype, qscheme, reduce_range, quant_min, quant_max, "
+            "eps, is_dynamic",
             "NoopObserver": "dtype, custom_op_name",
             "ObserverBase": "dtype, is_dynamic",
             "ObserverOrFakeQuantize": None,
