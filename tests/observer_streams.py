@@ -114,3 +114,26 @@ def chooser_ranges() -> tuple[np.ndarray, np.ndarray]:
     ends = (magnitude * sign * (rng.random_sample((2, 1500)) < 0.95)).astype(np.float32)
     ends[1, :100] = -ends[0, :100]
     return ends.min(axis=0), ends.max(axis=0)
+
+
+QTENSORS = {
+    "quint8": ("quint8", False, False),
+    "qint8": ("qint8", False, False),
+    "qint32": ("qint32", False, False),
+    "quint8 channels": ("quint8", True, False),
+    "qint8 channels": ("qint8", True, False),
+    "quint8 float channels": ("quint8", True, True),
+    "quint4x2 float channels": ("quint4x2", True, True),
+}
+"""Dtype, whether it has channels, whether their zero points are floats."""
+
+
+def channel_qparams(x: np.ndarray, dtype: str, floating: bool) -> tuple[np.ndarray, np.ndarray]:
+    """A scale (float64, no float32 among them) and zero point for each row of `x`; not every value has a code."""
+    middle = {"quint8": 101, "qint8": -7, "qint32": 12345, "quint4x2": 6}[dtype]
+    levels = {"quint4x2": 12.0}.get(dtype, 200.0)
+    scales = (np.abs(x).max(axis=1).astype(np.float64) + 0.1) / levels
+    zero_points = np.full(len(x), middle, np.int64) + np.arange(len(x))
+    if floating:
+        return scales.astype(np.float32), (zero_points + 0.3).astype(np.float32)
+    return scales, zero_points

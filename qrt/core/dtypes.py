@@ -18,6 +18,7 @@ __all__ = [
     "qint8",
     "qint16",
     "qint32",
+    "qscheme",
     "quint4x2",
     "quint8",
     "quint16",
@@ -78,6 +79,7 @@ class QScheme(Enum):
         return f"qrt.{self.name}"
 
 
+qscheme = QScheme
 per_tensor_affine = QScheme.per_tensor_affine
 per_tensor_symmetric = QScheme.per_tensor_symmetric
 per_channel_affine = QScheme.per_channel_affine

@@ -225,15 +225,12 @@ def test_many_observers_as_one_dict() -> None:
 
 
 def test_modules_keep_their_observers_where_torch_does() -> None:
+    fake, post = "weight_fake_quant", "activation_post_process"
+
     def module() -> tuple[Any, FakeQuantize]:
         weight, after = FakeQuantize(), MinMaxObserver()
-        parts: list[tuple[str, Any]] = [
-            ("", None),
-            ("conv1", None),
-            ("conv1.weight_fake_quant", weight),
-            ("conv1.activation_post_process", after),
-        ]
-        parts.insert(3, ("conv1.weight_fake_quant.activation_post_process", weight.activation_post_process))
+        inner = (f"conv1.{fake}.{post}", weight.activation_post_process)
+        parts: list[tuple[str, Any]] = [("", None), (f"conv1.{fake}", weight), inner, (f"conv1.{post}", after)]
         return SimpleNamespace(named_modules=lambda: parts), weight
 
     (mod, weight), (other, loaded) = module(), module()
