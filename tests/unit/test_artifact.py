@@ -19,6 +19,7 @@ import qrt
 from qrt.artifact import CompiledModel
 from qrt.core.sections import read
 from qrt.graph import Model
+from qrt.jit.cache import is_vouched
 from qrt.jit.host import host_target
 
 DIGITS = ASSETS / "digits.onnx"
@@ -118,7 +119,6 @@ def start(path: Path, image: Path, **environment: str) -> dict[str, object]:
 def test_a_start_brings_neither_the_compiler_nor_onnx(int8: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", digits()["test"][0][:5])
     wanted = qrt.InferenceSession(int8.with_suffix(".onnx")).run(None, {"image": digits()["test"][0][:5]})[0].tobytes().hex()
-    assert start(int8, tmp_path / "x.npy") == {"modules": [], "y": wanted}
     # Where nothing is known of the file, it is made again from its model, found to be the same, and known from then on.
     elsewhere = {"QRT_CACHE_DIR": str(tmp_path / "cache")}
     first, second = (start(int8, tmp_path / "x.npy", **elsewhere) for _ in range(2))
@@ -150,6 +150,7 @@ def test_the_same_model_gives_the_same_file(tmp_path: Path) -> None:
         qrt.compile(network(), tmp_path / f"{name}.qrt", {"x": (3, 8), "z": (3, 16)}, num_threads=2)
     assert (tmp_path / "a.qrt").read_bytes() == (tmp_path / "b.qrt").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.qrt", "b.qrt"]
+    assert is_vouched(read(tmp_path / "a.qrt").digest)
 
 
 def test_a_lower_target(tmp_path: Path) -> None:
