@@ -116,4 +116,23 @@ INVENTORY: dict[str, dict[str, dict[str, str | None]]] = {
             "view": "",
         },
     },
+    "granularity/affine observers": {
+        "qrt.quantization": {
+            "AffineQuantizedObserverBase": (
+                "mapping_type, target_dtype, granularity, quant_min, quant_max, eps, scale_dtype, "
+                "zero_point_dtype, preserve_zero, zero_point_domain"
+            ),
+            "Granularity": "",
+            "MappingType": None,
+            "PerAxis": "axis",
+            "PerBlock": "block_size",
+            "PerGroup": "group_size",
+            "PerRow": "",
+            "PerTensor": "",
+            "PerToken": "",
+            "TorchAODType": None,
+            "ZeroPointDomain": None,
+            "get_block_size": "input_shape, granularity",
+        },
+    },
 }

@@ -35,8 +35,8 @@ class QTensor:
             raise QuantizationError(f"codes of dtype {codes.dtype} do not fit {dtype!r} ({dtype.qmin}..{dtype.qmax})")
         floating = params.zero_point.dtype.kind == "f"
         self._codes = codes.astype(dtype.storage, copy=False)
-        self._scale = np.asarray(scale, F32 if floating else np.float64)
-        self._zero_point = np.asarray(zero_point, F32 if floating else np.int64)
+        self._scale: np.ndarray = np.asarray(scale, F32 if floating else np.float64)
+        self._zero_point: np.ndarray = np.asarray(zero_point, F32 if floating else np.int64)
         self.dtype = dtype
         self._axis = None if axis is None else axis % codes.ndim
 
@@ -323,10 +323,10 @@ def dequantize(tensor: np.ndarray | QTensor | Sequence[np.ndarray | QTensor]) ->
 
 
 def _floats(x: Any) -> np.ndarray:
-    x = np.asarray(x)
-    if x.dtype != F32:
-        raise QuantizationError(f"only float32 is quantized, not {x.dtype}: cast with astype(np.float32)")
-    return x
+    array = np.asarray(x)
+    if array.dtype != F32:
+        raise QuantizationError(f"only float32 is quantized, not {array.dtype}: cast with astype(np.float32)")
+    return array
 
 
 def _axis(dim: int, ndim: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qrt.observers.affine import AffineQuantizedMinMaxObserver, AffineQuantizedMovingAverageMinMaxObserver, AffineQuantizedObserverBase
 from qrt.observers.base import (
     ObserverBase,
     UniformQuantizationObserverBase,
@@ -19,6 +20,19 @@ from qrt.observers.fake_quantize import (
     disable_observer,
     enable_fake_quant,
     enable_observer,
+)
+from qrt.observers.granularity import (
+    Granularity,
+    MappingType,
+    PerAxis,
+    PerBlock,
+    PerGroup,
+    PerRow,
+    PerTensor,
+    PerToken,
+    TorchAODType,
+    ZeroPointDomain,
+    get_block_size,
 )
 from qrt.observers.histogram import (
     HistogramObserver,
@@ -84,13 +98,18 @@ from qrt.observers.state import (
 
 __all__ = [
     "OBSERVERS",
+    "AffineQuantizedMinMaxObserver",
+    "AffineQuantizedMovingAverageMinMaxObserver",
+    "AffineQuantizedObserverBase",
     "EntropyObserver",
     "FakeQuantize",
     "FakeQuantizeBase",
     "FixedQParamsFakeQuantize",
     "FixedQParamsObserver",
     "FusedMovingAvgObsFakeQuantize",
+    "Granularity",
     "HistogramObserver",
+    "MappingType",
     "MinMaxObserver",
     "MovingAverageMinMaxObserver",
     "MovingAveragePerChannelMinMaxObserver",
@@ -98,12 +117,20 @@ __all__ = [
     "ObserverBase",
     "ObserverOrFakeQuantize",
     "PartialWrapper",
+    "PerAxis",
+    "PerBlock",
     "PerChannelMinMaxObserver",
+    "PerGroup",
+    "PerRow",
+    "PerTensor",
+    "PerToken",
     "PercentileObserver",
     "PlaceholderObserver",
     "RecordingObserver",
     "ReuseInputObserver",
+    "TorchAODType",
     "UniformQuantizationObserverBase",
+    "ZeroPointDomain",
     "_DerivedObserverOrFakeQuantize",
     "default_affine_fixed_qparams_fake_quant",
     "default_affine_fixed_qparams_observer",
@@ -139,6 +166,7 @@ __all__ = [
     "enable_observer",
     "fused_per_channel_wt_fake_quant_range_neg_127_to_127",
     "fused_wt_fake_quant_range_neg_127_to_127",
+    "get_block_size",
     "get_observer_state_dict",
     "load_observer_state_dict",
     "per_channel_weight_observer_range_neg_127_to_127",

@@ -30,7 +30,7 @@ class _Channels:
 
 
 @dataclass(eq=False)
-class _Averaging:
+class Averaging:
     """The averaging constant, likewise, and the average itself: m ← m + c · (current − m), in float32."""
 
     averaging_constant: float = 0.01
@@ -65,7 +65,7 @@ class _Averaging:
         else:
             self._updates = 0 if np.isinf(state["min_val"]).all() else UNKNOWN
 
-    def _merge_average(self, extremes: np.ndarray, later: np.ndarray, other: _Averaging, where: str) -> np.ndarray:
+    def _merge_average(self, extremes: np.ndarray, later: np.ndarray, other: Averaging, where: str) -> np.ndarray:
         """The average of both streams, (2, …): the later one began with its own first value where ours should have stood."""
         if other._updates == UNKNOWN:
             raise QuantizationError(
@@ -87,7 +87,7 @@ class MinMaxObserver(UniformQuantizationObserverBase):
 
 
 @dataclass(eq=False)
-class MovingAverageMinMaxObserver(MinMaxObserver, _Averaging):
+class MovingAverageMinMaxObserver(MinMaxObserver, Averaging):
     """Exponential moving average of each array's extremes: m ← m + c · (current − m), in float32.
 
     `averaging_constant` is c, 0 < c ≤ 1; the first array sets m. Merging is exact but for the
@@ -148,7 +148,7 @@ class PerChannelMinMaxObserver(UniformQuantizationObserverBase, _Channels):
 
 
 @dataclass(eq=False)
-class MovingAveragePerChannelMinMaxObserver(PerChannelMinMaxObserver, _Averaging):
+class MovingAveragePerChannelMinMaxObserver(PerChannelMinMaxObserver, Averaging):
     """MovingAverageMinMaxObserver for each index of axis `ch_axis`."""
 
     def __post_init__(self) -> None:

@@ -74,14 +74,16 @@ def test_observer_presets_equal_torch(preset: str) -> None:
 @pytest.mark.parametrize("case", CHOOSERS)
 def test_the_chooser_equals_torch(case: str) -> None:
     qmin, qmax, symmetric = CHOOSERS[case]
-    scale, zero_point = choose_qparams(*chooser_ranges(), qmin, qmax, preserve_sparsity=symmetric, single=True)
+    low, high = chooser_ranges()
+    scale, zero_point = choose_qparams(low, high, qmin, qmax, preserve_sparsity=symmetric, single=True)
     np.testing.assert_array_equal(scale.astype(F32), GOLDEN[f"chooser {case}/scale"])
     np.testing.assert_array_equal(zero_point, GOLDEN[f"chooser {case}/zero_point"])
 
 
 @pytest.mark.parametrize("reduce_range", [False, True])
 def test_the_chooser_of_dynamic_quantization_equals_torch(reduce_range: bool) -> None:
-    scale, zero_point = choose_qparams(*chooser_ranges(), 0, 255, reduce_range=reduce_range)
+    low, high = chooser_ranges()
+    scale, zero_point = choose_qparams(low, high, 0, 255, reduce_range=reduce_range)
     np.testing.assert_array_equal(scale, GOLDEN[f"dynamic {reduce_range}/scale"])
     np.testing.assert_array_equal(zero_point, GOLDEN[f"dynamic {reduce_range}/zero_point"])
 

@@ -31,4 +31,5 @@ def test_whole_groups() -> None:
         "fake-quantize": 24,
         "tensor & dtypes": 11,
         "tensor methods": 27,
+        "granularity/affine observers": 12,
     }
