@@ -168,9 +168,10 @@ class Lowering:
     def _relayout(self, tensor: Tensor, wanted: tuple[int, ...]) -> int:
         if tensor.perm == wanted:
             return tensor.value
-        key = (tensor.value, wanted)
+        # Two values may be one program value with their axes named differently: what counts is how its bytes move.
+        steps = tuple(tensor.perm.index(axis) for axis in wanted)
+        key = (tensor.value, steps)
         if key not in self._laid:
-            steps = tuple(tensor.perm.index(axis) for axis in wanted)
             self._laid[key] = self.call(Transpose(steps), [tensor.value])[0]
         return self._laid[key]
 

@@ -6,11 +6,11 @@ raise an UnsupportedOp.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import pytest
+from cases import node_cases
 
 from qrt.core.errors import UnsupportedOp
 from qrt.graph.passes import prepare
@@ -18,27 +18,9 @@ from qrt.graph.rules import fuse
 from qrt.jit import host_target
 from qrt.loaders import load
 from qrt.lower import Executable
-from qrt.lower.handlers import HANDLERS
-
-# What the loader takes.
-OLDEST_OPSET = 7
 
 
-def _cases() -> list[Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the cases' own NumPy code overflows and divides by zero on purpose
-        from onnx.backend.test.loader import load_model_tests
-
-        cases = load_model_tests(kind="node")
-    native = {op_type for domain, op_type in HANDLERS if domain == ""}
-    single = [case for case in cases if len(case.model.graph.node) == 1 and case.model.graph.node[0].op_type in native]
-    return [case for case in single if min(opset.version for opset in case.model.opset_import) >= OLDEST_OPSET]
-
-
-CASES = _cases()
-
-
-@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in CASES])
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in node_cases()])
 def test_node(case: Any) -> None:
     for inputs, outputs in case.data_sets:
         if not all(isinstance(array, np.ndarray | np.generic) for array in (*inputs, *outputs)):

@@ -370,6 +370,16 @@ def test_threads_do_not_change_the_bytes() -> None:
         assert len({o.tobytes() for o in outputs}) == 1
 
 
+def test_two_names_of_one_value_are_laid_out_each_for_itself() -> None:
+    proto = parsed("""g (float[n, 3, 9, 7] x) => (float[n, 7, a, b] y, float[n, 3, c, d] z) {
+        y = Conv (x, w)
+        t = Transpose <perm = [0, 1, 3, 2]> (x)
+        z = MaxPool <kernel_shape = [2, 2]> (t)
+    }""")
+    proto.graph.initializer.append(numpy_helper.from_array(real(7, 3, 2, 2), "w"))
+    check(proto, {"x": real(1, 3, 9, 7)})
+
+
 def test_why_a_node_runs_in_python_is_told() -> None:
     # Known only when shapes and dtypes are: the stage is cut again around the node, whose neighbours stay native.
     proto = parsed("g (double[n, 4] x) => (double[n, 3] y) { a = MatMul (x, w) y = Neg (a) }")

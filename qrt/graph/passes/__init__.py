@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qrt.core.errors import InvalidInput
 from qrt.graph.model import Model
 from qrt.graph.passes.convert_opset import OPSET, convert_opset
 from qrt.graph.passes.drop_dead import drop_dead
@@ -40,8 +41,10 @@ def prepare(model: Model) -> Model:
     """A clean copy of `model`: same inputs, outputs and results (to float rounding), in the form that rules and the lowering take.
 
     Constants are initializers, the opset is at least 21, every node has its name, every value of the top graph its dtype and rank.
-    Raises ModelError for a graph that is ill-typed or whose types cannot be inferred.
+    Raises ModelError for a graph that is ill-typed or whose types cannot be inferred, InvalidInput for what is no Model.
     """
+    if not isinstance(model, Model):
+        raise InvalidInput(f"the model is a {type(model).__name__}: give a qrt.Model, as qrt.load makes it of a file")
     model = model.clone()
     for _ in range(_MAX_ROUNDS):
         if not _run_all(model):

@@ -95,6 +95,8 @@ def _learn(value: ir.Value, type_proto: onnx.TypeProto) -> bool:
     type_ = ir.serde.deserialize_type_proto_for_type(type_proto)
     shape = ir.serde.deserialize_type_proto_for_shape(type_proto)
     if type_ is not None and not (isinstance(type_, ir.TensorType) and type_.dtype == ir.DataType.UNDEFINED):
+        if value.type is not None and value.dtype not in (*_UNTYPED, type_.dtype):
+            raise ModelError(f"value {value.name!r} is declared {value.dtype} and made {type_.dtype}; export the model again")
         value.type = type_
     if shape is not None:
         value.shape = _merged(value.shape, shape)

@@ -8,7 +8,7 @@ from qrt.core.errors import ModelError
 from qrt.graph import attr_int, attr_ints, attr_str, ir
 from qrt.lower.handlers import products
 from qrt.lower.handlers.products import QRT, operand
-from qrt.lower.lowering import Handler, Lowering, NotNative
+from qrt.lower.lowering import Handler, Lowering
 from qrt.ops.conv import Conv, Depthwise, Window
 from qrt.ops.gemm import Epilogue, Int32, Weights
 from qrt.ops.op import Array
@@ -44,8 +44,8 @@ def _weights(low: Lowering, node: ir.Node, w: int, points: int | None, bias: int
     value = operand(node, w)
     shape = low.require_const(value, "weight").shape
     group = attr_int(node, "group", 1)
-    if len(shape) < 3 or shape[0] % group:
-        raise NotNative(f"a kernel of shape {list(shape)} in {group} groups")
+    if len(shape) < 3 or group < 1 or shape[0] % group or attr_ints(node, "kernel_shape", tuple(shape[2:])) != tuple(shape[2:]):
+        raise ModelError(f"node {node.name!r}: weights of shape {list(shape)} do not fit its kernel_shape or its {group} groups")
 
     def lay(array: Array) -> Array:
         laid = array.reshape(group, shape[0] // group, shape[1], -1)

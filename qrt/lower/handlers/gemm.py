@@ -135,7 +135,10 @@ def _gemm(low: Lowering, node: ir.Node) -> None:
         other, shape = low.get(added), low.shape(added)
         if len(shape) < 2:
             other = low.call(View((1,) * (2 - len(shape)) + tuple(shape)), [other])[0]
+        product = low.program.specs[y]
         y = low.call(Binary("add"), [y, other])[0]
+        if low.program.specs[y] != product:
+            raise ModelError(f"node {node.name!r} (Gemm): a C of shape {list(shape)} does not fit a product of shape {list(product.shape)}")
         if epilogue.lo != float("-inf") or epilogue.hi != float("inf"):
             y = low.call(Unary("clip", (epilogue.lo, epilogue.hi)), [y])[0]
     low.bind(node.outputs[0], products.activate(low, y, activation))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from qrt.core.errors import ModelError
 from qrt.graph import attr_int, attr_str, ir
 from qrt.lower.lowering import Lowering, NotNative
 from qrt.ops.elementwise import Unary
@@ -91,7 +92,7 @@ def weights(
     w = low.constants.derived(source, ("weights", how), make)
     per_column = None
     if points is not None and w.dtype == np.int8:
-        array = low.require_const(points, "weight zero point")
+        array = per_channel(low, points, "weight zero point", w)
         per_column = np.resize(array.astype(np.int32).reshape(-1) - shift, w.shape[0] * w.shape[3])
     elif shift:
         per_column = np.full(w.shape[0] * w.shape[3], -shift, np.int32)
@@ -99,12 +100,18 @@ def weights(
         per_column = None
     flat = None
     if bias is not None:
-        held = low.require_const(bias, "bias")
-        columns = w.shape[0] * w.shape[3]
-        if held.size not in (1, columns):
-            raise NotNative(f"bias of {held.size} values for {columns} columns")
+        held, columns = per_channel(low, bias, "bias", w), w.shape[0] * w.shape[3]
         flat = low.constants.derived(held, ("flat", columns), lambda: np.resize(held, columns))
     return Weights(w, per_column, flat)
+
+
+def per_channel(low: Lowering, value: ir.Value | None, what: str, w: Array) -> Array:
+    """A constant of one element, or of one for each column of the weights [groups, taps, k, n]."""
+    array = low.require_const(value, what)
+    if array.size not in (1, w.shape[0] * w.shape[3]):
+        name = low.node.name if low.node is not None else ""
+        raise ModelError(f"node {name!r}: {what} of {array.size} values for {w.shape[0] * w.shape[3]} channels")
+    return array
 
 
 def codes(low: Lowering, node: ir.Node, w: Weights, scales: Sequence[int], result: tuple[int, int] | None = None) -> Codes:
@@ -112,7 +119,7 @@ def codes(low: Lowering, node: ir.Node, w: Weights, scales: Sequence[int], resul
 
     `result`: the bounds of the codes; None: the node's attributes."""
     x_scale, y_scale = (np.float32(scalar(low, operand(node, i), "scale")) for i in (scales[0], scales[2]))
-    w_scale = low.require_const(operand(node, scales[1]), "weight scale")
+    w_scale = per_channel(low, operand(node, scales[1]), "weight scale", w.w)
     columns = w.w.shape[0] * w.w.shape[3]
 
     def make() -> Array:
@@ -135,7 +142,7 @@ def codes_add(low: Lowering, node: ir.Node, w: Weights) -> CodesAdd:
 
 def dynamic(low: Lowering, node: ir.Node, w: Weights) -> DynamicFloat:
     """The epilogue of QMatMulFloat and QConvFloat: b_scale is input 4."""
-    scale = low.require_const(operand(node, 4), "weight scale")
+    scale = per_channel(low, operand(node, 4), "weight scale", w.w)
     columns = w.w.shape[0] * w.w.shape[3]
     return DynamicFloat(low.constants.derived(scale, ("flat", columns), lambda: np.resize(scale.astype(np.float32), columns)))
 

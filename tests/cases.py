@@ -1,0 +1,25 @@
+"""ONNX's own backend tests of single operators."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from typing import Any
+
+from qrt.lower.handlers import HANDLERS
+
+# What the loader takes.
+OLDEST_OPSET = 7
+
+
+@cache
+def node_cases() -> tuple[Any, ...]:
+    """The node tests (onnx.backend.test's TestCase) of every operator that has a kernel here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the cases' own NumPy code overflows and divides by zero on purpose
+        from onnx.backend.test.loader import load_model_tests
+
+        cases = load_model_tests(kind="node")
+    native = {op_type for domain, op_type in HANDLERS if domain == ""}
+    single = [case for case in cases if len(case.model.graph.node) == 1 and case.model.graph.node[0].op_type in native]
+    return tuple(case for case in single if min(opset.version for opset in case.model.opset_import) >= OLDEST_OPSET)
