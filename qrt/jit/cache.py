@@ -127,12 +127,17 @@ def _keep(path: Path, code: bytes) -> None:
     try:
         _write(path, code)
     except OSError as error:
-        warnings.warn(
-            f"cannot keep compiled kernels in {path.parent} ({error.strerror}): they are compiled again in every process; set "
-            "QRT_CACHE_DIR to a folder that can be written",
-            KernelCacheWarning,
-            stacklevel=3,
-        )
+        _warn(path.parent, error.strerror)
+
+
+@functools.cache  # once a process: Python itself forgets what it has shown whenever somebody else catches warnings
+def _warn(folder: Path, reason: str | None) -> None:
+    warnings.warn(
+        f"cannot keep compiled kernels in {folder} ({reason}): they are compiled again in every process; set QRT_CACHE_DIR to a folder "
+        "that can be written",
+        KernelCacheWarning,
+        stacklevel=4,
+    )
 
 
 @functools.cache

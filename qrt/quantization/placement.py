@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from qrt.core.dtypes import quint8
-from qrt.core.errors import QuantizationError
+from qrt.core.errors import InvalidInput, QuantizationError
 from qrt.core.qparams import QParams
 from qrt.graph import Model, attr_float, attr_int, attr_str, constant, ir, is_op, only_use
 from qrt.quantization.qconfig import QConfig, QConfigMapping
@@ -116,11 +116,15 @@ class Placement:
 def excluded_nodes(model: Model, exclude: Iterable[str]) -> set[str]:
     """The names of the nodes that one of the names or globs `exclude` matches.
 
-    Raises QuantizationError for one that matches nothing.
+    Raises QuantizationError for one that matches nothing, InvalidInput for what is no collection of strings.
     """
+    if isinstance(exclude, str) or not isinstance(exclude, Iterable):
+        raise InvalidInput(f"exclude is {exclude!r}: give a list of names or globs")
     names = [node.name or "" for node in model.graph]
     found: set[str] = set()
     for pattern in exclude:
+        if not isinstance(pattern, str):
+            raise InvalidInput(f"exclude holds {pattern!r}: give names or globs")
         matched = {name for name in names if name == pattern or fnmatchcase(name, pattern)}
         if not matched:
             raise QuantizationError(f"exclude: no node of {model.name} is called {pattern!r}; `qrt inspect` lists their names")

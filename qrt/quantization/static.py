@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from qrt.core.errors import QuantizationError
+from qrt.core.errors import InvalidInput, QuantizationError
 from qrt.graph import Model
 from qrt.graph.passes import prepare
 from qrt.graph.passes.drop_dead import drop_dead
@@ -35,8 +35,12 @@ def quantize(
 
     Returns a new model in standard ONNX (QuantizeLinear and DequantizeLinear around float operators) with the same inputs and outputs.
     Raises CalibrationError for data that is missing, does not fit or is not finite, QuantizationError where nothing can be quantized or
-    `exclude` matches nothing.
+    `exclude` matches nothing, InvalidInput for arguments of other types.
     """
+    if not isinstance(calibration_data, Iterable):
+        raise InvalidInput(f"calibration_data is a {type(calibration_data).__name__}: give a list or a generator of inputs")
+    if qconfig_mapping is not None and not isinstance(qconfig_mapping, QConfigMapping):
+        raise InvalidInput(f"qconfig_mapping is a {type(qconfig_mapping).__name__}: give a qrt.QConfigMapping")
     prepared = prepare(model)
     excluded = excluded_nodes(prepared, exclude)
     absorb_bias(prepared)

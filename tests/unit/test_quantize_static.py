@@ -11,7 +11,7 @@ import pytest
 from data import ort_session
 from graphs import F32, I8, images, make, ops, prepared
 
-from qrt.core.errors import CalibrationError, QuantizationError
+from qrt.core.errors import CalibrationError, InvalidInput, QuantizationError
 from qrt.graph import Model, constant, is_op
 from qrt.graph.rules import fuse
 from qrt.jit.host import host_target
@@ -312,3 +312,19 @@ def test_int8_zero_points_are_zero() -> None:
         array = constant(value)
         if array is not None and array.dtype == I8 and array.ndim == 1:
             assert not array.any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "m.onnx"}, "the model is a str"),
+        ({"calibration_data": None}, "calibration_data is a NoneType"),
+        ({"qconfig_mapping": {"Conv": None}}, "qconfig_mapping is a dict"),
+        ({"exclude": "conv*"}, r"exclude is 'conv\*'"),
+        ({"exclude": [5]}, "exclude holds 5"),
+    ],
+)
+def test_arguments_of_other_types(arguments: dict[str, Any], message: str) -> None:
+    model = load(make("(float[N,3] x) => (float[N,4] y) { y = MatMul(x, w) }", w=np.ones((3, 4), np.float32)))
+    with pytest.raises(InvalidInput, match=message):
+        quantize(**({"model": model, "calibration_data": [np.ones((1, 3), np.float32)], "progress": False} | arguments))
