@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from qrt.core.dtypes import quint8
 from qrt.core.errors import ModelError
+from qrt.core.qparams import QParams
 from qrt.graph import attr_int, attr_ints, attr_str, ir
 from qrt.lower.handlers.products import QRT, scalar
 from qrt.lower.handlers.reading import axis_of, optional, required, sized
 from qrt.lower.lowering import Handler, Lowering, NotNative, channels_last
 from qrt.ops.op import Array, View
+from qrt.ops.quantization import Dequantize, Quantize
 from qrt.ops.resize import Linear, Nearest, QLinear
 
 __all__ = ["HANDLERS"]
@@ -89,11 +92,17 @@ def _resize(low: Lowering, node: ir.Node) -> None:
         places[perm.index(axis)] = _rounded(node, found, shape[axis]) if mode == "nearest" else np.clip(found, F32(0), F32(shape[axis] - 1))
     index = low.get(value, perm)
     if codes:
-        index = _codes(low, node, index, places)
+        index = _codes(low, node, index, places, mode)
     else:
-        while places:
-            index = _pair(low, index, places, mode)
+        index = _pairs(low, index, places, mode)
     low.bind(node.outputs[0], index, perm)
+
+
+def _pairs(low: Lowering, index: int, places: dict[int, Array], mode: str) -> int:
+    """Resizes all axes of `places`."""
+    while places:
+        index = _pair(low, index, places, mode)
+    return index
 
 
 def _pair(low: Lowering, index: int, places: dict[int, Array], mode: str) -> int:
@@ -112,19 +121,19 @@ def _pair(low: Lowering, index: int, places: dict[int, Array], mode: str) -> int
     return index if first != last else low.call(View(resized), [index])[0]
 
 
-def _codes(low: Lowering, node: ir.Node, index: int, places: dict[int, Array]) -> int:
-    """Resizes codes, linearly or not, in one rounding."""
+def _codes(low: Lowering, node: ir.Node, index: int, places: dict[int, Array], mode: str) -> int:
+    """Resizes codes in one rounding: by an op of codes where two neighbouring axes change, else as float32 in between."""
     x_scale, x_point, y_scale, y_point = (scalar(low, optional(node, k), "scale or zero point") for k in range(1, 5))
     bounds = attr_int(node, "qmin", 0), attr_int(node, "qmax", 255)
-    rank = len(low.program.specs[index].shape)
-    first = min(places, default=0)
-    if not set(places) <= {first, first + 1}:
-        raise NotNative("resizing codes along axes that are not neighbours")
-    first = min(first, rank - 2)
     physical = low.program.specs[index].shape
-    rows, columns = (tuple(map(float, places.get(axis, np.arange(physical[axis])).tolist())) for axis in (first, first + 1))
-    op = QLinear(first, rows, columns, x_scale, int(x_point), y_scale, int(y_point), *bounds)
-    return low.call(op, [index])[0]
+    first = min(min(places, default=0), len(physical) - 2)
+    if set(places) <= {first, first + 1}:
+        rows, columns = (tuple(map(float, places.get(axis, np.arange(physical[axis])).tolist())) for axis in (first, first + 1))
+        op = QLinear(first, rows, columns, x_scale, int(x_point), y_scale, int(y_point), *bounds)
+        return low.call(op, [index])[0]
+    given, wanted = (QParams(F32(s), np.int32(z), quint8) for s, z in ((x_scale, x_point), (y_scale, y_point)))
+    index = _pairs(low, low.call(Dequantize(given), [index])[0], places, mode)
+    return low.call(Quantize(wanted, *bounds), [index])[0]
 
 
 HANDLERS: dict[tuple[str, str], Handler] = {
