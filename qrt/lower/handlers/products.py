@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from qrt.core.errors import ModelError
+from qrt.core.dtypes import quint8
+from qrt.core.errors import ModelError, QuantizationError
+from qrt.core.qparams import QParams
 from qrt.graph import attr_int, attr_str, ir
 from qrt.lower.lowering import Lowering, NotNative
 from qrt.ops.elementwise import Unary
@@ -17,6 +19,7 @@ from qrt.ops.quantization import Lut
 __all__ = [
     "QRT",
     "activate",
+    "code_qparams",
     "codes",
     "codes_add",
     "dynamic",
@@ -57,6 +60,15 @@ def scalar(low: Lowering, value: ir.Value | None, what: str) -> float:
 def zero_point(low: Lowering, value: ir.Value | None) -> int:
     """A constant uint8 zero point; 0 where it is omitted."""
     return int(scalar(low, value, "zero point"))
+
+
+def code_qparams(low: Lowering, node: ir.Node, index: int) -> QParams:
+    """The constant scale and zero point of uint8 codes, inputs `index` and `index` + 1."""
+    scale, point = scalar(low, operand(node, index), "scale"), zero_point(low, operand(node, index + 1))
+    try:
+        return QParams(np.asarray(scale, np.float32), np.asarray(point, np.int32), quint8)
+    except QuantizationError as error:
+        raise ModelError(f"node {node.name!r}: {error}") from error
 
 
 def require_floats(low: Lowering, *values: ir.Value | None) -> None:

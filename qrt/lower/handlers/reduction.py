@@ -6,11 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from qrt.core.dtypes import quint8
-from qrt.core.errors import ModelError, QuantizationError
-from qrt.core.qparams import QParams
+from qrt.core.errors import ModelError
 from qrt.graph import attr_float, attr_int, attr_ints, ir
-from qrt.lower.handlers.products import QRT, scalar, zero_point
+from qrt.lower.handlers.products import QRT, code_qparams, scalar, zero_point
 from qrt.lower.handlers.reading import axis_of, optional, required
 from qrt.lower.lowering import Handler, Lowering, NotNative, Tensor, identity
 from qrt.ops.conv import Window
@@ -193,19 +191,8 @@ def _softmax(log: bool) -> Handler:
 def _softmax_of_codes(low: Lowering, node: ir.Node) -> None:
     x = required(node)
     axis, perm = axis_of(node, attr_int(node, "axis", -1), len(low.shape(x))), low.perm(x)
-    try:
-        source, result = (
-            QParams(
-                np.asarray(scalar(low, required(node, k), "scale"), np.float32),
-                np.asarray(zero_point(low, required(node, k + 1)), np.int32),
-                quint8,
-            )
-            for k in (1, 3)
-        )
-    except QuantizationError as error:
-        raise ModelError(f"node {node.name!r}: {error}") from error
-    real = low.call(Dequantize(source), [low.get(x, perm)])
-    codes = Quantize(result, attr_int(node, "qmin", 0), attr_int(node, "qmax", 255))
+    real = low.call(Dequantize(code_qparams(low, node, 1)), [low.get(x, perm)])
+    codes = Quantize(code_qparams(low, node, 3), attr_int(node, "qmin", 0), attr_int(node, "qmax", 255))
     low.bind(node.outputs[0], low.call(codes, low.call(Softmax(perm.index(axis)), real))[0], perm)
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from qrt.core.dtypes import quint8
 from qrt.core.errors import ModelError
-from qrt.core.qparams import QParams
 from qrt.graph import attr_int, attr_ints, attr_str, ir
-from qrt.lower.handlers.products import QRT, scalar
+from qrt.lower.handlers.products import QRT, code_qparams
 from qrt.lower.handlers.reading import axis_of, optional, required, sized
 from qrt.lower.lowering import Handler, Lowering, NotNative, channels_last
 from qrt.ops.op import Array, View
@@ -123,15 +121,14 @@ def _pair(low: Lowering, index: int, places: dict[int, Array], mode: str) -> int
 
 def _codes(low: Lowering, node: ir.Node, index: int, places: dict[int, Array], mode: str) -> int:
     """Resizes codes in one rounding: by an op of codes where two neighbouring axes change, else as float32 in between."""
-    x_scale, x_point, y_scale, y_point = (scalar(low, optional(node, k), "scale or zero point") for k in range(1, 5))
+    given, wanted = code_qparams(low, node, 1), code_qparams(low, node, 3)
     bounds = attr_int(node, "qmin", 0), attr_int(node, "qmax", 255)
     physical = low.program.specs[index].shape
     first = min(min(places, default=0), len(physical) - 2)
     if set(places) <= {first, first + 1}:
         rows, columns = (tuple(map(float, places.get(axis, np.arange(physical[axis])).tolist())) for axis in (first, first + 1))
-        op = QLinear(first, rows, columns, x_scale, int(x_point), y_scale, int(y_point), *bounds)
-        return low.call(op, [index])[0]
-    given, wanted = (QParams(F32(s), np.int32(z), quint8) for s, z in ((x_scale, x_point), (y_scale, y_point)))
+        numbers = (given.scale.item(), given.zero_point.item(), wanted.scale.item(), wanted.zero_point.item())
+        return low.call(QLinear(first, rows, columns, *numbers, *bounds), [index])[0]
     index = _pairs(low, low.call(Dequantize(given), [index])[0], places, mode)
     return low.call(Quantize(wanted, *bounds), [index])[0]
 
