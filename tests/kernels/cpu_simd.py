@@ -95,3 +95,38 @@ def foreign():  # type: ignore[no-untyped-def]
         stranger()
 
     return kernel
+
+
+def pack_codes(isa):  # type: ignore[no-untyped-def]
+    """y = Simd.pack_codes(a, the three int32 at b), block by block of 64."""
+
+    def body(s: Simd, a: Any, b: Any, c: Any, y: Any, count: Any) -> None:
+        steps = [s.load(s.at(a, 64 * v), s.i32) for v in range(4)]
+        s.store(y, s.pack_codes(steps, *(s.load(s.at(b, 4 * n), I32) for n in range(3))))
+
+    apply = _on_vectors(isa, body)
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        for block in range(r.n):
+            apply(r.a + 256 * block, r.b, r.c, r.y + 64 * block, r.n)
+
+    return kernel
+
+
+def interleave(isa):  # type: ignore[no-untyped-def]
+    """y = Simd.interleave(a), block by block of four rows of 64."""
+
+    def body(s: Simd, a: Any, b: Any, c: Any, y: Any, count: Any) -> None:
+        rows = [s.load(s.at(a, 64 * row), ir.VectorType(I8, 64)) for row in range(4)]
+        for v, vector in enumerate(s.interleave(rows)):
+            s.store(s.at(y, 64 * v), vector)
+
+    apply = _on_vectors(isa, body)
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        for block in range(r.n):
+            apply(r.a + 256 * block, r.b, r.c, r.y + 256 * block, r.n)
+
+    return kernel

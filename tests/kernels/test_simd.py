@@ -15,7 +15,7 @@ from llvmlite import ir
 from qrt.core.target import TARGETS, Target
 from qrt.jit import Kernel, record_dtype
 from qrt.jit.compile import assembly
-from qrt.jit.lang.simd import TWINS, Simd
+from qrt.jit.lang.simd import QUAD_TWINS, TWINS, Simd
 from qrt.ops.gemm.table import TILES, kernel_for
 
 RECORD = record_dtype(("a", "i8"), ("b", "i8"), ("c", "i8"), ("y", "i8"), ("n", "i8"))
@@ -81,6 +81,24 @@ def test_method_equals_its_twin(name: str, target: Target) -> None:
         wanted = twin(*arrays)
     assert y.dtype == wanted.dtype
     np.testing.assert_array_equal(y.view(np.int32), wanted.view(np.int32))  # bits, so that −0 is not 0
+
+
+@pytest.mark.parametrize("name", QUAD_TWINS)
+def test_method_on_four_vectors_equals_its_twin(name: str) -> None:
+    target = next((t for t in VECTOR_TARGETS if t.isa == "avx512vnni"), None)
+    if target is None:
+        pytest.skip("this machine has no AVX512-VNNI")
+    kernel, blocks = Kernel(f"simd_{name}__avx512vnni", RECORD, f"kernels.cpu_simd:{name}", ("avx512vnni",)), N // 64
+    if name == "interleave":
+        rows, lanes = RNG.integers(0, 256, (blocks, 4, 64)).astype(np.uint8), np.empty((blocks, 64), np.int32)
+        call(kernel, target, a=rows, y=lanes, n=blocks)
+        np.testing.assert_array_equal(lanes, QUAD_TWINS[name](rows))
+        return
+    steps = mixed(INT.max, INT.min, 32767, 32768, -32769, 255, 256, -1, low=-400, high=400, dtype=np.int32).reshape(blocks, 64)
+    for zero_point, low, high in ((0, 0, 255), (128, 0, 255), (255, 7, 200), (3, 3, 3)):
+        packed = np.empty((blocks, 64), np.uint8)
+        call(kernel, target, a=steps, b=np.array([zero_point, low, high], np.int32), y=packed, n=blocks)
+        np.testing.assert_array_equal(packed, QUAD_TWINS[name](steps, zero_point, low, high))
 
 
 @BY_ISA

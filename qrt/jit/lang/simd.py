@@ -14,9 +14,9 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
 
-from qrt.jit.lanes import LANES
+from qrt.jit.lanes import LANES, QUAD_ORDER
 
-__all__ = ["TWINS", "Simd"]
+__all__ = ["QUAD_TWINS", "TWINS", "Simd"]
 
 I1, I8, I16, I32, I64, F32 = ir.IntType(1), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 
@@ -229,3 +229,19 @@ TWINS: dict[str, tuple[str, str, Callable[..., np.ndarray]]] = {
     "round": ("f", "i", lambda x: np.rint(x).astype(np.int32)),
     "to_float": ("i", "f", lambda x: x.astype(np.float32)),
 }
+
+
+def _pack_codes(steps: np.ndarray, zero_point: int, low: int, high: int) -> np.ndarray:
+    words = np.clip(np.clip(steps, -32768, 32767) + zero_point, -32768, 32767)
+    codes = np.empty(steps.shape, np.uint8)
+    codes[:, list(QUAD_ORDER)] = np.clip(np.clip(words, 0, 255), low, high)
+    return codes
+
+
+def _interleave(rows: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(rows.transpose(0, 2, 1)[:, list(QUAD_ORDER)]).view(np.int32)[..., 0]
+
+
+# The methods on four vectors at a time, on many blocks of them: int32 [blocks, 64] and three numbers → uint8 [blocks, 64], and uint8
+# [blocks, 4, 64] → int32 [blocks, 64].
+QUAD_TWINS: dict[str, Callable[..., np.ndarray]] = {"pack_codes": _pack_codes, "interleave": _interleave}
