@@ -13,8 +13,9 @@ from qrt.core.qparams import QParams
 from qrt.graph import Model, attr_int, constant, ir, is_op, new_initializer, unique_name
 from qrt.graph.rules.bias import bias_qparams
 from qrt.observers import MinMaxObserver, ObserverBase, PerChannelMinMaxObserver
-from qrt.quantization.placement import RULES, Placement, Site
+from qrt.quantization.placement import Placement, Site
 from qrt.quantization.qconfig import QConfig, weight_observer
+from qrt.quantization.rules import RULES
 
 __all__ = ["convert", "weight_axis", "weight_qparams"]
 

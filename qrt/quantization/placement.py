@@ -1,4 +1,4 @@
-"""Where Q/DQ goes: a rule per operator, and the sites that the rules put on a graph.
+"""Where Q/DQ goes: the sites that the rules of the operators put on a graph.
 
 Products (Conv, ConvTranspose, Gemm, MatMul) are what int8 is for: they are always quantized. The other operators of the table are quantized
 where they stand between products, so that codes need not become floats in between. What leads to no product any more, such as the last
@@ -7,79 +7,23 @@ layers before an output, stays float, and the last product gives floats itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import Enum
 from fnmatch import fnmatchcase
 
-import numpy as np
-
-from qrt.core.dtypes import quint8
 from qrt.core.errors import InvalidInput, QuantizationError
 from qrt.core.qparams import QParams
-from qrt.graph import Model, attr_float, attr_int, attr_str, constant, ir, is_op, only_use
+from qrt.graph import Model, constant, ir, is_op, only_use
+from qrt.ops.rule import Kind, QuantRule
 from qrt.quantization.qconfig import QConfig, QConfigMapping
+from qrt.quantization.rules import rule_of
 
-__all__ = ["RULES", "Kind", "OpRule", "Placement", "Site", "excluded_nodes", "place"]
-
-
-class Kind(Enum):
-    """What an operator does with codes."""
-
-    PRODUCT = "multiplies by a weight (or another activation) and sums"
-    COMPUTE = "gives a result with a range of its own"
-    CURVE = "computes each element from one element, and scalar constants"
-    MOVE = "only moves elements: its result has the range of its input"
-    JOIN = "puts its inputs side by side"
+__all__ = ["Placement", "Site", "excluded_nodes", "place"]
 
 
-@dataclass(frozen=True)
-class OpRule:
-    """How one operator is quantized. `inputs`: the activations, all where empty; `weight`, `bias`: inputs that may be constant;
-    `fixed`: the qparams of a result whose range is known by nature."""
-
-    kind: Kind
-    inputs: tuple[int, ...] = ()
-    weight: int | None = None
-    bias: int | None = None
-    fixed: tuple[float, int] | None = None
-
-    @property
-    def qparams(self) -> QParams | None:
-        """`fixed` as QParams."""
-        return None if self.fixed is None else QParams(np.asarray(self.fixed[0], np.float32), np.asarray(self.fixed[1]), quint8)
-
-
-_MOVE = OpRule(Kind.MOVE, (0,))
-_CURVE = OpRule(Kind.CURVE)
-
-RULES: Mapping[str, OpRule] = {
-    "Conv": OpRule(Kind.PRODUCT, (0,), weight=1, bias=2),
-    "ConvTranspose": OpRule(Kind.PRODUCT, (0,), weight=1, bias=2),
-    "Gemm": OpRule(Kind.PRODUCT, (0,), weight=1, bias=2),
-    "MatMul": OpRule(Kind.PRODUCT, (0,), weight=1),
-    "Add": OpRule(Kind.COMPUTE),
-    "Mul": OpRule(Kind.COMPUTE),
-    "AveragePool": OpRule(Kind.COMPUTE, (0,)),
-    "GlobalAveragePool": OpRule(Kind.COMPUTE, (0,)),
-    "ReduceMean": OpRule(Kind.COMPUTE, (0,)),
-    "Resize": OpRule(Kind.COMPUTE, (0,)),
-    "Softmax": OpRule(Kind.COMPUTE, (0,), fixed=(1 / 256, 0)),
-    "Concat": OpRule(Kind.JOIN),
-    "Sigmoid": OpRule(Kind.CURVE, fixed=(1 / 256, 0)),
-    "HardSigmoid": OpRule(Kind.CURVE, fixed=(1 / 256, 0)),
-    "Tanh": OpRule(Kind.CURVE, fixed=(1 / 128, 128)),
-    **dict.fromkeys(
-        ("Clip", "Elu", "Erf", "Gelu", "HardSwish", "LeakyRelu", "Mish", "PRelu", "Relu", "Selu", "Softplus", "Softsign"), _CURVE
-    ),
-    **dict.fromkeys(("Abs", "Div", "Exp", "Max", "Min", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"), _CURVE),
-    **dict.fromkeys(("DepthToSpace", "Expand", "Flatten", "MaxPool", "Pad", "Reshape", "Slice", "SpaceToDepth", "Split"), _MOVE),
-    **dict.fromkeys(("Gather", "Squeeze", "Tile", "Transpose", "Unsqueeze"), _MOVE),
-}
 # Binary operators that are curves where all but one operand are scalar constants, or both come from one tensor.
 _BINARY = frozenset({"Add", "Mul", "Sub", "Div", "Max", "Min", "Pow", "PRelu"})
 _BOUNDS = frozenset({"Relu", "Clip"})
-_FLOAT = ir.DataType.FLOAT
 
 
 @dataclass(eq=False)
@@ -159,13 +103,8 @@ class _Placer:
         return self.placement
 
     # -- which nodes ------------------------------------------------------------------------------------------------------
-    def _rule(self, node: ir.Node, excluded: set[str]) -> OpRule | None:
-        rule = RULES.get(node.op_type) if node.domain == "" else None
-        if rule is None or node.name in excluded or self._qconfig(node) is None or not _supported(node):
-            return None
-        if rule.kind is Kind.PRODUCT and constant(node.inputs[1]) is None:
-            return OpRule(Kind.PRODUCT, (0, 1)) if is_op(node, "MatMul") else None
-        return rule
+    def _rule(self, node: ir.Node, excluded: set[str]) -> QuantRule | None:
+        return None if node.name in excluded or self._qconfig(node) is None else rule_of(node)
 
     def _qconfig(self, node: ir.Node) -> QConfig | None:
         return self.mapping.of(node.name or "", node.op_type)
@@ -179,13 +118,13 @@ class _Placer:
                 wanted.update(self._activations(node, rule))
         return wanted
 
-    def _activations(self, node: ir.Node, rule: OpRule) -> list[ir.Value]:
+    def _activations(self, node: ir.Node, rule: QuantRule) -> list[ir.Value]:
         """The computed inputs that hold activations."""
         given = [node.inputs[i] for i in rule.inputs] if rule.inputs else list(node.inputs)
         return [v for v in given if v is not None and constant(v) is None]
 
     # -- which values -----------------------------------------------------------------------------------------------------
-    def _demand(self, node: ir.Node, rule: OpRule) -> None:
+    def _demand(self, node: ir.Node, rule: QuantRule) -> None:
         """Sites on the inputs of a product, or, where they were only moved, on what was moved."""
         for value in self._activations(node, rule):
             maker = value.producer()
@@ -204,7 +143,7 @@ class _Placer:
             self.placement.sites[value] = Site(value, qconfig, shares, fixed)
         return self.placement.sites[value]
 
-    def _visit(self, node: ir.Node, rule: OpRule) -> None:
+    def _visit(self, node: ir.Node, rule: QuantRule) -> None:
         output = node.outputs[0]
         wanted = any(v in self.wanted for v in node.outputs)
         if rule.kind is Kind.PRODUCT:
@@ -238,20 +177,20 @@ class _Placer:
             output = reader.outputs[0]
         self._site(output, node, fixed=fixed)
 
-    def _join(self, node: ir.Node, rule: OpRule) -> None:
+    def _join(self, node: ir.Node, rule: QuantRule) -> None:
         parts = [self._site(v, node) for v in self._activations(node, rule)]
         self._operands(node, rule)
         origins = {part.origin for part in parts}
         held = any(constant(v) is not None for v in node.inputs)
         self._site(node.outputs[0], node, shares=parts[0] if len(origins) == 1 and not held else None)
 
-    def _compute(self, node: ir.Node, rule: OpRule) -> None:
+    def _compute(self, node: ir.Node, rule: QuantRule) -> None:
         if not self._activations(node, rule):
             return
         self._operands(node, rule)
         self._result(node, rule.qparams)
 
-    def _operands(self, node: ir.Node, rule: OpRule) -> None:
+    def _operands(self, node: ir.Node, rule: QuantRule) -> None:
         for index, value in enumerate(node.inputs):
             if not rule.inputs and constant(value) is not None:
                 self.placement.operands.append((node, index))
@@ -275,7 +214,7 @@ class _Placer:
             sources.add(source)
         return sources.pop() if len(sources) == 1 else None
 
-    def _curve(self, node: ir.Node, rule: OpRule) -> None:
+    def _curve(self, node: ir.Node, rule: QuantRule) -> None:
         """A site at the end of a curve; the values inside it stay float."""
         source, output = self._source(node), node.outputs[0]
         if source is None:
@@ -290,39 +229,6 @@ class _Placer:
     def _continues(self, reader: ir.Node, source: ir.Value) -> bool:
         """Whether `reader` goes on with the curve of `source`."""
         return reader in self.rules and any(v in self.wanted for v in reader.outputs) and self._source(reader) is source
-
-
-def _supported(node: ir.Node) -> bool:
-    """Whether all that the node computes with is float32, and its form one that has a quantized kernel."""
-    data = node.inputs[:1] if RULES[node.op_type].inputs else node.inputs
-    if node.outputs[0].dtype != _FLOAT or any(v is not None and v.dtype != _FLOAT for v in data):
-        return False
-    if is_op(node, "Conv", "ConvTranspose", "Gemm") and not _bias_fits(node):
-        return False
-    if is_op(node, "Gemm"):
-        return not attr_int(node, "transA", 0) and attr_float(node, "alpha", 1.0) == 1.0
-    if is_op(node, "MatMul"):
-        return all(v is not None and v.shape is not None and len(v.shape) > 1 for v in node.inputs)
-    if is_op(node, "Resize"):
-        return attr_str(node, "mode", "nearest") in ("nearest", "linear")
-    if is_op(node, "ReduceMean"):
-        return len(node.inputs) < 2 or node.inputs[1] is None or constant(node.inputs[1]) is not None
-    if is_op(node, "Pad"):
-        held = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.zeros(1)
-        return attr_str(node, "mode", "constant") != "constant" or (held is not None and not held.any())
-    if is_op(node, "MaxPool"):
-        return len(node.outputs) == 1
-    return True
-
-
-def _bias_fits(node: ir.Node) -> bool:
-    """Whether the bias is absent, or one constant for each output channel."""
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    held = constant(bias)
-    if bias is None or held is None:
-        return bias is None
-    beta = attr_float(node, "beta", 1.0) if is_op(node, "Gemm") else 1.0
-    return beta == 1.0 and (held.size == 1 or held.shape[-1] == held.size)
 
 
 def _constant_bounds(node: ir.Node) -> bool:

@@ -1,0 +1,45 @@
+"""QuantRule: how quantization treats an operator. Each family lists the rules of its ONNX operators in its `rule.py`.
+
+Where Q/DQ goes (qrt/quantization) and the backend config that users can read are both made from these tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from qrt.core.dtypes import quint8
+from qrt.core.qparams import QParams
+
+__all__ = ["Kind", "QuantRule"]
+
+
+class Kind(Enum):
+    """What an operator does with codes."""
+
+    PRODUCT = "multiplies by a weight (or another activation) and sums"
+    COMPUTE = "gives a result with a range of its own"
+    CURVE = "computes each element from one element, and scalar constants"
+    MOVE = "only moves elements: its result has the range of its input"
+    JOIN = "puts its inputs side by side"
+
+
+@dataclass(frozen=True)
+class QuantRule:
+    """How one operator is quantized. `inputs`: the activations, all inputs where empty; `weight`, `bias`: inputs that may be constant;
+    `fixed`: the scale and zero point (quint8) of a result whose range is known by nature; `dynamic`: whether it has a form whose
+    activations are quantized in each run."""
+
+    kind: Kind
+    inputs: tuple[int, ...] = ()
+    weight: int | None = None
+    bias: int | None = None
+    fixed: tuple[float, int] | None = None
+    dynamic: bool = False
+
+    @property
+    def qparams(self) -> QParams | None:
+        """`fixed` as QParams."""
+        return None if self.fixed is None else QParams(np.asarray(self.fixed[0], np.float32), np.asarray(self.fixed[1]), quint8)
