@@ -42,8 +42,14 @@ def _absorb(model: Model, node: ir.Node) -> None:
         node.op_type = "Gemm"
     node.resize_inputs(3)
     node.replace_input_with(2, value)
-    replace(add.outputs[0], node.outputs[0])
+    total, was_output = add.outputs[0], add.outputs[0].is_graph_output()
+    replace(total, node.outputs[0])
     model.graph.remove(add, safe=True)
+    if not was_output:  # else it has the name already
+        node.outputs[0].name = total.name
+    # The node now computes what the Add did: notes about that (the numeric debugger's) are about this.
+    node.meta.update(add.meta)
+    node.metadata_props.update(add.metadata_props)
 
 
 def _per_channel(array: np.ndarray, channels: int, rank: int, axis: int) -> bool:

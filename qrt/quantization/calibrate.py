@@ -17,7 +17,7 @@ from qrt.observers import ObserverBase
 from qrt.quantization.convert import check_activation
 from qrt.quantization.placement import Placement, Site
 
-__all__ = ["Batch", "calibrate"]
+__all__ = ["Batch", "calibrate", "feeds_of"]
 
 Batch = Mapping[str, np.ndarray] | np.ndarray
 
@@ -39,7 +39,7 @@ def calibrate(model: Model, placement: Placement, data: Iterable[Batch], *, prog
 
     batches = 0
     for index, batch in enumerate(_watched(data, progress)):
-        executable.run(_feeds(model, batch, index), tap)
+        executable.run(feeds_of(model, batch, f"calibration batch {index}"), tap)
         batches += 1
     if not batches:
         raise CalibrationError("no calibration data: give at least one batch, better 100 to 500 samples like those to come")
@@ -81,18 +81,18 @@ def _watched(data: Iterable[Batch], progress: bool) -> Iterator[Batch]:
     yield from track(data, "Calibrating", total=total, console=Console(stderr=True), transient=True)
 
 
-def _feeds(model: Model, batch: Batch, index: int) -> dict[str, np.ndarray]:
-    """One batch as feeds, checked against the inputs."""
+def feeds_of(model: Model, batch: Batch, where: str) -> dict[str, np.ndarray]:
+    """One batch as feeds of `model`, checked against its inputs. Raises CalibrationError, which says `where`."""
     inputs = {v.name or "": v for v in model.graph.inputs}
     if not isinstance(batch, Mapping):
         if len(inputs) != 1:
-            raise CalibrationError(f"calibration batch {index} is one array; {model.name} has inputs {', '.join(inputs)}: give dicts")
+            raise CalibrationError(f"{where} is one array; {model.name} has inputs {', '.join(inputs)}: give dicts")
         batch = {next(iter(inputs)): batch}
     missing, unknown = inputs.keys() - batch.keys(), batch.keys() - inputs.keys()
     if missing or unknown:
         what = f"lacks {sorted(missing)}" if missing else f"names {sorted(unknown)}"
-        raise CalibrationError(f"calibration batch {index} {what}; the inputs of {model.name} are {', '.join(inputs)}")
-    return {name: _checked(value, np.asarray(batch[name]), f"calibration batch {index}, input {name!r}") for name, value in inputs.items()}
+        raise CalibrationError(f"{where} {what}; the inputs of {model.name} are {', '.join(inputs)}")
+    return {name: _checked(value, np.asarray(batch[name]), f"{where}, input {name!r}") for name, value in inputs.items()}
 
 
 def _checked(value: ir.Value, array: np.ndarray, where: str) -> np.ndarray:

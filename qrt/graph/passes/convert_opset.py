@@ -42,6 +42,7 @@ def _convert(model: Model, version: int) -> None:
     if version < 13:
         _check_hardmax(model)
     proto, held = skeleton(model)
+    notes = {node.outputs[0].name: (node.meta, node.metadata_props) for node in model.graph.all_nodes() if node.outputs}
     try:
         converted = ir.from_proto(version_converter.convert_version(proto, OPSET))
     except Exception as error:
@@ -58,6 +59,10 @@ def _convert(model: Model, version: int) -> None:
         if (nearest_mode := old_resizes.get(node.outputs[0].name)) is not None:
             node.attributes["coordinate_transformation_mode"] = ir.AttrString("coordinate_transformation_mode", "asymmetric")
             node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", nearest_mode)
+        # onnx's converter keeps names, and no notes on nodes.
+        meta, properties = notes.get(node.outputs[0].name, ({}, {}))
+        node.meta.update(meta)
+        node.metadata_props.update(properties)
     graph.name = model.graph.name
     graph.metadata_props.update(model.graph.metadata_props)
     converted.metadata_props.update(model.ir.metadata_props)
