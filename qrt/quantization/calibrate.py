@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Sized
 
 import numpy as np
 
 from qrt.core.errors import CalibrationError
 from qrt.core.qparams import QParams
-from qrt.graph import Model, ir
+from qrt.graph import Model
 from qrt.graph.rules import fuse
 from qrt.jit.host import host_target
 from qrt.lower import Executable
 from qrt.observers import ObserverBase
+from qrt.quantization.batches import Batch, feeds_of
 from qrt.quantization.convert import check_activation
 from qrt.quantization.placement import Placement, Site
 
-__all__ = ["Batch", "calibrate", "feeds_of"]
-
-Batch = Mapping[str, np.ndarray] | np.ndarray
+__all__ = ["Batch", "calibrate"]
 
 
 def calibrate(model: Model, placement: Placement, data: Iterable[Batch], *, progress: bool) -> dict[Site, QParams]:
@@ -79,31 +78,3 @@ def _watched(data: Iterable[Batch], progress: bool) -> Iterator[Batch]:
 
     total = len(data) if isinstance(data, Sized) else None
     yield from track(data, "Calibrating", total=total, console=Console(stderr=True), transient=True)
-
-
-def feeds_of(model: Model, batch: Batch, where: str) -> dict[str, np.ndarray]:
-    """One batch as feeds of `model`, checked against its inputs. Raises CalibrationError, which says `where`."""
-    inputs = {v.name or "": v for v in model.graph.inputs}
-    if not isinstance(batch, Mapping):
-        if len(inputs) != 1:
-            raise CalibrationError(f"{where} is one array; {model.name} has inputs {', '.join(inputs)}: give dicts")
-        batch = {next(iter(inputs)): batch}
-    missing, unknown = inputs.keys() - batch.keys(), batch.keys() - inputs.keys()
-    if missing or unknown:
-        what = f"lacks {sorted(missing)}" if missing else f"names {sorted(unknown)}"
-        raise CalibrationError(f"{where} {what}; the inputs of {model.name} are {', '.join(inputs)}")
-    return {name: _checked(value, np.asarray(batch[name]), f"{where}, input {name!r}") for name, value in inputs.items()}
-
-
-def _checked(value: ir.Value, array: np.ndarray, where: str) -> np.ndarray:
-    wanted = value.dtype.numpy() if value.dtype is not None else array.dtype
-    if array.dtype != wanted:
-        raise CalibrationError(f"{where} has dtype {array.dtype}: give {wanted}")
-    if value.shape is not None:
-        shape = tuple(value.shape)
-        if array.ndim != len(shape) or any(isinstance(d, int) and d != n for d, n in zip(shape, array.shape, strict=False)):
-            given = tuple(d if isinstance(d, int) else str(d) for d in shape)
-            raise CalibrationError(f"{where} has shape {array.shape}, which does not fit {given}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise CalibrationError(f"{where} holds NaN or infinity; remove the sample")
-    return np.ascontiguousarray(array).reshape(array.shape)
