@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from qrt.api import compile_model, fuse_model
+from qrt.core.accuracy import decibels
 from qrt.core.dtypes import qint8, quint8
 from qrt.core.errors import InvalidInput
 from qrt.core.numerics import dequantize
@@ -58,9 +59,7 @@ class Difference:
 
     @property
     def sqnr(self) -> float:
-        if self.noise == 0.0:
-            return math.inf
-        return 10.0 * math.log10(self.signal / self.noise) if self.signal else -math.inf
+        return decibels(self.signal, self.noise)
 
     @property
     def cosine(self) -> float:
