@@ -1,183 +1,59 @@
 """Observers, which see arrays during calibration, learn their range and give QParams; and fake quantization with what they learned."""
+# ruff: noqa: F403 - each module lists its public names in its __all__, and nowhere else are they listed
 
 from __future__ import annotations
 
-from qrt.observers.affine import AffineQuantizedMinMaxObserver, AffineQuantizedMovingAverageMinMaxObserver, AffineQuantizedObserverBase
-from qrt.observers.base import (
-    ObserverBase,
-    UniformQuantizationObserverBase,
-)
-from qrt.observers.entropy import (
-    EntropyObserver,
-)
-from qrt.observers.fake_quantize import (
-    FakeQuantize,
-    FakeQuantizeBase,
-    FixedQParamsFakeQuantize,
-    FusedMovingAvgObsFakeQuantize,
-    ObserverOrFakeQuantize,
-    disable_fake_quant,
-    disable_observer,
-    enable_fake_quant,
-    enable_observer,
-)
-from qrt.observers.granularity import (
-    Granularity,
-    MappingType,
-    PerAxis,
-    PerBlock,
-    PerGroup,
-    PerRow,
-    PerTensor,
-    PerToken,
-    TorchAODType,
-    ZeroPointDomain,
-    get_block_size,
-)
-from qrt.observers.histogram import (
-    HistogramObserver,
-)
-from qrt.observers.minmax import (
-    MinMaxObserver,
-    MovingAverageMinMaxObserver,
-    MovingAveragePerChannelMinMaxObserver,
-    PerChannelMinMaxObserver,
-)
-from qrt.observers.partial import (
-    PartialWrapper,
-)
-from qrt.observers.passive import (
-    FixedQParamsObserver,
-    NoopObserver,
-    PlaceholderObserver,
-    RecordingObserver,
-    ReuseInputObserver,
-    _DerivedObserverOrFakeQuantize,
-)
-from qrt.observers.percentile import (
-    PercentileObserver,
-)
-from qrt.observers.presets import (
-    default_affine_fixed_qparams_fake_quant,
-    default_affine_fixed_qparams_observer,
-    default_debug_observer,
-    default_dynamic_fake_quant,
-    default_dynamic_quant_observer,
-    default_embedding_fake_quant,
-    default_embedding_fake_quant_4bit,
-    default_fake_quant,
-    default_fixed_qparams_range_0to1_fake_quant,
-    default_fixed_qparams_range_0to1_observer,
-    default_fixed_qparams_range_neg1to1_fake_quant,
-    default_fixed_qparams_range_neg1to1_observer,
-    default_float_qparams_observer,
-    default_float_qparams_observer_4bit,
-    default_fused_act_fake_quant,
-    default_fused_per_channel_wt_fake_quant,
-    default_fused_wt_fake_quant,
-    default_histogram_fake_quant,
-    default_histogram_observer,
-    default_observer,
-    default_per_channel_weight_fake_quant,
-    default_per_channel_weight_observer,
-    default_placeholder_observer,
-    default_reuse_input_observer,
-    default_symmetric_fixed_qparams_fake_quant,
-    default_symmetric_fixed_qparams_observer,
-    default_weight_fake_quant,
-    default_weight_observer,
-    fused_per_channel_wt_fake_quant_range_neg_127_to_127,
-    fused_wt_fake_quant_range_neg_127_to_127,
-    per_channel_weight_observer_range_neg_127_to_127,
-    weight_observer_range_neg_127_to_127,
-)
-from qrt.observers.state import (
-    get_observer_state_dict,
-    load_observer_state_dict,
-)
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "OBSERVERS",
-    "AffineQuantizedMinMaxObserver",
-    "AffineQuantizedMovingAverageMinMaxObserver",
-    "AffineQuantizedObserverBase",
-    "EntropyObserver",
-    "FakeQuantize",
-    "FakeQuantizeBase",
-    "FixedQParamsFakeQuantize",
-    "FixedQParamsObserver",
-    "FusedMovingAvgObsFakeQuantize",
-    "Granularity",
-    "HistogramObserver",
-    "MappingType",
-    "MinMaxObserver",
-    "MovingAverageMinMaxObserver",
-    "MovingAveragePerChannelMinMaxObserver",
-    "NoopObserver",
-    "ObserverBase",
-    "ObserverOrFakeQuantize",
-    "PartialWrapper",
-    "PerAxis",
-    "PerBlock",
-    "PerChannelMinMaxObserver",
-    "PerGroup",
-    "PerRow",
-    "PerTensor",
-    "PerToken",
-    "PercentileObserver",
-    "PlaceholderObserver",
-    "RecordingObserver",
-    "ReuseInputObserver",
-    "TorchAODType",
-    "UniformQuantizationObserverBase",
-    "ZeroPointDomain",
-    "_DerivedObserverOrFakeQuantize",
-    "default_affine_fixed_qparams_fake_quant",
-    "default_affine_fixed_qparams_observer",
-    "default_debug_observer",
-    "default_dynamic_fake_quant",
-    "default_dynamic_quant_observer",
-    "default_embedding_fake_quant",
-    "default_embedding_fake_quant_4bit",
-    "default_fake_quant",
-    "default_fixed_qparams_range_0to1_fake_quant",
-    "default_fixed_qparams_range_0to1_observer",
-    "default_fixed_qparams_range_neg1to1_fake_quant",
-    "default_fixed_qparams_range_neg1to1_observer",
-    "default_float_qparams_observer",
-    "default_float_qparams_observer_4bit",
-    "default_fused_act_fake_quant",
-    "default_fused_per_channel_wt_fake_quant",
-    "default_fused_wt_fake_quant",
-    "default_histogram_fake_quant",
-    "default_histogram_observer",
-    "default_observer",
-    "default_per_channel_weight_fake_quant",
-    "default_per_channel_weight_observer",
-    "default_placeholder_observer",
-    "default_reuse_input_observer",
-    "default_symmetric_fixed_qparams_fake_quant",
-    "default_symmetric_fixed_qparams_observer",
-    "default_weight_fake_quant",
-    "default_weight_observer",
-    "disable_fake_quant",
-    "disable_observer",
-    "enable_fake_quant",
-    "enable_observer",
-    "fused_per_channel_wt_fake_quant_range_neg_127_to_127",
-    "fused_wt_fake_quant_range_neg_127_to_127",
-    "get_block_size",
-    "get_observer_state_dict",
-    "load_observer_state_dict",
-    "per_channel_weight_observer_range_neg_127_to_127",
-    "weight_observer_range_neg_127_to_127",
-]
+from qrt.observers import (
+    affine,
+    base,
+    entropy,
+    fake_quantize,
+    granularity,
+    histogram,
+    minmax,
+    partial,
+    passive,
+    percentile,
+    presets,
+    state,
+)
+from qrt.observers.affine import *
+from qrt.observers.base import *
+from qrt.observers.entropy import *
+from qrt.observers.fake_quantize import *
+from qrt.observers.granularity import *
+from qrt.observers.histogram import *
+from qrt.observers.minmax import *
+from qrt.observers.partial import *
+from qrt.observers.passive import *
+from qrt.observers.percentile import *
+from qrt.observers.presets import *
+from qrt.observers.state import *
 
 # The per-tensor observers of activations, by the name the command line gives them.
-OBSERVERS: dict[str, type[UniformQuantizationObserverBase]] = {
-    "minmax": MinMaxObserver,
-    "moving": MovingAverageMinMaxObserver,
-    "histogram": HistogramObserver,
-    "percentile": PercentileObserver,
-    "entropy": EntropyObserver,
+OBSERVERS: dict[str, type[base.UniformQuantizationObserverBase]] = {
+    "minmax": minmax.MinMaxObserver,
+    "moving": minmax.MovingAverageMinMaxObserver,
+    "histogram": histogram.HistogramObserver,
+    "percentile": percentile.PercentileObserver,
+    "entropy": entropy.EntropyObserver,
 }
+
+if not TYPE_CHECKING:  # mypy follows the imports, but no computed list
+    __all__ = [
+        "OBSERVERS",
+        *affine.__all__,
+        *base.__all__,
+        *entropy.__all__,
+        *fake_quantize.__all__,
+        *granularity.__all__,
+        *histogram.__all__,
+        *minmax.__all__,
+        *partial.__all__,
+        *passive.__all__,
+        *percentile.__all__,
+        *presets.__all__,
+        *state.__all__,
+    ]

@@ -15,7 +15,7 @@ from qrt.core.qparams import QParams
 from qrt.observers._qparams import calculate_qparams, quant_range
 from qrt.observers.partial import Configurable
 
-__all__ = ["EPS", "F32", "ObserverBase", "UniformQuantizationObserverBase"]
+__all__ = ["ObserverBase", "UniformQuantizationObserverBase"]
 
 F32 = np.float32
 EPS = float(np.finfo(F32).eps)  # 2⁻²³, the smallest scale unless the user asks for another

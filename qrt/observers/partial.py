@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-__all__ = ["Configurable", "PartialWrapper"]
+__all__ = ["PartialWrapper"]
 
 
 class PartialWrapper:

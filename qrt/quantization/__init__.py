@@ -1,185 +1,39 @@
-"""Quantization of whole models: static (with calibration data) and dynamic; and, as in torch.ao.quantization, all that observes.
+"""Quantization of whole models: static (with calibration data) and dynamic; and the configuration that torch.ao.quantization knows.
 
-Names that need the graph are loaded when they are first used.
+What needs the graph is loaded when it is first used.
 """
+# ruff: noqa: F403 - each module lists its public names in its __all__; here stand only those that are loaded late
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from qrt.observers import (
-    AffineQuantizedMinMaxObserver,
-    AffineQuantizedMovingAverageMinMaxObserver,
-    AffineQuantizedObserverBase,
-    EntropyObserver,
-    FakeQuantize,
-    FakeQuantizeBase,
-    FixedQParamsFakeQuantize,
-    FixedQParamsObserver,
-    FusedMovingAvgObsFakeQuantize,
-    Granularity,
-    HistogramObserver,
-    MappingType,
-    MinMaxObserver,
-    MovingAverageMinMaxObserver,
-    MovingAveragePerChannelMinMaxObserver,
-    NoopObserver,
-    ObserverBase,
-    ObserverOrFakeQuantize,
-    PartialWrapper,
-    PerAxis,
-    PerBlock,
-    PercentileObserver,
-    PerChannelMinMaxObserver,
-    PerGroup,
-    PerRow,
-    PerTensor,
-    PerToken,
-    PlaceholderObserver,
-    RecordingObserver,
-    ReuseInputObserver,
-    TorchAODType,
-    UniformQuantizationObserverBase,
-    ZeroPointDomain,
-    _DerivedObserverOrFakeQuantize,
-    default_affine_fixed_qparams_fake_quant,
-    default_affine_fixed_qparams_observer,
-    default_debug_observer,
-    default_dynamic_fake_quant,
-    default_dynamic_quant_observer,
-    default_embedding_fake_quant,
-    default_embedding_fake_quant_4bit,
-    default_fake_quant,
-    default_fixed_qparams_range_0to1_fake_quant,
-    default_fixed_qparams_range_0to1_observer,
-    default_fixed_qparams_range_neg1to1_fake_quant,
-    default_fixed_qparams_range_neg1to1_observer,
-    default_float_qparams_observer,
-    default_float_qparams_observer_4bit,
-    default_fused_act_fake_quant,
-    default_fused_per_channel_wt_fake_quant,
-    default_fused_wt_fake_quant,
-    default_histogram_fake_quant,
-    default_histogram_observer,
-    default_observer,
-    default_per_channel_weight_fake_quant,
-    default_per_channel_weight_observer,
-    default_placeholder_observer,
-    default_reuse_input_observer,
-    default_symmetric_fixed_qparams_fake_quant,
-    default_symmetric_fixed_qparams_observer,
-    default_weight_fake_quant,
-    default_weight_observer,
-    disable_fake_quant,
-    disable_observer,
-    enable_fake_quant,
-    enable_observer,
-    fused_per_channel_wt_fake_quant_range_neg_127_to_127,
-    fused_wt_fake_quant_range_neg_127_to_127,
-    get_block_size,
-    get_observer_state_dict,
-    load_observer_state_dict,
-    per_channel_weight_observer_range_neg_127_to_127,
-    weight_observer_range_neg_127_to_127,
-)
+from qrt import observers
+from qrt.observers import *
+from qrt.quantization import qconfig, qconfig_mapping
+from qrt.quantization.qconfig import *
+from qrt.quantization.qconfig_mapping import *
 
 if TYPE_CHECKING:
-    from qrt.quantization.dynamic import quantize_dynamic
-    from qrt.quantization.qconfig import QConfig, QConfigMapping, default_qconfig
-    from qrt.quantization.static import quantize
+    from qrt.quantization.dynamic import *
+    from qrt.quantization.static import *
 
-__all__ = [
-    "AffineQuantizedMinMaxObserver",
-    "AffineQuantizedMovingAverageMinMaxObserver",
-    "AffineQuantizedObserverBase",
-    "EntropyObserver",
-    "FakeQuantize",
-    "FakeQuantizeBase",
-    "FixedQParamsFakeQuantize",
-    "FixedQParamsObserver",
-    "FusedMovingAvgObsFakeQuantize",
-    "Granularity",
-    "HistogramObserver",
-    "MappingType",
-    "MinMaxObserver",
-    "MovingAverageMinMaxObserver",
-    "MovingAveragePerChannelMinMaxObserver",
-    "NoopObserver",
-    "ObserverBase",
-    "ObserverOrFakeQuantize",
-    "PartialWrapper",
-    "PerAxis",
-    "PerBlock",
-    "PerChannelMinMaxObserver",
-    "PerGroup",
-    "PerRow",
-    "PerTensor",
-    "PerToken",
-    "PercentileObserver",
-    "PlaceholderObserver",
-    "QConfig",
-    "QConfigMapping",
-    "RecordingObserver",
-    "ReuseInputObserver",
-    "TorchAODType",
-    "UniformQuantizationObserverBase",
-    "ZeroPointDomain",
-    "_DerivedObserverOrFakeQuantize",
-    "default_affine_fixed_qparams_fake_quant",
-    "default_affine_fixed_qparams_observer",
-    "default_debug_observer",
-    "default_dynamic_fake_quant",
-    "default_dynamic_quant_observer",
-    "default_embedding_fake_quant",
-    "default_embedding_fake_quant_4bit",
-    "default_fake_quant",
-    "default_fixed_qparams_range_0to1_fake_quant",
-    "default_fixed_qparams_range_0to1_observer",
-    "default_fixed_qparams_range_neg1to1_fake_quant",
-    "default_fixed_qparams_range_neg1to1_observer",
-    "default_float_qparams_observer",
-    "default_float_qparams_observer_4bit",
-    "default_fused_act_fake_quant",
-    "default_fused_per_channel_wt_fake_quant",
-    "default_fused_wt_fake_quant",
-    "default_histogram_fake_quant",
-    "default_histogram_observer",
-    "default_observer",
-    "default_per_channel_weight_fake_quant",
-    "default_per_channel_weight_observer",
-    "default_placeholder_observer",
-    "default_qconfig",
-    "default_reuse_input_observer",
-    "default_symmetric_fixed_qparams_fake_quant",
-    "default_symmetric_fixed_qparams_observer",
-    "default_weight_fake_quant",
-    "default_weight_observer",
-    "disable_fake_quant",
-    "disable_observer",
-    "enable_fake_quant",
-    "enable_observer",
-    "fused_per_channel_wt_fake_quant_range_neg_127_to_127",
-    "fused_wt_fake_quant_range_neg_127_to_127",
-    "get_block_size",
-    "get_observer_state_dict",
-    "load_observer_state_dict",
-    "per_channel_weight_observer_range_neg_127_to_127",
-    "quantize",
-    "quantize_dynamic",
-    "weight_observer_range_neg_127_to_127",
-]
-
-_MODULES = {
-    "QConfig": "qconfig",
-    "QConfigMapping": "qconfig",
-    "default_qconfig": "qconfig",
-    "quantize": "static",
-    "quantize_dynamic": "dynamic",
+# Module → the names that are loaded from it when they are first used.
+_LATE = {
+    "dynamic": ("quantize_dynamic",),
+    "static": ("quantize",),
 }
+_HOME_OF = {name: home for home, names in _LATE.items() for name in names}
 
+if not TYPE_CHECKING:  # mypy follows the imports, but no computed list; and it shall tell of names that are not there
+    __all__ = [*observers.__all__, *qconfig.__all__, *qconfig_mapping.__all__, *_HOME_OF]
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+        return value
+
+    def __dir__() -> list[str]:
+        return __all__

@@ -14,6 +14,7 @@ from qrt.graph.passes import prepare
 from qrt.graph.passes.drop_dead import drop_dead
 from qrt.graph.passes.name_everything import name_everything
 from qrt.graph.rules.rule import kept
+from qrt.observers import HistogramObserver
 from qrt.quantization.absorb import absorb_bias
 from qrt.quantization.convert import weight_axis, weight_qparams
 from qrt.quantization.placement import excluded_nodes
@@ -38,7 +39,7 @@ def quantize_dynamic(model: Model, *, exclude: Iterable[str] = (), per_channel: 
     nodes = [node for node in prepared.graph if node.name not in excluded and _can(node)]
     if not nodes:
         raise QuantizationError(f"{model.name}: nothing to quantize: no MatMul, Gemm or Conv of float32 with a constant weight is left")
-    writer = _Writer(prepared, QConfig(weight=per_channel_weight_observer if per_channel else weight_observer))
+    writer = _Writer(prepared, QConfig(HistogramObserver, per_channel_weight_observer if per_channel else weight_observer))
     for node in nodes:
         writer.write(node)
     drop_dead(prepared)

@@ -13,7 +13,7 @@ from qrt.quantization.absorb import absorb_bias
 from qrt.quantization.calibrate import Batch, calibrate
 from qrt.quantization.convert import convert
 from qrt.quantization.placement import excluded_nodes, place
-from qrt.quantization.qconfig import QConfigMapping
+from qrt.quantization.qconfig_mapping import QConfigMapping, get_default_qrt_qconfig_mapping
 
 __all__ = ["quantize"]
 
@@ -44,7 +44,7 @@ def quantize(
     prepared = prepare(model)
     excluded = excluded_nodes(prepared, exclude)
     absorb_bias(prepared)
-    placement = place(prepared, qconfig_mapping or QConfigMapping(), excluded)
+    placement = place(prepared, qconfig_mapping or get_default_qrt_qconfig_mapping(), excluded)
     if not placement.products:
         raise QuantizationError(
             f"{model.name}: nothing to quantize: no Conv, ConvTranspose, Gemm or MatMul of float32 with a constant weight is left; "

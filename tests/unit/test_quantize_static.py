@@ -18,7 +18,14 @@ from qrt.jit.host import host_target
 from qrt.loaders import load
 from qrt.lower import Executable
 from qrt.observers import MinMaxObserver, PerChannelMinMaxObserver
-from qrt.quantization import QConfig, QConfigMapping, quantize, weight_observer_range_neg_127_to_127
+from qrt.quantization import (
+    QConfig,
+    QConfigMapping,
+    default_qrt_qconfig,
+    get_default_qrt_qconfig_mapping,
+    quantize,
+    weight_observer_range_neg_127_to_127,
+)
 
 PAD = "pads: ints = [1,1,1,1]"
 WEIGHTS: dict[str, Any] = {
@@ -164,7 +171,7 @@ def test_weights_are_symmetric_per_channel_and_biases_in_units_of_the_product() 
 
 def test_per_tensor_weights() -> None:
     model = _model("conv")
-    mapping = QConfigMapping(QConfig(activation=MinMaxObserver, weight=weight_observer_range_neg_127_to_127))
+    mapping = QConfigMapping().set_global(QConfig(MinMaxObserver, weight_observer_range_neg_127_to_127))
     codes, scale = _weights(quantize(load(model), _batches(model), mapping, progress=False))["Conv1"]
     assert scale.shape == ()
     assert np.abs(codes.astype(int)).max() == 127
@@ -220,12 +227,12 @@ def test_exclude_leaves_nodes_float() -> None:
 
 def test_a_mapping_may_leave_out_an_operator_or_a_node() -> None:
     proto = _model("classifier")
-    mapping = QConfigMapping().set_object_type("Gemm", None)
+    mapping = get_default_qrt_qconfig_mapping().set_object_type("Gemm", None)
     fused = prepared(quantize(load(proto), _batches(proto), mapping, progress=False).to_proto())
     fuse(fused)
     assert ops(fused)["Gemm"] == 1
     proto.graph.node[0].name = "stem"
-    mapping = QConfigMapping().set_module_name("stem", None)
+    mapping = get_default_qrt_qconfig_mapping().set_module_name("stem", None)
     fused = prepared(quantize(load(proto), _batches(proto), mapping, progress=False).to_proto())
     fuse(fused)
     assert ops(fused)["FusedConv"] == 1
@@ -279,9 +286,11 @@ def test_observers_that_do_not_fit_are_refused() -> None:
     model = load(_model("convs"))
     batches = _batches(_model("convs"))
     with pytest.raises(QuantizationError, match="activations take"):
-        quantize(model, batches, QConfigMapping(QConfig(activation=PerChannelMinMaxObserver)), progress=False)
+        quantize(
+            model, batches, QConfigMapping().set_global(default_qrt_qconfig._replace(activation=PerChannelMinMaxObserver)), progress=False
+        )
     with pytest.raises(QuantizationError, match="weights take"):
-        quantize(model, batches, QConfigMapping(QConfig(weight=MinMaxObserver)), progress=False)
+        quantize(model, batches, QConfigMapping().set_global(default_qrt_qconfig._replace(weight=MinMaxObserver)), progress=False)
 
 
 def test_quantizing_twice_is_refused() -> None:
