@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qrt.core.accuracy import compute_sqnr
+from qrt.core.accuracy import compute_sqnr, mean_squared_error
 from qrt.core.errors import InvalidInput, ModelError
 from qrt.graph import Model, ir
 from qrt.graph.passes import prepare
@@ -175,7 +175,7 @@ class QuantizationComparisonResult:
     @property
     def mse_loss(self) -> float | tuple[float, ...]:
         """The mean squared difference; for several outputs a tuple."""
-        return self.loss(_mean_squared_error)
+        return self.loss(mean_squared_error)
 
     @property
     def sqnr(self) -> float | tuple[float, ...]:
@@ -265,7 +265,3 @@ def _logger(node: ir.Node) -> OutputLogger:
 
 def _shapes(recorded: Recorded) -> list[tuple[int, ...]]:
     return [array.shape for array in recorded] if isinstance(recorded, tuple) else [recorded.shape]
-
-
-def _mean_squared_error(x: np.ndarray, y: np.ndarray) -> float:
-    return float(np.mean((np.asarray(x, np.float64) - np.asarray(y, np.float64)) ** 2)) if x.size else 0.0
