@@ -19,26 +19,24 @@ from qrt.core.errors import InvalidInput, OutputError, QrtError, UnsupportedOp
 from qrt.core.files import check_writable, write_whole
 from qrt.core.sections import Sections, check, damaged, digest_of, pack, read
 from qrt.core.target import Target
-from qrt.feeds import Contract, Declared
+from qrt.feeds import Contract, Declared, Shapes
 from qrt.interface import Interface, ModelMetadata, NodeArg, declared
 from qrt.jit import host_target
 from qrt.jit.cache import is_vouched, vouch
 from qrt.ops.op import Array, Spec
-from qrt.runtime.plan import Plan
 from qrt.runtime.stored import Writer, read_plan, read_specs, write_specs
 from qrt.runtime.team import available_cpus, team
+from qrt.runtime.whole import Whole
 
 if TYPE_CHECKING:
     from qrt.graph import Model
     from qrt.lower import Executable
-    from qrt.lower.executable import ClockFunction
+    from qrt.runtime.whole import ClockFunction
 
 __all__ = ["SUFFIX", "CompiledModel", "is_compiled", "open_compiled", "save"]
 
 SUFFIX = ".qrt"
 MAX_PLANS = 64
-
-_Shapes = tuple[tuple[int, ...], ...]
 
 
 def is_compiled(source: object) -> TypeGuard[str | os.PathLike[str]]:
@@ -72,7 +70,7 @@ def _write(path: Path, data: bytes) -> None:
     path.chmod(path.stat().st_mode & ~0o022)  # plans in files that others can write are not used
 
 
-def _shapes(feeds: Sequence[Declared], given: Mapping[str, Sequence[int]]) -> _Shapes:
+def _shapes(feeds: Sequence[Declared], given: Mapping[str, Sequence[int]]) -> Shapes:
     """A shape for each input: the given one, or the model's own where it is fixed. Raises InvalidInput."""
     unknown = [name for name in given if name not in {value.name for value in feeds}]
     if unknown:
@@ -88,7 +86,7 @@ def _shapes(feeds: Sequence[Declared], given: Mapping[str, Sequence[int]]) -> _S
     return tuple(shapes)
 
 
-def _compiled(onnx: bytes, sets: Sequence[_Shapes], threads: int, target: Target) -> bytes:
+def _compiled(onnx: bytes, sets: Sequence[Shapes], threads: int, target: Target) -> bytes:
     """The file of the model in `onnx`. The same arguments give the same bytes, in any process."""
     from qrt.api import open_model
 
@@ -109,7 +107,8 @@ def _compiled(onnx: bytes, sets: Sequence[_Shapes], threads: int, target: Target
         like = {v.name: np.broadcast_to(np.zeros((), v.dtype), s) for v, s in zip(interface.feeds, shapes, strict=True)}
         whole = executable.whole(like)
         feeds = write_specs([Spec(array.shape, array.dtype) for array in like.values()])
-        content["plans"].append({"feeds": feeds, "reads": whole.inputs, "gives": whole.outputs, **writer.plan(whole.plan)})
+        reads = [interface.feeds[index].name for index in whole.inputs]
+        content["plans"].append({"feeds": feeds, "reads": reads, "gives": whole.outputs, **writer.plan(whole.plan)})
     return pack(content, writer.sections)
 
 
@@ -165,24 +164,22 @@ def _is_ours(file: Sections, target: Target) -> bool:
     return True
 
 
-_Plans = dict[_Shapes, tuple[Plan, list[str], list[int]]]
-
-
-def read_compiled(file: Sections, target: Target) -> tuple[Interface, _Plans]:
+def read_compiled(file: Sections, target: Target) -> tuple[Interface, dict[Shapes, Whole]]:
     """What a file says, checked. The plans are for `target`, and to be run only if the file is trusted like code. Raises ModelError."""
     with damaged(file.where):
         interface = _read_interface(file.content["interface"])
         contract = Contract(interface.feeds)
-        plans: _Plans = {}
+        plans: dict[Shapes, Whole] = {}
         for data in file.content["plans"]:
             specs = read_specs(data["feeds"])
             check([spec.dtype for spec in specs] == [value.dtype for value in interface.feeds], "a plan is for other inputs")
             contract.check_shapes([spec.shape for spec in specs])
-            by_name = {value.name: spec for value, spec in zip(interface.feeds, specs, strict=True)}
-            plan = read_plan(data, file, [by_name[name] for name in data["reads"]], target)
+            positions = {value.name: index for index, value in enumerate(interface.feeds)}
+            reads = [positions[name] for name in data["reads"]]
+            plan = read_plan(data, file, [specs[index] for index in reads], target)
             gives = [index for index in data["gives"] if type(index) is int and 0 <= index < len(plan.outputs)]
             check(len(gives) == len(data["gives"]) == len(interface.outputs), "a plan is for other outputs")
-            plans[tuple(spec.shape for spec in specs)] = (plan, list(data["reads"]), gives)
+            plans[tuple(spec.shape for spec in specs)] = Whole(plan, reads, gives)
     return interface, plans
 
 
@@ -212,29 +209,18 @@ def _dims(shape: Any) -> list[int | str | None]:
 
 
 class CompiledModel:
-    """Plans from a file, by the shapes they are for. `model` gives what runs feeds of other shapes. `run` may be called from many
-    threads."""
+    """Plans from a file: `wholes`, by the shapes they are for. `run` is for other shapes, with what `model` gives; it may be called from
+    many threads."""
 
-    def __init__(self, plans: _Plans, model: Callable[[], Executable]) -> None:
-        self._plans = plans
+    def __init__(self, wholes: dict[Shapes, Whole], model: Callable[[], Executable]) -> None:
+        self.wholes = wholes
         self._make = model
         self._executable: Executable | None = None
         self._lock = threading.Lock()
 
     def run(self, feeds: Mapping[str, Array], *, clock: ClockFunction | None = None) -> list[Array]:
-        """The model's outputs, in order, for `feeds`: all inputs, in order, as C-contiguous arrays of their dtypes."""
-        found = self._plans.get(tuple([array.shape for array in feeds.values()]))
-        if found is None:
-            return self._other_shapes().run(feeds, clock=clock)
-        plan, reads, gives = found
-        watch: list[Array] | None = [] if clock is not None else None
-        results = plan.run([feeds[name] for name in reads], None, watch)
-        if clock is not None and watch:
-            clock(plan.names, plan.kernels, watch[0])
-        return [results[index] for index in gives]
-
-    def _other_shapes(self) -> Executable:
+        """The model's outputs, in order, for `feeds`: C-contiguous arrays by the names of the inputs, of their dtypes."""
         with self._lock:
             if self._executable is None:
                 self._executable = self._make()
-            return self._executable
+        return self._executable.run(feeds, clock=clock)

@@ -11,10 +11,10 @@ import numpy as np
 from qrt.core.errors import InvalidInput
 from qrt.ops.op import Array
 
-__all__ = ["Contract", "Declared"]
+__all__ = ["Contract", "Declared", "Shapes"]
 
-# Shapes remembered as sound, so that they are not checked again.
-MAX_SHAPES = 64
+# Of all inputs of a model, in its order.
+Shapes = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -30,40 +30,44 @@ class Declared:
 
 
 class Contract:
-    """The inputs of a model. Calling it checks a run's feeds."""
+    """The inputs of a model, against which it checks a run's feeds."""
 
     def __init__(self, inputs: Sequence[Declared]) -> None:
+        self.names = [value.name for value in inputs]
         self._inputs = [(value.name, value.dtype) for value in inputs]
         self._shapes = [value.shape for value in inputs]
-        self._sound: set[tuple[tuple[int, ...], ...]] = set()
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, Array]:
-        """The feeds as C-contiguous arrays of the declared dtypes. Arrays that are so already are not copied, and none is changed.
+        """The feeds as `arrays` gives them, by name, once their shapes are checked as well."""
+        arrays, shapes = self.arrays(feeds)
+        self.check_shapes(shapes)
+        return dict(zip(self.names, arrays, strict=True))
 
-        An array must have the declared dtype, in any byte order; nested lists are converted if their values fit it. Dimensions must
-        equal the fixed ones, and those of one symbolic name each other. Raises InvalidInput.
+    def arrays(self, feeds: Mapping[str, Any]) -> tuple[list[Array], Shapes]:
+        """The feeds as C-contiguous arrays of the declared dtypes, in the model's order, and their shapes, which are not checked. Arrays
+        that are so already are not copied, and none is changed.
+
+        An array must have the declared dtype, in any byte order; nested lists are converted if their values fit it. Raises InvalidInput.
         """
-        if not isinstance(feeds, dict | Mapping):
+        if type(feeds) is not dict and not isinstance(feeds, Mapping):
             raise InvalidInput(f"feeds are a {type(feeds).__name__}: give a dict of input name → array")
-        arrays: dict[str, Array] = {}
+        arrays: list[Array] = []
+        shapes: list[tuple[int, ...]] = []
         for name, dtype in self._inputs:
-            if name not in feeds:
-                raise self._wrong_names(feeds)
-            array = feeds[name]
+            try:
+                array = feeds[name]
+            except KeyError:
+                raise self._wrong_names(feeds) from None
             if type(array) is not np.ndarray or array.dtype != dtype:
                 array = _converted(name, array, dtype)
             flags = array.flags
             if not flags.c_contiguous or not flags.aligned:
                 array = np.array(array, dtype, order="C")
-            arrays[name] = array
+            arrays.append(array)
+            shapes.append(array.shape)
         if len(feeds) != len(arrays):
             raise self._wrong_names(feeds)
-        shapes = tuple([array.shape for array in arrays.values()])
-        if shapes not in self._sound:
-            self.check_shapes(shapes)
-            if len(self._sound) < MAX_SHAPES:
-                self._sound.add(shapes)
-        return arrays
+        return arrays, tuple(shapes)
 
     def _wrong_names(self, feeds: Mapping[str, Any]) -> InvalidInput:
         names = [name for name, _ in self._inputs]
@@ -73,7 +77,10 @@ class Contract:
         return InvalidInput(f"{' and '.join(problems)}: the model's inputs are {', '.join(map(repr, names)) or 'none'}")
 
     def check_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
-        """Raises InvalidInput if arrays of these shapes, one for each input, cannot be fed."""
+        """Raises InvalidInput if arrays of these shapes, one for each input, cannot be fed.
+
+        Dimensions must equal the fixed ones, and those of one symbolic name each other.
+        """
         seen: dict[str, tuple[int, str]] = {}
         for (name, _), wanted, given in zip(self._inputs, self._shapes, shapes, strict=True):
             if wanted is None:

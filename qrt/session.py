@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from qrt.artifact import is_compiled, open_compiled
 from qrt.core.errors import InvalidInput
-from qrt.feeds import Contract
+from qrt.feeds import Contract, Shapes
 from qrt.interface import ModelMetadata, NodeArg
 from qrt.ops.op import Array
 from qrt.options import RunOptions, SessionOptions, check_providers, get_available_providers
 from qrt.profile import Profile
+from qrt.runtime.whole import ClockFunction, Whole
 
 if TYPE_CHECKING:
     from qrt.api import Source
-    from qrt.lower.executable import ClockFunction
 
 __all__ = ["InferenceSession", "ModelMetadata", "NodeArg"]
 
 
 class _Runnable(Protocol):
+    wholes: dict[Shapes, Whole]
+
     def run(self, feeds: Mapping[str, Array], *, clock: ClockFunction | None = None) -> list[Array]: ...
 
 
@@ -79,8 +81,14 @@ class InferenceSession:
             raise InvalidInput("the session is closed; make a new one")
         if output_names:
             chosen = self._chosen(output_names)
-        feeds = self._contract(input_feed)
-        results = executable.run(feeds, clock=self._profile.record if self._profile is not None else None)
+        arrays, shapes = self._contract.arrays(input_feed)
+        whole = executable.wholes.get(shapes)
+        clock = self._profile.record if self._profile is not None else None
+        if whole is not None:  # and so shapes that were checked before
+            results = whole.run(arrays, clock)
+        else:
+            self._contract.check_shapes(shapes)
+            results = executable.run(dict(zip(self._contract.names, arrays, strict=True)), clock=clock)
         return [results[index] for index in chosen] if output_names else results
 
     def _chosen(self, output_names: Sequence[str]) -> list[int]:

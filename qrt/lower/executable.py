@@ -18,12 +18,11 @@ from qrt.ops.op import Array
 from qrt.ops.program import Program
 from qrt.runtime.clock import cycles
 from qrt.runtime.plan import Packs, Plan, build
+from qrt.runtime.whole import ClockFunction, Whole
 
-__all__ = ["ClockFunction", "Executable", "TapFunction", "Whole"]
+__all__ = ["Executable", "TapFunction"]
 
 TapFunction = Callable[[str, Array], None]
-# Gets, for each stage: its steps' nodes, their kernels, and the cycle counter before the first step and after each.
-ClockFunction = Callable[[Sequence[str], Sequence[str], Array], None]
 
 # Plans kept per stage; a server that sees more shapes than this plans the oldest again.
 MAX_PLANS = 64
@@ -46,15 +45,6 @@ class _Native:
     by_value: set[ir.Value] = field(default_factory=set)
 
 
-@dataclass(frozen=True)
-class Whole:
-    """A plan that is all of a model: `inputs` are the names of what it is fed, and the model's output k is the plan's outputs[k]."""
-
-    plan: Plan
-    inputs: list[str]
-    outputs: list[int]
-
-
 class Executable:
     """A model made runnable for one target. `run` may be called from many threads at once.
 
@@ -68,6 +58,8 @@ class Executable:
         self.constants = Constants()
         self.why: dict[str, str] = {}
         self._lock = threading.RLock()
+        # By shapes of the inputs: the short way of runs for which one plan is all of the model.
+        self.wholes: dict[tuple[tuple[int, ...], ...], Whole] = {}
         self._nodes = list(model.graph)
         self._inputs = [(value, value.name or "") for value in model.graph.inputs]
         self._outputs = list(model.graph.outputs)
@@ -119,9 +111,23 @@ class Executable:
         """The graph's outputs, in order, for `feeds`: each input's name to a C-contiguous array of its dtype and rank."""
         while True:
             try:
-                return self._run(feeds, tap, clock)
+                results = self._run(feeds, tap, clock)
+                break
             except _Recut as found:
                 self._recut(found)
+        stage = self._stages[0] if len(self._stages) == 1 else None
+        if isinstance(stage, _Native) and not stage.by_value and self._fresh.issuperset(self._outputs):
+            shapes = tuple([feeds[name].shape for _, name in self._inputs])
+            if shapes not in self.wholes:
+                with self._lock:
+                    self.wholes[shapes] = self._whole(stage, feeds)
+        return results
+
+    def _whole(self, stage: _Native, feeds: Mapping[str, Array]) -> Whole:
+        """The plan of the stage, which is all of the model."""
+        plan, _, _ = self._plan(stage, [feeds[value.name or ""] for value in stage.inputs])
+        fed = [value for value, _ in self._inputs]
+        return Whole(plan, [fed.index(value) for value in stage.inputs], [stage.outputs.index(value) for value in self._outputs])
 
     def _recut(self, found: _Recut) -> None:
         """Cuts again around a node that turned out to need Python only when its shapes were known."""
@@ -180,19 +186,19 @@ class Executable:
                 raise UnsupportedOp(
                     f"{self.model.name} has an output that is one of its inputs or constants: it cannot be compiled to a file"
                 )
-            plan = None
+            whole = None
             try:
-                plan, _, _ = self._plan(stage, [feeds[value.name or ""] for value in stage.inputs])
+                whole = self._whole(stage, feeds)
             except _Recut as found:
                 self._recut(found)
                 continue
             except QrtError:  # about contents that were not meant to be looked at, if they were
                 if not stage.by_value:
                     raise
-            if plan is None or stage.by_value:
+            if whole is None or stage.by_value:
                 names = ", ".join(repr(value.name) for value in stage.inputs if value in stage.by_value)
                 raise UnsupportedOp(f"{self.model.name}: shapes depend on what {names} holds: the model cannot be compiled to a file")
-            return Whole(plan, [value.name or "" for value in stage.inputs], [stage.outputs.index(value) for value in self._outputs])
+            return whole
 
     def _plan(self, stage: _Native, arrays: Sequence[Array]) -> _Planned:
         """The stage's plan for inputs like `arrays`, made at first sight of their shapes."""
@@ -206,6 +212,7 @@ class Executable:
                 found = (build(program, self.target, self.threads, self.packs, tuple(names)), program, names)
                 if len(stage.plans) >= MAX_PLANS:
                     del stage.plans[next(iter(stage.plans))]
+                    self.wholes.clear()
                 stage.plans[_key(stage, arrays)] = found
             return found
 

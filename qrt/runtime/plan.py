@@ -261,19 +261,30 @@ class _Context:
         self._job = np.zeros(1, JOB)
         self._job["table"] = self._table.ctypes.data
         self._job["barrier"] = self._barrier.ctypes.data
+        self._job["end"] = len(plan.table)
         self._job_words = _words(self._job)
         self._job_address = self._job.ctypes.data
 
-    def execute(self, begin: int, end: int, threads: int, clock: list[Array] | None) -> None:
-        """Runs the steps begin … end − 1."""
-        if begin == end:
-            return
-        self._job_words[_BEGIN], self._job_words[_END] = begin, end
-        self._job_words[_CLOCK] = self._clock.ctypes.data if clock is not None else 0
-        self._barrier[0] = 0
+    def execute(self, threads: int) -> None:
+        """Runs every step."""
+        if threads > 1:
+            self._barrier[0] = 0
         run_job(self._job_address, threads)
-        if clock is not None:
-            clock.append(self._clock.copy())
+
+    def execute_part(self, begin: int, end: int, threads: int) -> None:
+        """Runs the steps begin … end − 1."""
+        words = self._job_words
+        whole = words[_END]
+        words[_BEGIN], words[_END] = begin, end
+        self.execute(threads)
+        words[_BEGIN], words[_END] = 0, whole
+
+    def execute_timed(self, threads: int) -> Array:
+        """Runs every step. Gives the cycle counter before the first and after each."""
+        self._job_words[_CLOCK] = self._clock.ctypes.data
+        self.execute(threads)
+        self._job_words[_CLOCK] = 0
+        return self._clock.copy()
 
 
 @dataclass
@@ -302,6 +313,9 @@ class Plan:
     def __post_init__(self) -> None:
         self.kernels = [kernel.name for kernel in self.functions]
         self.table["kernel"] = [address(kernel, self.target) for kernel in self.functions]
+        # Looked up once, as every run needs them: for each input and output, the words that get its address.
+        self._reads = [(index, places) for (base, index), places in self.relocations.items() if base is Base.INPUT]
+        self._writes = [(spec.shape, spec.dtype, self.relocations.get((Base.OUTPUT, i), [])) for i, spec in enumerate(self.outputs)]
 
     def run(
         self, inputs: Sequence[Array], tap: Callable[[int, Array], None] | None = None, clock: list[Array] | None = None
@@ -315,24 +329,34 @@ class Plan:
             context = self._free.pop()
         except IndexError:
             context = _Context(self)
-        outputs = [np.empty(spec.shape, spec.dtype) for spec in self.outputs]
-        for index, array in enumerate(inputs):
-            for position, offset in self.relocations.get((Base.INPUT, index), ()):
-                context.words[position] = offset + _address(array)
-        for index, array in enumerate(outputs):
-            for position, offset in self.relocations.get((Base.OUTPUT, index), ()):
-                context.words[position] = offset + _address(array)
-        if tap is None:
-            context.execute(0, len(self.table), self.threads, clock)
+        words = context.words
+        for index, places in self._reads:
+            start = _address(inputs[index])
+            for position, offset in places:
+                words[position] = start + offset
+        outputs = []
+        for shape, dtype, places in self._writes:
+            array = np.empty(shape, dtype)
+            outputs.append(array)
+            start = _address(array)
+            for position, offset in places:
+                words[position] = start + offset
+        if tap is not None:
+            self._run_tapped(context, inputs, outputs, tap)
+        elif clock is not None:
+            clock.append(context.execute_timed(self.threads))
         else:
-            done = 0
-            for point in self.taps:
-                context.execute(done, point.after, self.threads, None)
-                done = point.after
-                tap(point.value, self._view(context, point, inputs, outputs))
-            context.execute(done, len(self.table), self.threads, None)
+            context.execute(self.threads)
         self._free.append(context)
         return outputs
+
+    def _run_tapped(self, context: _Context, inputs: Sequence[Array], outputs: Sequence[Array], tap: Callable[[int, Array], None]) -> None:
+        done = 0
+        for point in self.taps:
+            context.execute_part(done, point.after, self.threads)
+            done = point.after
+            tap(point.value, self._view(context, point, inputs, outputs))
+        context.execute_part(done, len(self.table), self.threads)
 
     def _view(self, context: _Context, point: Tap, inputs: Sequence[Array], outputs: Sequence[Array]) -> Array:
         if point.ref.base is Base.ARENA:
