@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from qrt.core.errors import InvalidInput
-from qrt.graph import Model, all_graphs, attr_int, constant, ir, is_op, new_initializer, replace
+from qrt.graph import Model, all_graphs, attr_int, constant, ir, is_op, new_initializer, replace, unique_name
 from qrt.graph.passes.convert_opset import convert_opset
 from qrt.graph.passes.inline_functions import inline_functions
 
@@ -44,16 +44,19 @@ def move_exported_model_to_train(model: Model) -> Model:
     if any(not _trains(node) for node in _switched(model)):
         inline_functions(model)
         convert_opset(model)
-    true: ir.Value | None = None
     for node in _switched(model):
         if _trains(node):
             continue
         if is_op(node, "BatchNormalization"):
             node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
+            node.resize_outputs(3)  # ONNX asks for the renewed statistics, whoever reads them
+            for value, kind in zip(node.outputs[1:], ("mean", "var"), strict=True):
+                value.name = unique_name(model.graph, f"{node.outputs[0].name}_{kind}")
             continue
-        true = true or new_initializer(model.graph, "training_mode", np.array(True))
         node.resize_inputs(3)
-        node.replace_input_with(2, true)
+        if node.inputs[1] is None:  # onnx.reference wants it written out
+            node.replace_input_with(1, new_initializer(model.graph, f"{node.name}_ratio", np.array(0.5, np.float32)))
+        node.replace_input_with(2, new_initializer(model.graph, f"{node.name}_training_mode", np.array(True)))
     return model
 
 
