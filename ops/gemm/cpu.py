@@ -238,8 +238,13 @@ NAMES = (*_ADDRESSES, *_COUNTS, *_FLOATS, *_CODES)
 NUMBA_TYPES = (types.int64,) * (len(_ADDRESSES) + len(_COUNTS)) + (types.float32,) * len(_FLOATS) + (types.int32,) * len(_CODES)
 
 
+# Row blocks for each thread that are enough to share a product by rows alone: one more or less is then a small part.
+ROW_BLOCKS = 8
+
+
 def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, packed):  # type: ignore[no-untyped-def]
-    """All tiles of one product: threads share the (batch, group, column block, row block) blocks, in that order."""
+    """All tiles of one product, in order of (batch, group, column block, row block). Threads share the row blocks where there are many,
+    so that none writes to another's cache lines; else all of them."""
 
     @intrinsic
     def micro(typing_context, values):  # type: ignore[no-untyped-def]
@@ -260,10 +265,13 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, packed):  # type: i
         row_blocks = (r.m + tile_rows - 1) // tile_rows
         column_blocks = (r.n + nr - 1) // nr
         w_block = r.taps * r.k4 * nr * 4
-        lo, hi = share(r.batch * r.groups * column_blocks * row_blocks, tid, nthreads)
+        first, last = share(row_blocks, tid, nthreads) if row_blocks >= ROW_BLOCKS * nthreads else (0, row_blocks)
+        rows = last - first
+        outer = r.batch * r.groups * column_blocks
+        lo, hi = share(outer * rows, tid, nthreads) if rows == row_blocks else (0, outer * rows)
         for block in range(lo, hi):
-            m = block % row_blocks * tile_rows
-            rest = block // row_blocks
+            m = (first + block % rows) * tile_rows
+            rest = block // rows
             n = rest % column_blocks * nr
             rest //= column_blocks
             group = rest % r.groups
