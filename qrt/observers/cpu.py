@@ -9,22 +9,30 @@ import math
 
 import numpy as np
 
-from qrt.jit.lang import device, f32, fields, i64
+from qrt.jit.lang import device, f32, fields, i32, i64
 
 
-def count_uniform(ways):  # type: ignore[no-untyped-def]
-    """counts[ways][bins] over low..low + width, in the float32 arithmetic of torch.histc."""
+def count_uniform(ways, block):  # type: ignore[no-untyped-def]
+    """counts[ways][bins] over low..low + width, in the float32 arithmetic of torch.histc. `bin_of`: scratch (block,)."""
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        x, counts = f32(r.x), i64(r.counts)
+        x, counts, bin_of = f32(r.x), i64(r.counts), i32(r.bin_of)
         bins, low, width = np.float32(r.bins), r.low, r.width
         first, last = np.float32(0), np.float32(r.bins - 1)
-        for i in range(r.n):
-            position = (x[i] - low) * bins / width
-            position = position if position < last else last
-            position = position if position > first else first
-            counts[(i % ways) * r.bins + np.int64(position)] += 1
+        for start in range(0, r.n, block):
+            size = min(block, r.n - start)
+            for i in range(size):  # a loop of its own: it runs in vectors
+                position = (x[start + i] - low) * bins / width
+                position = position if position < last else last
+                position = position if position > first else first
+                bin_of[i] = np.int32(position)
+            whole = size // ways * ways
+            for i in range(0, whole, ways):
+                for way in range(ways):
+                    counts[way * r.bins + bin_of[i + way]] += 1
+            for i in range(whole, size):
+                counts[bin_of[i]] += 1
 
     return kernel
 

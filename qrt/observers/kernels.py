@@ -14,9 +14,12 @@ __all__ = ["KERNELS", "count_exact", "count_uniform", "search"]
 
 F32 = np.float32
 WAYS = 4  # tables counted into in turn: in one table, a run of equal values would wait for its own last store
+BLOCK = 1024  # elements whose bins are found before they are counted
 STEP = 1e-5  # share of the data by which one step of the search may cut a tail
 
-COUNT_UNIFORM_RECORD = record_dtype(("x", "i8"), ("n", "i8"), ("counts", "i8"), ("bins", "i8"), ("low", "f4"), ("width", "f4"))
+COUNT_UNIFORM_RECORD = record_dtype(
+    ("x", "i8"), ("n", "i8"), ("counts", "i8"), ("bins", "i8"), ("bin_of", "i8"), ("low", "f4"), ("width", "f4")
+)
 COUNT_EXACT_RECORD = record_dtype(("x", "i8"), ("n", "i8"), ("counts", "i8"), ("bins", "i8"), ("scale", "f8"))
 SEARCH_RECORD = record_dtype(
     ("density", "i8"),
@@ -29,7 +32,7 @@ SEARCH_RECORD = record_dtype(
     ("total", "f8"),
     ("step", "f8"),
 )
-COUNT_UNIFORM = Kernel("count_f32_uniform__generic", COUNT_UNIFORM_RECORD, "qrt.observers.cpu:count_uniform", (WAYS,))
+COUNT_UNIFORM = Kernel("count_f32_uniform__generic", COUNT_UNIFORM_RECORD, "qrt.observers.cpu:count_uniform", (WAYS, BLOCK))
 COUNT_EXACT = Kernel("count_f32_exact__generic", COUNT_EXACT_RECORD, "qrt.observers.cpu:count_exact", (WAYS,))
 SEARCH = Kernel("search_f32_histogram__generic", SEARCH_RECORD, "qrt.observers.cpu:search")
 KERNELS: tuple[Kernel, ...] = (COUNT_UNIFORM, COUNT_EXACT, SEARCH)
@@ -48,7 +51,7 @@ def _call(kernel: Kernel, record: np.ndarray) -> None:
     _entry(kernel.name, host_target())(record.ctypes.data, 0, 1)
 
 
-def _count(kernel: Kernel, x: np.ndarray, bins: int, *parameters: np.float32 | float) -> np.ndarray:
+def _count(kernel: Kernel, x: np.ndarray, bins: int, *parameters: np.float32 | float | int) -> np.ndarray:
     counts = np.zeros((WAYS, bins), np.int64)
     _call(kernel, np.array([(x.ctypes.data, x.size, counts.ctypes.data, bins, *parameters)], kernel.record))
     return np.asarray(counts.sum(axis=0))
@@ -60,7 +63,8 @@ def count_uniform(x: np.ndarray, bins: int, low: np.float32, high: np.float32) -
     `x`: float32 (n,), contiguous, every value inside low..high. An element's bin is
     int(f32(f32(f32(x − low) · bins) / f32(high − low))), and the last bin holds `high` itself.
     """
-    return _count(COUNT_UNIFORM, x, bins, low, F32(high - low))
+    bin_of = np.empty(BLOCK, np.int32)
+    return _count(COUNT_UNIFORM, x, bins, bin_of.ctypes.data, low, F32(high - low))
 
 
 def count_exact(x: np.ndarray, bins: int, scale: float) -> np.ndarray:
