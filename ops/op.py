@@ -19,7 +19,7 @@ from qrt.core.errors import UnsupportedOp
 from qrt.core.target import Target
 from qrt.jit import Kernel
 
-__all__ = ["Array", "Base", "Op", "Operand", "Ref", "Spec", "Steps"]
+__all__ = ["Array", "Base", "Op", "Operand", "Ref", "Spec", "Steps", "refusal"]
 
 Array = np.ndarray[Any, Any]
 
@@ -72,6 +72,11 @@ class Operand:
     constant: Array | None = None
 
 
+def refusal(rule: str, found: int) -> str:
+    """What an error says of an input that holds `found` against `rule`."""
+    return f"{rule}; one is {found}"
+
+
 class Steps(Protocol):
     """What `emit` writes to: the plan under construction."""
 
@@ -88,6 +93,11 @@ class Steps(Protocol):
     def step(self, kernel: Kernel, threads: int | None = None, **fields: int | float | Ref) -> None:
         """Appends one kernel call. `fields` fill the kernel's record, each one exactly once; `threads` bounds how many
         threads share it (1 for work too small to split; default all)."""
+        ...
+
+    def rule(self, text: str) -> None:
+        """Says what an input must hold for the step appended last, whose kernel leaves what it refuses in its record's word
+        `refused`, which is 0 before. A run that ends with another number there raises InvalidInput."""
         ...
 
     def packed(self, source: Array, how: Hashable, make: Callable[[], Array]) -> Ref:

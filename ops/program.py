@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qrt.core.errors import ModelError, QrtError
+from qrt.core.errors import InvalidInput, ModelError, QrtError
 from qrt.ops.op import Array, Op, Spec, View
 
 __all__ = ["Call", "Program", "interpret", "require_memory"]
@@ -81,7 +81,10 @@ def interpret(program: Program, feeds: Sequence[Array]) -> list[Array]:
     values: dict[int, Array] = dict(program.constants)
     values.update(zip(program.inputs, feeds, strict=True))
     for call in program.calls:
-        results = call.op.reference([values[i] for i in call.inputs])
+        try:
+            results = call.op.reference([values[i] for i in call.inputs])
+        except InvalidInput as error:
+            raise InvalidInput(f"node {call.name!r}: {error}") from error
         for index, result in zip(call.outputs, results, strict=True):
             if Spec(result.shape, result.dtype) != program.specs[index]:
                 raise ModelError(f"node {call.name!r}: reference gave {result.dtype}{result.shape}, expected {program.specs[index]}")

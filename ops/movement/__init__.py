@@ -1,7 +1,7 @@
 """Ops that move bytes and compute nothing: transpose, copy, concat, slice, gather, scatter, pad, expand."""
 
 from qrt.ops.movement import gather, join, strided
-from qrt.ops.movement.gather import Gather, GatherElements, GatherND, ScatterElements, ScatterND, Triangle
+from qrt.ops.movement.gather import Gather, GatherElements, GatherND, ScatterElements, ScatterND, Triangle, require_indices
 from qrt.ops.movement.join import Concat, Pad, QConcat
 from qrt.ops.movement.strided import SERIAL_BYTES, contiguous, emit_strided
 from qrt.ops.movement.transpose import Copy, Expand, Slice, Transpose
@@ -24,6 +24,7 @@ __all__ = [
     "Triangle",
     "contiguous",
     "emit_strided",
+    "require_indices",
 ]
 
 KERNELS = (*strided.KERNELS, *join.KERNELS, *gather.KERNELS)

@@ -1,6 +1,7 @@
 """Kernels that look elements up: gather, scatter, tables of codes.
 
-An index may be negative and counts from the end then. It is clamped to its axis: native code never leaves a buffer.
+An index may be negative and counts from the end then. One that leaves its axis is clamped to it, as native code never leaves a buffer,
+and left in the record's word `refused`, which is 0 otherwise.
 """
 
 from __future__ import annotations
@@ -14,11 +15,36 @@ _INDEX = {4: i32, 8: i64}
 
 
 @device
-def clamped(index, extent):  # type: ignore[no-untyped-def]
-    """`index`, counted from the end if it is negative, as one of 0 … extent − 1."""
+def find(index, extent, refused):  # type: ignore[no-untyped-def]
+    """`index`, counted from the end if it is negative, as one of 0 … extent − 1; and `refused`, or `index` if it leaves its axis.
+
+    0 is never refused: axes have elements.
+    """
+    index = types.int64(index)
+    from_start = index
     if index < 0:
-        index += extent
-    return max(0, min(index, extent - 1))
+        from_start += extent
+    inside = max(0, min(from_start, extent - 1))
+    if inside != from_start:
+        refused = index
+    return inside, refused
+
+
+@device
+def point(index, k, r, refused):  # type: ignore[no-untyped-def]
+    """Where the tuple of `r.depth` indices from index[k] on points; and `refused`, or one of them that leaves its axis."""
+    at, refused = find(index[k], r.n0, refused)
+    at *= r.s0
+    if r.depth > 1:
+        inside, refused = find(index[k + 1], r.n1, refused)
+        at += inside * r.s1
+    if r.depth > 2:
+        inside, refused = find(index[k + 2], r.n2, refused)
+        at += inside * r.s2
+    if r.depth > 3:
+        inside, refused = find(index[k + 3], r.n3, refused)
+        at += inside * r.s3
+    return at, refused
 
 
 def lut_rows():  # type: ignore[no-untyped-def]
@@ -48,21 +74,18 @@ def gather(size, index_size):  # type: ignore[no-untyped-def]
         r = fields(record)
         x, y, index = pointer(r.x), pointer(r.y), indices(r.index)
         inner = r.inner
+        refused = types.int64(0)
         lo, hi = share(r.batches * r.tuples, tid, nthreads)
         for unit in range(lo, hi):
             batch = unit // r.tuples
             k = batch * r.index_stride + unit % r.tuples * r.depth
-            at = batch * r.x_stride
-            at += clamped(types.int64(index[k]), r.n0) * r.s0
-            if r.depth > 1:
-                at += clamped(types.int64(index[k + 1]), r.n1) * r.s1
-            if r.depth > 2:
-                at += clamped(types.int64(index[k + 2]), r.n2) * r.s2
-            if r.depth > 3:
-                at += clamped(types.int64(index[k + 3]), r.n3) * r.s3
+            offset, refused = point(index, k, r, refused)
+            at = batch * r.x_stride + offset
             to = unit * inner
             for i in range(inner):
                 y[to + i] = x[at + i]
+        if refused != 0:
+            r.refused = refused
 
     return kernel
 
@@ -75,17 +98,13 @@ def scatter(size, index_size):  # type: ignore[no-untyped-def]
         r = fields(record)
         x, y, index = pointer(r.x), pointer(r.y), indices(r.index)
         inner = r.inner
+        refused = types.int64(0)
         for unit in range(r.tuples):
-            k = unit * r.depth
-            to = clamped(types.int64(index[k]), r.n0) * r.s0
-            if r.depth > 1:
-                to += clamped(types.int64(index[k + 1]), r.n1) * r.s1
-            if r.depth > 2:
-                to += clamped(types.int64(index[k + 2]), r.n2) * r.s2
-            if r.depth > 3:
-                to += clamped(types.int64(index[k + 3]), r.n3) * r.s3
+            to, refused = point(index, unit * r.depth, r, refused)
             for i in range(inner):
                 y[to + i] = x[unit * inner + i]
+        if refused != 0:
+            r.refused = refused
 
     return kernel
 
@@ -97,7 +116,8 @@ def along(size, index_size, scatters):  # type: ignore[no-untyped-def]
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
         x, y, index = pointer(r.x), pointer(r.y), indices(r.index)
-        n5, s5 = r.n5, r.s5
+        n5, s5, extent = r.n5, r.s5, r.extent
+        refused = types.int64(0)
         lo, hi = share(r.n0 * r.n1 * r.n2 * r.n3 * r.n4, tid, nthreads)
         for row in range(lo, hi):
             rest = row
@@ -109,11 +129,14 @@ def along(size, index_size, scatters):  # type: ignore[no-untyped-def]
             rest //= r.n2
             at += rest % r.n1 * r.s1 + rest // r.n1 * r.s0
             for i in range(n5):
-                there = at + i * s5 + clamped(types.int64(index[row * n5 + i]), r.extent) * r.stride
+                inside, refused = find(index[row * n5 + i], extent, refused)
+                there = at + i * s5 + inside * r.stride
                 if scatters:
                     y[there] = x[row * n5 + i]
                 else:
                     y[row * n5 + i] = x[there]
+        if refused != 0:
+            r.refused = refused
 
     return kernel
 

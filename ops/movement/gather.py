@@ -1,22 +1,23 @@
 """Ops that look elements up by computed indices: Gather, GatherND, GatherElements, ScatterND, ScatterElements; and Triangle.
 
-Indices are int32 or int64; a negative one counts from the end. Out of range, they are clamped.
+Indices are int32 or int64; a negative one counts from the end. A run that meets one out of range ends in InvalidInput; until then the
+index is clamped, so that native code never leaves a buffer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
 
-from qrt.core.errors import ModelError, UnsupportedOp
+from qrt.core.errors import InvalidInput, ModelError, UnsupportedOp
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.movement.strided import SERIAL_BYTES, contiguous, emit_strided
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, Op, Operand, Spec, Steps, refusal
 
-__all__ = ["KERNELS", "Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "Triangle"]
+__all__ = ["KERNELS", "Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "Triangle", "require_indices"]
 
 MAX_DEPTH = 4  # indices of one tuple
 MAX_AXES = 6
@@ -24,11 +25,11 @@ _SOURCE = "qrt.ops.movement.cpu_index:"
 _SIZES = (1, 2, 4, 8)
 
 _ROUTES = record_dtype(
-    *((name, "i8") for name in ("x", "y", "index", "batches", "x_stride", "index_stride", "tuples", "depth", "inner")),
+    *((name, "i8") for name in ("x", "y", "index", "batches", "x_stride", "index_stride", "tuples", "depth", "inner", "refused")),
     *((f"{name}{k}", "i8") for name in "ns" for k in range(MAX_DEPTH)),
 )
 _ALONG = record_dtype(
-    *((name, "i8") for name in ("x", "y", "index", "extent", "stride")),
+    *((name, "i8") for name in ("x", "y", "index", "extent", "stride", "refused")),
     *((f"{name}{k}", "i8") for name in "ns" for k in range(MAX_AXES)),
 )
 _MATRICES = record_dtype(*((name, "i8") for name in ("x", "y", "matrices", "rows", "columns", "diagonal")))
@@ -58,15 +59,30 @@ def _clamped(index: Array, extent: int) -> Array:
     return np.clip(np.where(index < 0, index + extent, index), 0, max(extent - 1, 0))
 
 
+def _rule(label: str, extents: Sequence[int]) -> str:
+    """What indices into axes of `extents` have to be, as errors say it."""
+    ranges = ", ".join(f"{-n} … {n - 1}" for n in extents)
+    return f"{label} must be within {ranges}" if len(extents) == 1 else f"{label} must be tuples within ({ranges})"
+
+
+def require_indices(index: Array, extents: Sequence[int], label: str) -> None:
+    """InvalidInput if one of `index` is out of range: one axis of `extents`, or several that its last axis goes over."""
+    index = np.atleast_1d(index)
+    wrong = index[(index < -np.array(extents)) | (index >= np.array(extents))]
+    if wrong.size:
+        raise InvalidInput(refusal(_rule(label, extents), int(wrong[-1])))
+
+
 def _padded(values: Sequence[int], count: int, filler: int, name: str) -> dict[str, int]:
     return {f"{name}{k}": v for k, v in enumerate([*values, *[filler] * (count - len(values))])}
 
 
 @dataclass(frozen=True)
 class Gather(Op):
-    """x, index → x with `axis` replaced by the axes of index."""
+    """x, index → x with `axis` replaced by the axes of index. `label`, here and below: what errors call the indices."""
 
     axis: int
+    label: str = field(default="indices", compare=False)
 
     def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
         x, index = inputs
@@ -75,7 +91,10 @@ class Gather(Op):
 
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         x, index = inputs
-        return (np.asarray(np.take(x, _clamped(index, x.shape[self.axis]), self.axis)),)
+        y = np.asarray(np.take(x, _clamped(index, x.shape[self.axis]), self.axis))
+        if y.size:
+            require_indices(index, x.shape[self.axis : self.axis + 1], self.label)
+        return (y,)
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         x, index, y = inputs[0], inputs[1], outputs[0]
@@ -88,6 +107,7 @@ class Gather(Op):
             x=x.ref,
             y=y.ref,
             index=index.ref,
+            refused=0,
             batches=prod(x.spec.shape[: self.axis]),
             x_stride=extent * inner,
             index_stride=0,
@@ -97,6 +117,7 @@ class Gather(Op):
             **_padded([extent], MAX_DEPTH, 1, "n"),
             **_padded([inner], MAX_DEPTH, 0, "s"),
         )
+        steps.rule(_rule(self.label, [extent]))
 
 
 @dataclass(frozen=True)
@@ -104,6 +125,7 @@ class GatherND(Op):
     """x, index → for each tuple along the last axis of index the part of x that it points at, `batch` leading axes in step."""
 
     batch: int = 0
+    label: str = field(default="indices", compare=False)
 
     def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
         x, index = inputs
@@ -122,6 +144,8 @@ class GatherND(Op):
         x, index = x.reshape(batches, *x.shape[self.batch :]), index.reshape(batches, prod(index.shape[self.batch : -1]), depth)
         which = np.arange(batches)[:, None]
         found = x[(which, *(_clamped(index[..., k], x.shape[k + 1]) for k in range(depth)))]
+        if found.size:
+            require_indices(index, x.shape[1 : depth + 1], self.label)
         return (found.reshape(shape),)
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
@@ -136,6 +160,7 @@ class GatherND(Op):
             x=x.ref,
             y=y.ref,
             index=index.ref,
+            refused=0,
             batches=prod(x.spec.shape[: self.batch]),
             x_stride=prod(x.spec.shape[self.batch :]),
             index_stride=tuples * depth,
@@ -145,11 +170,14 @@ class GatherND(Op):
             **_padded(x.spec.shape[self.batch : self.batch + depth], MAX_DEPTH, 1, "n"),
             **_padded(strides[self.batch : self.batch + depth], MAX_DEPTH, 0, "s"),
         )
+        steps.rule(_rule(self.label, x.spec.shape[self.batch : self.batch + depth]))
 
 
 @dataclass(frozen=True)
 class ScatterND(Op):
     """x, index, updates → x with the part that each tuple of index points at replaced by its update; the last one wins."""
+
+    label: str = field(default="indices", compare=False)
 
     def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
         x, index, updates = inputs
@@ -161,6 +189,8 @@ class ScatterND(Op):
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         x, index, updates = inputs
         y, depth = x.copy(), index.shape[-1]
+        if updates.size:
+            require_indices(index, x.shape[:depth], self.label)
         for at in np.ndindex(*index.shape[:-1]):
             y[tuple(int(_clamped(index[at][k], x.shape[k])) for k in range(depth))] = updates[at]
         return (y,)
@@ -177,6 +207,7 @@ class ScatterND(Op):
             x=updates.ref,
             y=outputs[0].ref,
             index=index.ref,
+            refused=0,
             batches=1,
             x_stride=0,
             index_stride=0,
@@ -186,10 +217,21 @@ class ScatterND(Op):
             **_padded(x.spec.shape[:depth], MAX_DEPTH, 1, "n"),
             **_padded(contiguous(x.spec.shape)[:depth], MAX_DEPTH, 0, "s"),
         )
+        steps.rule(_rule(self.label, x.spec.shape[:depth]))
 
 
-def _walk_along(kernel: Kernel, steps: Steps, threads: int | None, axis: int, x: Operand, y: Operand, index: Operand, whole: Spec) -> None:
-    """One step of `along`: positions of `index`, in a value like `whole` whose coordinate on `axis` the index replaces."""
+def _walk_along(
+    kernel: Kernel,
+    steps: Steps,
+    threads: int | None,
+    op: GatherElements | ScatterElements,
+    x: Operand,
+    y: Operand,
+    index: Operand,
+    whole: Spec,
+) -> None:
+    """One step of `along`: positions of `index`, in a value like `whole` whose coordinate on the op's axis the index replaces."""
+    axis = op.axis
     strides = contiguous(whole.shape)
     missing = MAX_AXES - len(strides)
     own = [0 if k == axis else s for k, s in enumerate(strides)]
@@ -199,11 +241,13 @@ def _walk_along(kernel: Kernel, steps: Steps, threads: int | None, axis: int, x:
         x=x.ref,
         y=y.ref,
         index=index.ref,
+        refused=0,
         extent=whole.shape[axis],
         stride=strides[axis],
         **_padded([*[1] * missing, *index.spec.shape], MAX_AXES, 1, "n"),
         **_padded([*[0] * missing, *own], MAX_AXES, 0, "s"),
     )
+    steps.rule(_rule(op.label, [whole.shape[axis]]))
 
 
 def _check_along(x: Spec, index: Spec, axis: int) -> None:
@@ -220,6 +264,7 @@ class GatherElements(Op):
     """x, index → x at the position of each index, with the coordinate on `axis` replaced by it."""
 
     axis: int
+    label: str = field(default="indices", compare=False)
 
     def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
         _check_along(inputs[0], inputs[1], self.axis)
@@ -227,6 +272,7 @@ class GatherElements(Op):
 
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         x, index = inputs
+        require_indices(index, x.shape[self.axis : self.axis + 1], self.label)
         where: list[Array] = list(np.indices(index.shape, sparse=True))
         where[self.axis] = _clamped(index, x.shape[self.axis])
         return (np.broadcast_to(x[tuple(where)], index.shape).copy(),)
@@ -235,7 +281,7 @@ class GatherElements(Op):
         x, index, y = inputs[0], inputs[1], outputs[0]
         if y.spec.size > 0:
             threads = None if y.spec.nbytes > SERIAL_BYTES else 1
-            _walk_along(_PICK[x.spec.dtype.itemsize, index.spec.dtype.itemsize], steps, threads, self.axis, x, y, index, x.spec)
+            _walk_along(_PICK[x.spec.dtype.itemsize, index.spec.dtype.itemsize], steps, threads, self, x, y, index, x.spec)
 
 
 @dataclass(frozen=True)
@@ -243,6 +289,7 @@ class ScatterElements(Op):
     """x, index, updates → x with one element for each index replaced, as GatherElements finds them; the last one wins."""
 
     axis: int
+    label: str = field(default="indices", compare=False)
 
     def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
         x, index, updates = inputs
@@ -253,6 +300,7 @@ class ScatterElements(Op):
 
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         x, index, updates = inputs
+        require_indices(index, x.shape[self.axis : self.axis + 1], self.label)
         y = x.copy()
         for at in np.ndindex(*index.shape):
             there = list(at)
@@ -265,7 +313,7 @@ class ScatterElements(Op):
         emit_strided(steps, x, outputs[0], contiguous(x.spec.shape))
         if updates.spec.size > 0:
             kernel = _PUT[x.spec.dtype.itemsize, index.spec.dtype.itemsize]
-            _walk_along(kernel, steps, 1, self.axis, updates, outputs[0], index, x.spec)
+            _walk_along(kernel, steps, 1, self, updates, outputs[0], index, x.spec)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from qrt.core.errors import ModelError
 
 __all__ = ["Sections", "check", "damaged", "digest_of", "pack", "read"]
 
-MAGIC = b"QRTMDL01"
+MAGIC = b"QRTMDL02"
 _SIZE = hashlib.sha256().digest_size
 _PREFIX = len(MAGIC) + _SIZE
 _HEAD = _PREFIX + 8

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from qrt.core.errors import KernelError
+from qrt.core.errors import InvalidInput, KernelError
 from qrt.core.target import Target
 from qrt.jit import Kernel
 from qrt.jit.load import address
-from qrt.ops.op import Array, Base, Operand, Ref, Spec
+from qrt.ops.op import Array, Base, Operand, Ref, Spec, refusal
 from qrt.ops.program import Call, Program, require_memory
 from qrt.runtime.arena import ALIGNMENT, Buffer, place
 from qrt.runtime.kernels import JOB, STEP
@@ -77,6 +77,7 @@ class _Step:
     threads: int
     refs: list[tuple[str, Ref]]
     name: str
+    rule: str = ""
 
 
 class _Builder:
@@ -105,6 +106,9 @@ class _Builder:
             else:
                 record[name] = value
         self.steps.append(_Step(kernel, record, min(threads or self.threads, self.threads), refs, self.current))
+
+    def rule(self, text: str) -> None:
+        self.steps[-1].rule = text
 
     def packed(self, source: Array, how: Hashable, make: Callable[[], Array]) -> Ref:
         return self.constant(self.packs.get(source, how, make))
@@ -223,6 +227,7 @@ def _assemble(program: Program, builder: _Builder, taps: list[Tap]) -> Plan:
         outputs=[program.specs[v] for v in program.outputs],
         threads=builder.threads,
         names=[s.name for s in builder.steps],
+        rules={i: s.rule for i, s in enumerate(builder.steps) if s.rule},
         taps=taps,
     )
 
@@ -293,7 +298,7 @@ class Plan:
 
     `functions`: the kernel of each step; their addresses are written into `table`, whose records are offsets into `blob`. `relocations`:
     for each base, the words of `blob` that are addresses relative to it, with their offsets: the slab's (index 0), a constant's, an
-    input's or an output's.
+    input's or an output's. `rules`: for each step that may refuse what an input holds, what it must hold.
     """
 
     target: Target
@@ -306,6 +311,7 @@ class Plan:
     outputs: list[Spec]
     threads: int
     names: list[str]
+    rules: dict[int, str] = field(default_factory=dict)
     offsets: list[int] = field(default_factory=list)
     taps: list[Tap] = field(default_factory=list)
     _free: list[_Context] = field(default_factory=list)
@@ -316,11 +322,19 @@ class Plan:
         # Looked up once, as every run needs them: for each input and output, the words that get its address.
         self._reads = [(index, places) for (base, index), places in self.relocations.items() if base is Base.INPUT]
         self._writes = [(spec.shape, spec.dtype, self.relocations.get((Base.OUTPUT, i), [])) for i, spec in enumerate(self.outputs)]
+        self._refusals = [(self._word(step, "refused"), step) for step in self.rules]
+
+    def _word(self, step: int, name: str) -> int:
+        """Which word of the records is the field `name` of a step's."""
+        fields = self.functions[step].record.fields
+        if fields is None or name not in fields:
+            raise KernelError(f"the record of {self.kernels[step]} has no field {name!r}")
+        return (int(self.table["record"][step]) + fields[name][1]) // 8
 
     def run(
         self, inputs: Sequence[Array], tap: Callable[[int, Array], None] | None = None, clock: list[Array] | None = None
     ) -> list[Array]:
-        """Outputs for C-contiguous `inputs` of the planned shapes and dtypes.
+        """Outputs for C-contiguous `inputs` of the planned shapes and dtypes. InvalidInput where a step refuses what an input holds.
 
         `tap(value, array)` is called for each tapped value, with a view that is valid during the call. `clock` receives
         an int64 array: the cycle counter before the first step and after each.
@@ -347,8 +361,21 @@ class Plan:
             clock.append(context.execute_timed(self.threads))
         else:
             context.execute(self.threads)
+        refused = self._take_refusal(context) if self._refusals else ""
         self._free.append(context)
+        if refused:
+            raise InvalidInput(refused)
         return outputs
+
+    def _take_refusal(self, context: _Context) -> str:
+        """What the first step that refused an input says of it, or nothing; the words that say so become 0 again."""
+        said = ""
+        for word, step in self._refusals:
+            found = context.words[word]
+            if found != 0:
+                context.words[word] = 0
+                said = said or f"node {self.names[step]!r}: {refusal(self.rules[step], found)}"
+        return said
 
     def _run_tapped(self, context: _Context, inputs: Sequence[Array], outputs: Sequence[Array], tap: Callable[[int, Array], None]) -> None:
         done = 0

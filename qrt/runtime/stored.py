@@ -58,6 +58,7 @@ class Writer:
             "threads": plan.threads,
             "outputs": write_specs(plan.outputs),
             "names": plan.names,
+            "rules": [[step, rule] for step, rule in plan.rules.items()],
             "kernels": [_write_kernel(kernel) for kernel in positions],
             "constants": [self._constants[id(array)] for array in plan.constants],
             "table": self.section(table.astype("<i8").tobytes()),
@@ -117,7 +118,10 @@ def read_plan(data: dict[str, Any], sections: Sections, inputs: Sequence[Spec], 
         key = (_BASES[base], index)
         check(key in room and 0 <= offset <= room[key], "a record points outside of its buffer")
         relocations.setdefault(key, []).append((position, offset))
-    return Plan(target, functions, table, blob, relocations, arena, constants, outputs, threads, names)
+    refusing = [i for i, kernel in enumerate(functions) if "refused" in (kernel.record.names or ())]
+    rules = {step: str(rule) for step, rule in data["rules"]}
+    check(list(rules) == refusing, "its rules are those of other steps")
+    return Plan(target, functions, table, blob, relocations, arena, constants, outputs, threads, names, rules)
 
 
 def _read_kernel(target: Target, name: str, source: str, params: list[Any], fields: list[list[str]]) -> Kernel:

@@ -211,6 +211,8 @@ CHANGES: dict[str, Change] = {
     "no threads": lambda c, s: plan_of(c).update(threads=0),
     "more names than steps": lambda c, s: plan_of(c)["names"].append("x"),
     "a name that is none": lambda c, s: plan_of(c)["names"].__setitem__(0, 3),
+    "a rule of a step without": lambda c, s: plan_of(c)["rules"].append([0, "x"]),
+    "no rules": lambda c, s: plan_of(c).pop("rules"),
     "a table that is cut off": lambda c, s: s.__setitem__(plan_of(c)["table"], s[plan_of(c)["table"]][:-8]),
     "fewer steps": lambda c, s: s.__setitem__(plan_of(c)["table"], s[plan_of(c)["table"]][:-32]),
     "more steps": lambda c, s: s.__setitem__(plan_of(c)["table"], s[plan_of(c)["table"]] * 2),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernels.check import check
+from kernels.check import TARGETS_HERE, check, program_of
 
-from qrt.core.errors import ModelError
+from qrt.core.errors import InvalidInput, ModelError
 from qrt.ops.movement import (
     Concat,
     Copy,
@@ -23,6 +23,8 @@ from qrt.ops.movement import (
     Triangle,
 )
 from qrt.ops.op import Op, Spec
+from qrt.ops.program import interpret
+from qrt.runtime.plan import Packs, build
 
 DTYPES = [np.uint8, np.float16, np.float32, np.int64]
 
@@ -111,10 +113,52 @@ def test_concat_of_codes_requantizes() -> None:
 @pytest.mark.parametrize("index_dtype", [np.int32, np.int64])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_gather_clamps_what_is_out_of_range(axis: int, dtype: type, index_dtype: type) -> None:
-    index = np.array([[0, -1, 1], [2**31 - 1, -(2**31), 1]], index_dtype)
+def test_gather(axis: int, dtype: type, index_dtype: type) -> None:
+    index = np.array([[0, -1, 1], [2, -3, 1]], index_dtype)
     (y,) = check(Gather(axis), [numbered((3, 4, 5), dtype), index])
-    np.testing.assert_array_equal(y, np.take(numbered((3, 4, 5), dtype), [[0, -1, 1], [-1, 0, 1]], axis))
+    np.testing.assert_array_equal(y, np.take(numbered((3, 4, 5), dtype), index, axis))
+
+
+X = numbered((3, 4, 5))
+WRONG = {
+    "gather": (Gather(1), [X, np.array([[3, 2], [-4, 4]])], "within -4 … 3; one is 4"),
+    "gather, int32": (Gather(2), [X, np.array(-(2**31), np.int32)], "within -5 … 4; one is -2147483648"),
+    "gather tuples": (GatherND(), [X, np.array([[0, 3, -6]])], r"tuples within \(-3 … 2, -4 … 3, -5 … 4\); one is -6"),
+    "gather tuples, int32": (GatherND(1), [X, np.array([[0], [4], [3]], np.int32)], "within -4 … 3; one is 4"),
+    "gather along": (GatherElements(0), [X, np.full((1, 4, 5), 2**63 - 1)], "within -3 … 2; one is 9223372036854775807"),
+    "gather along, int32": (GatherElements(2), [X, np.full((1, 4, 5), -6, np.int32)], "within -5 … 4; one is -6"),
+    "scatter": (ScatterND(), [X, np.array([[0, 0], [2, -(2**63)]]), X[:2, 0]], r"\(-3 … 2, -4 … 3\); one is -9223372036854775808"),
+    "scatter, int32": (ScatterND(), [X, np.array([[3]], np.int32), X[:1]], "within -3 … 2; one is 3"),
+    "scatter along": (ScatterElements(1), [X, np.full((1, 1, 1), 4), X[:1, :1, :1]], "within -4 … 3; one is 4"),
+    "scatter along, int32": (ScatterElements(1), [X, np.full((1, 1, 1), -5, np.int32), X[:1, :1, :1]], "within -4 … 3; one is -5"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_index_out_of_range_ends_the_run_and_spoils_no_other(name: str) -> None:
+    op, inputs, error = WRONG[name]
+    program, feeds = program_of(op, inputs)
+    sound = [feeds[0], np.zeros_like(feeds[1]), *feeds[2:]]
+    with pytest.raises(InvalidInput, match=f"node 'op': indices must be .*{error}$"):
+        interpret(program, feeds)
+    wanted = interpret(program, sound)
+    for target in TARGETS_HERE:
+        for threads in (1, 2):
+            plan = build(program, target, threads, Packs())
+            for _ in range(2):
+                with pytest.raises(InvalidInput, match=f"node 'op': indices must be .*{error}$"):
+                    plan.run(feeds)
+                np.testing.assert_array_equal(plan.run(sound)[0], wanted[0])
+
+
+def test_whichever_thread_meets_it_an_index_out_of_range_is_told() -> None:
+    x, index = numbered((7, 4096)), np.zeros(64, np.int64)
+    for place in (0, 31, 32, 63):
+        index[:] = 0
+        index[place] = 7
+        program, feeds = program_of(Gather(0), [x, index])
+        with pytest.raises(InvalidInput, match="one is 7"):
+            build(program, TARGETS_HERE[0], 2, Packs()).run(feeds)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +172,7 @@ def test_gather_tuples(batch: int, shape: tuple[int, ...], index_shape: tuple[in
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_along_an_axis(axis: int, dtype: type) -> None:
-    index = np.random.default_rng(1).integers(-9, 9, (2, 4, 3))
+    index = np.random.default_rng(1).integers(-(3 + axis), 3 + axis, (2, 4, 3))
     check(GatherElements(axis), [numbered((3, 4, 5), dtype), index])
     check(ScatterElements(axis), [numbered((3, 4, 5), dtype), index, numbered((2, 4, 3), dtype)])
 

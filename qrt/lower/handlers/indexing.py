@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from qrt.core.errors import ModelError
+from qrt.core.errors import InvalidInput, ModelError
 from qrt.graph import attr_int, attr_str, ir
 from qrt.lower.handlers.reading import axis_of, optional, required, sized
 from qrt.lower.lowering import Handler, Lowering, NotNative
-from qrt.ops.movement import Gather, GatherElements, GatherND, ScatterElements, ScatterND, Slice, Triangle
+from qrt.ops.movement import Gather, GatherElements, GatherND, ScatterElements, ScatterND, Slice, Triangle, require_indices
 from qrt.ops.op import View
 
 __all__ = ["HANDLERS"]
 
 
-def _known_indices(low: Lowering, node: ir.Node, extent: int) -> np.ndarray | None:
-    """Indices that are known before the run, none negative. Raises ModelError for one that is out of range."""
-    index = low.const(required(node, 1))
-    if index is None:
-        return None
-    if ((index < -extent) | (index >= extent)).any():
-        raise ModelError(f"node {node.name!r} ({node.op_type}): indices leave an axis of {extent} elements")
+def _label(index: ir.Value) -> str:
+    """What errors call the indices."""
+    return f"indices {index.name!r}"
+
+
+def _is_fed(value: ir.Value) -> bool:
+    """Whether an input of the model has a part in what `value` holds."""
+    seen: set[ir.Value] = set()
+    open_ = [value]
+    while open_:
+        this = open_.pop()
+        producer = this.producer()
+        if producer is None and this.const_value is None:
+            return True
+        if producer is not None and this not in seen:
+            open_ += [v for v in producer.inputs if v is not None]
+        seen.add(this)
+    return False
+
+
+def _known_indices(low: Lowering, node: ir.Node, extents: Sequence[int]) -> np.ndarray | None:
+    """The indices if they are known before the run. One out of range is the fault of what decides it: InvalidInput, or ModelError."""
+    value = required(node, 1)
+    index = low.const(value)
+    if index is not None:
+        try:
+            require_indices(index, extents, _label(value))
+        except InvalidInput as error:
+            blamed = InvalidInput if _is_fed(value) else ModelError
+            raise blamed(f"node {node.name!r} ({node.op_type}): {error}") from error
+    return index
+
+
+def _from_start(low: Lowering, index: np.ndarray, extent: int) -> np.ndarray:
+    """Indices into an axis of `extent` elements, none of them negative: an array of its own for each axis, made once."""
     return low.constants.derived(index, ("indices", extent), lambda: np.where(index < 0, index + extent, index).astype(np.int64))
 
 
@@ -29,16 +59,16 @@ def _gather(low: Lowering, node: ir.Node) -> None:
     shape, perm = low.shape(x), low.perm(x)
     axis = axis_of(node, attr_int(node, "axis", 0), len(shape))
     physical, rank = perm.index(axis), len(low.shape(index))
-    source, known = low.get(x, perm), _known_indices(low, node, shape[axis])
+    source, known = low.get(x, perm), _known_indices(low, node, shape[axis : axis + 1])
     if known is not None and known.size == 1:
-        starts = tuple(int(known.ravel()[0]) if k == physical else 0 for k in range(len(perm)))
+        starts = tuple(int(known.ravel()[0]) % shape[axis] if k == physical else 0 for k in range(len(perm)))
         extents = low.program.specs[source].shape
         part = (*extents[:physical], 1, *extents[physical + 1 :])
         result = low.call(Slice(starts, part, (1,) * len(perm)), [source])[0]
         result = low.call(View((*part[:physical], *known.shape, *part[physical + 1 :])), [result])[0]
     else:
-        where = low.get(index) if known is None else low.constant(known)
-        result = low.call(Gather(physical), [source, where])[0]
+        where = low.get(index) if known is None else low.constant(_from_start(low, known, shape[axis]))
+        result = low.call(Gather(physical, _label(index)), [source, where])[0]
     # The axes of the indices stand where the axis was, in order.
     layout: list[int] = []
     for a in perm:
@@ -49,23 +79,24 @@ def _gather(low: Lowering, node: ir.Node) -> None:
 def _gather_elements(low: Lowering, node: ir.Node) -> None:
     x = sized(low, required(node))
     axis = axis_of(node, attr_int(node, "axis", 0), len(low.shape(x)))
-    _known_indices(low, node, low.shape(x)[axis])
-    low.bind(node.outputs[0], low.call(GatherElements(axis), [low.get(x), low.get(required(node, 1))])[0])
+    _known_indices(low, node, low.shape(x)[axis : axis + 1])
+    low.bind(node.outputs[0], low.call(GatherElements(axis, _label(required(node, 1))), [low.get(x), low.get(required(node, 1))])[0])
 
 
 def _check_tuples(low: Lowering, node: ir.Node, batch: int) -> None:
-    """Raises ModelError for known tuples of indices that are out of range."""
-    shape, index = low.shape(required(node)), low.const(required(node, 1))
-    if index is not None and index.ndim and index.shape[-1] <= len(shape) - batch:
-        extents = np.array(shape[batch : batch + index.shape[-1]])
-        if ((index < -extents) | (index >= extents)).any():
-            raise ModelError(f"node {node.name!r} ({node.op_type}): indices leave a value of shape {shape}")
+    """Raises for tuples of indices that are known before the run and out of range."""
+    shape, index = low.shape(required(node)), low.shape(required(node, 1))
+    if index and index[-1] <= len(shape) - batch:
+        _known_indices(low, node, shape[batch : batch + index[-1]])
 
 
 def _gather_nd(low: Lowering, node: ir.Node) -> None:
     batch = attr_int(node, "batch_dims", 0)
     _check_tuples(low, node, batch)
-    low.bind(node.outputs[0], low.call(GatherND(batch), [low.get(sized(low, required(node))), low.get(required(node, 1))])[0])
+    low.bind(
+        node.outputs[0],
+        low.call(GatherND(batch, _label(required(node, 1))), [low.get(sized(low, required(node))), low.get(required(node, 1))])[0],
+    )
 
 
 def _no_reduction(node: ir.Node) -> None:
@@ -77,15 +108,15 @@ def _scatter_nd(low: Lowering, node: ir.Node) -> None:
     _no_reduction(node)
     _check_tuples(low, node, 0)
     sized(low, required(node))
-    low.bind(node.outputs[0], low.call(ScatterND(), [low.get(required(node, k)) for k in range(3)])[0])
+    low.bind(node.outputs[0], low.call(ScatterND(_label(required(node, 1))), [low.get(required(node, k)) for k in range(3)])[0])
 
 
 def _scatter_elements(low: Lowering, node: ir.Node) -> None:
     _no_reduction(node)
     x = sized(low, required(node))
     axis = axis_of(node, attr_int(node, "axis", 0), len(low.shape(x)))
-    _known_indices(low, node, low.shape(x)[axis])
-    low.bind(node.outputs[0], low.call(ScatterElements(axis), [low.get(required(node, k)) for k in range(3)])[0])
+    _known_indices(low, node, low.shape(x)[axis : axis + 1])
+    low.bind(node.outputs[0], low.call(ScatterElements(axis, _label(required(node, 1))), [low.get(required(node, k)) for k in range(3)])[0])
 
 
 def _trilu(low: Lowering, node: ir.Node) -> None:
