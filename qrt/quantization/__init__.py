@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from qrt import observers
 from qrt.observers import *
-from qrt.quantization import qconfig, qconfig_mapping
+from qrt.quantization import backend_config, custom_config, qconfig, qconfig_mapping
+from qrt.quantization.backend_config import *
+from qrt.quantization.custom_config import *
 from qrt.quantization.qconfig import *
 from qrt.quantization.qconfig_mapping import *
 
@@ -27,7 +29,14 @@ _LATE = {
 _HOME_OF = {name: home for home, names in _LATE.items() for name in names}
 
 if not TYPE_CHECKING:  # mypy follows the imports, but no computed list; and it shall tell of names that are not there
-    __all__ = [*observers.__all__, *qconfig.__all__, *qconfig_mapping.__all__, *_HOME_OF]
+    __all__ = [
+        *observers.__all__,
+        *qconfig.__all__,
+        *qconfig_mapping.__all__,
+        *backend_config.__all__,
+        *custom_config.__all__,
+        *_HOME_OF,
+    ]
 
     def __getattr__(name: str) -> Any:
         if name not in _HOME_OF:
