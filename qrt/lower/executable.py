@@ -48,12 +48,21 @@ class _Native:
 class Executable:
     """A model made runnable for one target. `run` may be called from many threads at once.
 
-    `taps`: names of values that a tapped run hands to the tap. `why`: for each node that runs in Python, the reason.
+    `taps`: names of values that a tapped run hands to the tap. `calls`: functions that carry nodes out, by the node's name. `why`: for each
+    node that runs in Python, the reason.
     """
 
-    def __init__(self, model: Model, target: Target, threads: int, taps: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: Model,
+        target: Target,
+        threads: int,
+        taps: Sequence[str] = (),
+        calls: Mapping[str, Callable[[Array], Array]] | None = None,
+    ) -> None:
         self.model, self.target, self.threads = model, target, threads
         self.taps = frozenset(taps)
+        self.calls = calls or {}
         self.packs = Packs()
         self.constants = Constants()
         self.why: dict[str, str] = {}
@@ -86,7 +95,7 @@ class Executable:
         stages: list[_Native | PythonStep] = []
         for nodes, is_python in reversed(list(zip(groups, python, strict=True))):
             if is_python:
-                step = PythonStep(nodes[0], self.model)
+                step = PythonStep(nodes[0], self.model, self.calls.get(nodes[0].name or ""))
                 needed.update(step.inputs)
                 stages.append(step)
                 continue

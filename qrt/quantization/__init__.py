@@ -18,13 +18,11 @@ from qrt.quantization.qconfig import *
 from qrt.quantization.qconfig_mapping import *
 
 if TYPE_CHECKING:
-    from qrt.quantization.dynamic import *
     from qrt.quantization.static import *
 
 # Module → the names that are loaded from it when they are first used.
 _LATE = {
-    "dynamic": ("quantize_dynamic",),
-    "static": ("quantize",),
+    "static": ("quantize", "quantize_dynamic"),
 }
 _HOME_OF = {name: home for home, names in _LATE.items() for name in names}
 

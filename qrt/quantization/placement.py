@@ -7,54 +7,55 @@ layers before an output, stays float, and the last product gives floats itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from typing import Any
 
+from qrt.core.dtypes import QDType, qint32, quint8
 from qrt.core.errors import InvalidInput, QuantizationError
-from qrt.core.qparams import QParams
 from qrt.graph import Model, constant, ir, is_op, only_use
+from qrt.observers import MinMaxObserver, NoopObserver, ReuseInputObserver
 from qrt.ops.rule import Kind, QuantRule
-from qrt.quantization.qconfig import QConfig, QConfigMapping
-from qrt.quantization.rules import rule_of
+from qrt.quantization.absorb import absorb_bias
+from qrt.quantization.construct import is_per_channel, sample, spec_of
+from qrt.quantization.qconfig import Constructor, QConfig, weight_observer
+from qrt.quantization.qconfig_mapping import QConfigMapping, get_default_qrt_qconfig_mapping
+from qrt.quantization.quantizer import (
+    DerivedQuantizationSpec,
+    FixedQParamsQuantizationSpec,
+    QuantizationSpec,
+    QuantizationSpecBase,
+    Quantizer,
+    SharedQuantizationSpec,
+    annotate_input_qspec_map,
+    annotate_output_qspec,
+    annotation_of,
+)
+from qrt.quantization.rules import is_embedding, product_of_scales, rule_of, weight_axis
 
-__all__ = ["Placement", "Site", "excluded_nodes", "place"]
+__all__ = ["QrtQuantizer", "excluded_nodes"]
 
-
+_FLOAT = ir.DataType.FLOAT
 # Binary operators that are curves where all but one operand are scalar constants, or both come from one tensor.
 _BINARY = frozenset({"Add", "Mul", "Sub", "Div", "Max", "Min", "Pow", "PRelu"})
 _BOUNDS = frozenset({"Relu", "Clip"})
 
 
 @dataclass(eq=False)
-class Site:
-    """A value that becomes codes. `shares`: the site whose qparams it takes over; `fixed`: its qparams, where they are known by nature;
-    `qconfig`: what makes its observer otherwise."""
+class _Wish:
+    """A value that is to become codes. `shares`: the one whose qparams it takes over; `fixed`: its scale and zero point, where they are
+    known by nature; `qconfig`: what makes its observer otherwise."""
 
     value: ir.Value
     qconfig: QConfig
-    shares: Site | None = None
-    fixed: QParams | None = None
+    shares: _Wish | None = None
+    fixed: tuple[float, int] | None = None
 
     @property
-    def name(self) -> str:
-        """The value's name."""
-        return self.value.name or ""
-
-    @property
-    def origin(self) -> Site:
-        """The site that this one's qparams come from in the end."""
+    def origin(self) -> _Wish:
+        """The one that this one's qparams come from in the end."""
         return self if self.shares is None else self.shares.origin
-
-
-@dataclass
-class Placement:
-    """`sites`: the values that become codes, in the order of the graph; `products`: the products that are quantized, each with its QConfig;
-    `operands`: constants (not weights) that become codes, with the node and the input where they stand."""
-
-    sites: dict[ir.Value, Site] = field(default_factory=dict)
-    products: dict[ir.Node, QConfig] = field(default_factory=dict)
-    operands: list[tuple[ir.Node, int]] = field(default_factory=list)
 
 
 def excluded_nodes(model: Model, exclude: Iterable[str]) -> set[str]:
@@ -76,38 +77,103 @@ def excluded_nodes(model: Model, exclude: Iterable[str]) -> set[str]:
     return found
 
 
-def place(model: Model, mapping: QConfigMapping, excluded: set[str]) -> Placement:
-    """The sites of a prepared float model."""
-    return _Placer(model, mapping, excluded).place()
+class QrtQuantizer(Quantizer):
+    """Annotates a graph for qrt's kernels, as `qrt.quantize` wants it: what the rules of the operators say, with each node's QConfig.
+
+    `qconfig_mapping`: by default `get_default_qrt_qconfig_mapping()`. A QConfig whose activation is dynamic makes a product quantize its
+    input in each run; one whose activation stays float quantizes the weight alone. `exclude`: names or globs of nodes to leave float.
+    Raises InvalidInput for a mapping or patterns of another type.
+    """
+
+    def __init__(
+        self,
+        qconfig_mapping: QConfigMapping | None = None,
+        *,
+        exclude: Iterable[str] = (),
+    ) -> None:
+        if qconfig_mapping is not None and not isinstance(qconfig_mapping, QConfigMapping):
+            raise InvalidInput(f"qconfig_mapping is a {type(qconfig_mapping).__name__}: give a qrt.QConfigMapping")
+        if isinstance(exclude, str) or not isinstance(exclude, Iterable):
+            raise InvalidInput(f"exclude is {exclude!r}: give a list of names or globs")
+        self.mapping = get_default_qrt_qconfig_mapping() if qconfig_mapping is None else qconfig_mapping
+        self.exclude = list(exclude)
+        self._excluded: set[str] = set()
+
+    def transform_for_annotation(self, model: Model) -> Model:
+        """Constants added behind a product go into its bias."""
+        self._excluded = excluded_nodes(model, self.exclude)
+        absorb_bias(model)
+        return model
+
+    def annotate(self, model: Model) -> Model:
+        nodes = [(node.name or "", node.op_type) for node in model.graph]
+        missed = self.mapping.unmatched(nodes)
+        if missed:
+            raise QuantizationError(
+                f"the qconfig mapping speaks of {missed[0]}, and {model.name} has no such node: `qrt inspect` lists names and operators"
+            )
+        qconfigs = dict(zip(model.graph, self.mapping.resolve(nodes), strict=True))
+        chosen = {node: q for node, q in qconfigs.items() if q is not None and node.name not in self._excluded}
+        _Placer(model, chosen, self.mapping.global_qconfig).place()
+        return model
+
+    def validate(self, model: Model) -> None:
+        """Raises QuantizationError where no weight and no product is quantized."""
+        held = (v for node in model.graph for v in _said(node) if constant(v) is not None)
+        if next(held, None) is None and not any(is_op(node, "MatMul") and _said(node) for node in model.graph):
+            raise QuantizationError(
+                f"{model.name}: nothing to quantize: no Conv, ConvTranspose, Gemm or MatMul of float32 with a constant weight is left; "
+                "see `qrt inspect --why`"
+            )
+
+
+def _said(node: ir.Node) -> list[ir.Value]:
+    """The inputs that a node's annotation speaks of."""
+    found = annotation_of(node)
+    return [] if found is None else [v for v, spec in found.input_qspec_map.items() if spec is not None]
 
 
 class _Placer:
-    def __init__(self, model: Model, mapping: QConfigMapping, excluded: set[str]) -> None:
-        self.model, self.mapping = model, mapping
+    """`qconfigs`: of the nodes that may be quantized; `default`: for values whose own node says only that it reuses its input's qparams."""
+
+    def __init__(self, model: Model, qconfigs: Mapping[ir.Node, QConfig], default: QConfig | None) -> None:
+        self.model, self.qconfigs, self.default = model, qconfigs, default
         self.nodes = list(model.graph)
-        self.rules = {node: rule for node in self.nodes if (rule := self._rule(node, excluded)) is not None}
+        self.samples: dict[Constructor, Any] = {}
+        static = [node for node in self.nodes if self._is_static(node)]
+        self.rules = {node: rule for node in static if (rule := rule_of(node)) is not None}
         self.wanted = self._wanted()
-        self.placement = Placement()
+        self.sites: dict[ir.Value, _Wish] = {}
         # Curve results that need no codes: value → the site's value it is a function of.
         self.inner: dict[ir.Value, ir.Value] = {}
 
-    def place(self) -> Placement:
+    def place(self) -> None:
+        """Annotate."""
         for node, rule in self.rules.items():
             if rule.kind is Kind.PRODUCT:
                 self._demand(node, rule)
         for node in self.nodes:
             if node in self.rules:
                 self._visit(node, self.rules[node])
-        order = {v: i for i, v in enumerate([*self.model.graph.inputs, *(v for n in self.nodes for v in n.outputs)])}
-        self.placement.sites = dict(sorted(self.placement.sites.items(), key=lambda item: order.get(item[0], -1)))
-        return self.placement
+        for value, wish in self.sites.items():
+            maker = value.producer()
+            annotate_output_qspec(maker if maker is not None and len(maker.outputs) == 1 else value, self._spec(wish))
+        for node in self.nodes:
+            if node in self.qconfigs and node not in self.rules:
+                self._unusual(node)
 
     # -- which nodes ------------------------------------------------------------------------------------------------------
-    def _rule(self, node: ir.Node, excluded: set[str]) -> QuantRule | None:
-        return None if node.name in excluded or self._qconfig(node) is None else rule_of(node)
+    def _sample(self, ctr: Constructor, what: str) -> Any:
+        if ctr not in self.samples:
+            self.samples[ctr] = sample(ctr, what)
+        return self.samples[ctr]
 
-    def _qconfig(self, node: ir.Node) -> QConfig | None:
-        return self.mapping.of(node.name or "", node.op_type)
+    def _is_static(self, node: ir.Node) -> bool:
+        """Whether a node's QConfig turns its activations into codes with qparams known beforehand."""
+        if node not in self.qconfigs:
+            return False
+        made = self._sample(self.qconfigs[node].activation, f"the QConfig of {node.name!r}")
+        return isinstance(made, ReuseInputObserver) or (isinstance(made.dtype, QDType) and not made.is_dynamic)
 
     def _wanted(self) -> set[ir.Value]:
         """The values that lead, through nodes with rules, to a product."""
@@ -134,24 +200,23 @@ class _Placer:
             elif maker is None or moved is None:
                 self._site(value, node)
 
-    def _site(self, value: ir.Value, node: ir.Node, shares: Site | None = None, fixed: QParams | None = None) -> Site:
+    def _site(self, value: ir.Value, node: ir.Node, shares: _Wish | None = None, fixed: tuple[float, int] | None = None) -> _Wish:
         """The site at `value`, with the QConfig of `node` if it is new."""
-        if value not in self.placement.sites:
-            qconfig = self._qconfig(node)
-            if qconfig is None:
-                raise QuantizationError(f"node {node.name!r} has no QConfig")
-            self.placement.sites[value] = Site(value, qconfig, shares, fixed)
-        return self.placement.sites[value]
+        if value not in self.sites:
+            qconfig = self.qconfigs[node]
+            if isinstance(self._sample(qconfig.activation, ""), ReuseInputObserver) and shares is None:
+                source = next((self.sites[v] for v in node.inputs if v in self.sites and v is not value), None)
+                shares, qconfig = source, qconfig if source is not None else self.default or qconfig
+            self.sites[value] = _Wish(value, qconfig, shares, fixed)
+        return self.sites[value]
 
     def _visit(self, node: ir.Node, rule: QuantRule) -> None:
         output = node.outputs[0]
         wanted = any(v in self.wanted for v in node.outputs)
         if rule.kind is Kind.PRODUCT:
-            qconfig = self._qconfig(node)
-            if qconfig is not None:
-                self.placement.products[node] = qconfig
             for value in self._activations(node, rule):
                 self._site(value, node)
+            self._weights(node, rule)
             # The others have a kernel that gives floats.
             if wanted or is_op(node, "ConvTranspose") or rule.weight is None:
                 self._result(node)
@@ -162,14 +227,14 @@ class _Placer:
                     self._site(value, node, shares=source)
         elif wanted and rule.kind is Kind.JOIN:
             self._join(node, rule)
-        elif output in self.placement.sites or not wanted:
+        elif output in self.sites or not wanted:
             return
         elif self._is_curve(node):
             self._curve(node, rule)
-        elif rule.kind is Kind.COMPUTE and all(v in self.placement.sites for v in self._activations(node, rule)):
+        elif rule.kind is Kind.COMPUTE and all(v in self.sites for v in self._activations(node, rule)):
             self._compute(node, rule)
 
-    def _result(self, node: ir.Node, fixed: QParams | None = None) -> None:
+    def _result(self, node: ir.Node, fixed: tuple[float, int] | None = None) -> None:
         """A site at the result of a node, behind the Relu or Clip that bounds it."""
         output = node.outputs[0]
         reader = only_use(output)
@@ -188,12 +253,58 @@ class _Placer:
         if not self._activations(node, rule):
             return
         self._operands(node, rule)
-        self._result(node, rule.qparams)
+        self._result(node, rule.fixed)
 
     def _operands(self, node: ir.Node, rule: QuantRule) -> None:
-        for index, value in enumerate(node.inputs):
-            if not rule.inputs and constant(value) is not None:
-                self.placement.operands.append((node, index))
+        """The constant operands of a sum, product or concatenation: codes of the dtype of its activations."""
+        dtype = self._sample(self.qconfigs[node].activation, "").dtype
+        for value in node.inputs:
+            if not rule.inputs and value is not None and constant(value) is not None:
+                annotate_input_qspec_map(node, value, QuantizationSpec(dtype, MinMaxObserver))
+
+    def _weights(self, node: ir.Node, rule: QuantRule, *, bias: bool = True) -> None:
+        """The weight of a product, and its bias in units of the product of the scales."""
+        weight = node.inputs[rule.weight] if rule.weight is not None else None
+        if weight is None:
+            return
+        made = self._sample(self.qconfigs[node].weight, f"the QConfig of {node.name!r}")
+        if not isinstance(made.dtype, QDType) and isinstance(made, NoopObserver):
+            return
+        axis = weight_axis(node) if rule.kind is Kind.PRODUCT else 0
+        spec = spec_of(self.qconfigs[node].weight, made)
+        if is_per_channel(made):
+            spec = replace(spec, ch_axis=axis) if axis is not None else QuantizationSpec(made.dtype, weight_observer)
+        annotate_input_qspec_map(node, weight, spec)
+        given = node.inputs[rule.bias] if bias and rule.bias is not None and len(node.inputs) > rule.bias else None
+        data = node.inputs[0]
+        if given is not None and data is not None and constant(given) is not None:
+            edges = [(data, node), (weight, node)]
+            annotate_input_qspec_map(node, given, DerivedQuantizationSpec(edges, product_of_scales, qint32))
+
+    def _unusual(self, node: ir.Node) -> None:
+        """Dynamic products, and weights that are quantized alone."""
+        rule = rule_of(node)
+        if rule is None or rule.weight is None or constant(node.inputs[rule.weight]) is None:
+            return
+        data = node.inputs[rule.inputs[0]]
+        activation = self.qconfigs[node].activation
+        made = self._sample(activation, "")
+        if rule.kind is Kind.PRODUCT and made.is_dynamic and data is not None:
+            if not rule.dynamic or constant(data) is not None or data.dtype != _FLOAT:
+                return
+            annotate_input_qspec_map(node, data, spec_of(activation, made))
+            self._weights(node, rule, bias=False)
+        elif not made.is_dynamic and (rule.kind is Kind.PRODUCT or is_embedding(node)):
+            self._weights(node, rule, bias=False)
+
+    def _spec(self, wish: _Wish) -> QuantizationSpecBase:
+        if wish.shares is not None:
+            return SharedQuantizationSpec(wish.origin.value)
+        made = self._sample(wish.qconfig.activation, "")
+        if wish.fixed is None:
+            return spec_of(wish.qconfig.activation, made)
+        scale, zero_point = wish.fixed
+        return FixedQParamsQuantizationSpec(made.dtype, scale, zero_point + (made.dtype.qmin - quint8.qmin))
 
     # -- curves -------------------------------------------------------------------------------------------------------------
     def _is_curve(self, node: ir.Node) -> bool:
@@ -208,7 +319,7 @@ class _Placer:
             held = constant(value)
             if value is None or (held is not None and held.size == 1):
                 continue
-            source = self.inner.get(value, value if value in self.placement.sites else None)
+            source = self.inner.get(value, value if value in self.sites else None)
             if source is None:
                 return None
             sources.add(source)
@@ -224,7 +335,7 @@ class _Placer:
         if not output.is_graph_output() and readers and all(self._continues(reader, source) for reader in readers):
             return
         del self.inner[output]
-        self._site(output, node, fixed=rule.qparams)
+        self._site(output, node, fixed=rule.fixed)
 
     def _continues(self, reader: ir.Node, source: ir.Value) -> bool:
         """Whether `reader` goes on with the curve of `source`."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from qrt.graph import attr_float, attr_int, attr_str, constant, ir, is_op
+from qrt.graph.rules.bias import bias_qparams
 from qrt.ops.conv.rule import RULES as CONV
 from qrt.ops.elementwise.rule import RULES as ELEMENTWISE
 from qrt.ops.gemm.rule import RULES as GEMM
@@ -17,7 +19,7 @@ from qrt.ops.reduction.rule import RULES as REDUCTION
 from qrt.ops.resize.rule import RULES as RESIZE
 from qrt.ops.rule import Kind, QuantRule
 
-__all__ = ["RULES", "rule_of", "why_not"]
+__all__ = ["RULES", "is_embedding", "product_of_scales", "rule_of", "weight_axis", "why_not"]
 
 # ONNX operator → its rule.
 RULES: Mapping[str, QuantRule] = CONV | GEMM | ELEMENTWISE | POOL | REDUCTION | RESIZE | NORMALIZATION | MOVEMENT
@@ -57,6 +59,32 @@ def why_not(node: ir.Node, rule: QuantRule) -> str | None:
     if is_op(node, "MaxPool") and len(node.outputs) > 1:
         return "its indices are asked for"
     return None
+
+
+def weight_axis(node: ir.Node) -> int | None:
+    """The output channels' axis of a product's weight; None where a scale per channel cannot be written."""
+    weight = node.inputs[1]
+    rank = len(weight.shape) if weight is not None and weight.shape is not None else 2
+    if is_op(node, "Conv", "ConvInteger"):
+        return 0
+    if is_op(node, "ConvTranspose"):
+        return 1 if attr_int(node, "group", 1) == 1 else None
+    if is_op(node, "Gemm"):
+        return 0 if attr_int(node, "transB", 0) else 1
+    return rank - 1 if rank == 2 else None
+
+
+def is_embedding(node: ir.Node) -> bool:
+    """Whether a node looks rows up in a constant float32 table."""
+    table = constant(node.inputs[0]) if is_op(node, "Gather") else None
+    return table is not None and table.dtype == np.float32 and table.ndim == 2 and attr_int(node, "axis", 0) == 0
+
+
+def product_of_scales(observers: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """The qparams of the bias of a product, whose input and weight have these observers: s_x · s_w, and zero point 0."""
+    x, w = (observer.calculate_qparams() for observer in observers)
+    scale, zero_point = bias_qparams(x, w)
+    return scale, zero_point
 
 
 def _bias_fits(node: ir.Node) -> bool:

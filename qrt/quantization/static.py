@@ -1,21 +1,19 @@
-"""Static quantization: float model and calibration data → the same model in QDQ form."""
+"""The two functions most users need: static quantization with calibration data, and dynamic quantization without."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator, Sized
 
-from qrt.core.errors import InvalidInput, QuantizationError
+from qrt.core.errors import InvalidInput
 from qrt.graph import Model
-from qrt.graph.passes import prepare
-from qrt.graph.passes.drop_dead import drop_dead
-from qrt.graph.passes.name_everything import name_everything
-from qrt.quantization.absorb import absorb_bias
-from qrt.quantization.calibrate import Batch, calibrate
-from qrt.quantization.convert import convert
-from qrt.quantization.placement import excluded_nodes, place
-from qrt.quantization.qconfig_mapping import QConfigMapping, get_default_qrt_qconfig_mapping
+from qrt.quantization.batches import Batch
+from qrt.quantization.placement import QrtQuantizer
+from qrt.quantization.prepared import prepare_model
+from qrt.quantization.qconfig import QConfig, default_dynamic_qconfig, per_channel_weight_observer, weight_observer
+from qrt.quantization.qconfig_mapping import QConfigMapping
 
-__all__ = ["quantize"]
+__all__ = ["quantize", "quantize_dynamic"]
 
 
 def quantize(
@@ -34,24 +32,36 @@ def quantize(
     `exclude`: names or globs of nodes to leave float. `progress`: show a bar on standard error while calibrating.
 
     Returns a new model in standard ONNX (QuantizeLinear and DequantizeLinear around float operators) with the same inputs and outputs.
-    Raises CalibrationError for data that is missing, does not fit or is not finite, QuantizationError where nothing can be quantized or
-    `exclude` matches nothing, InvalidInput for arguments of other types.
+    Raises CalibrationError for data that is missing, does not fit or is not finite, QuantizationError where nothing can be quantized, or
+    `exclude` or the mapping names nothing; InvalidInput for arguments of other types.
     """
     if not isinstance(calibration_data, Iterable):
         raise InvalidInput(f"calibration_data is a {type(calibration_data).__name__}: give a list or a generator of inputs")
-    if qconfig_mapping is not None and not isinstance(qconfig_mapping, QConfigMapping):
-        raise InvalidInput(f"qconfig_mapping is a {type(qconfig_mapping).__name__}: give a qrt.QConfigMapping")
-    prepared = prepare(model)
-    excluded = excluded_nodes(prepared, exclude)
-    absorb_bias(prepared)
-    placement = place(prepared, qconfig_mapping or get_default_qrt_qconfig_mapping(), excluded)
-    if not placement.products:
-        raise QuantizationError(
-            f"{model.name}: nothing to quantize: no Conv, ConvTranspose, Gemm or MatMul of float32 with a constant weight is left; "
-            "see `qrt inspect --why`"
-        )
-    learned = calibrate(prepared, placement, calibration_data, progress=progress)
-    convert(prepared, placement, learned)
-    drop_dead(prepared)
-    name_everything(prepared)
-    return prepared
+    prepared = prepare_model(model, QrtQuantizer(qconfig_mapping, exclude=exclude))
+    prepared.calibrate(_watched(calibration_data, progress))
+    return prepared.convert()
+
+
+def quantize_dynamic(model: Model, *, exclude: Iterable[str] = (), per_channel: bool = True) -> Model:
+    """Quantize the constant weights of MatMul, Gemm and Conv to int8, and their inputs to uint8 at run time, by the range of each input.
+
+    `exclude`: names or globs of nodes to leave float. `per_channel`: a scale per output channel rather than one per weight.
+
+    Returns a new model in standard ONNX (DynamicQuantizeLinear, MatMulInteger or ConvInteger, Cast, Mul) with the same inputs and outputs.
+    Raises QuantizationError where nothing can be quantized or `exclude` matches nothing.
+    """
+    weight = per_channel_weight_observer if per_channel else weight_observer
+    mapping = QConfigMapping().set_global(QConfig(default_dynamic_qconfig.activation, weight))
+    return prepare_model(model, QrtQuantizer(mapping, exclude=exclude)).convert()
+
+
+def _watched(data: Iterable[Batch], progress: bool) -> Iterator[Batch]:
+    """`data`, with a bar on standard error while it is consumed, if that is a terminal."""
+    if not progress or not sys.stderr.isatty():
+        yield from data
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    total = len(data) if isinstance(data, Sized) else None
+    yield from track(data, "Calibrating", total=total, console=Console(stderr=True), transient=True)

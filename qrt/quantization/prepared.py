@@ -1,0 +1,252 @@
+"""PreparedModel: a float model with an observer or fake-quantize at every site. Call it with real inputs, then convert it.
+
+Every door (qrt.quantize, fx, pt2e, jit) makes one, and they differ only in who annotates the graph before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from qrt.core.errors import CalibrationError, InvalidInput, QuantizationError
+from qrt.core.qparams import QParams
+from qrt.graph import Model, constant, ir, new_initializer, unique_name
+from qrt.graph.passes import prepare
+from qrt.graph.passes.drop_dead import drop_dead
+from qrt.graph.passes.name_everything import name_everything
+from qrt.graph.rules import fuse
+from qrt.jit.host import host_target
+from qrt.lower import Executable
+from qrt.observers import FakeQuantizeBase, ObserverBase, ObserverOrFakeQuantize
+from qrt.quantization.batches import Batch, feeds_of
+from qrt.quantization.construct import make_observer, observed
+from qrt.quantization.convert import convert, qparams_of
+from qrt.quantization.quantizer import KEY, EdgeOrNode, QuantizationSpec, Quantizer
+from qrt.quantization.resolve import Group, Site, resolve
+
+__all__ = ["PreparedModel", "prepare_model"]
+
+MARK = "activation_post_process"
+
+
+def prepare_model(model: Model, quantizer: Quantizer) -> PreparedModel:
+    """The model cleaned, annotated by `quantizer`, and with observers. `model` stays as it is.
+
+    Raises InvalidInput for what is no Model or Quantizer, QuantizationError for annotations that contradict each other or themselves.
+    """
+    if not isinstance(quantizer, Quantizer):
+        raise InvalidInput(f"the quantizer is a {type(quantizer).__name__}: give a qrt.quantization.Quantizer")
+    clean = quantizer.transform_for_annotation(prepare(model))
+    quantizer.annotate(clean)
+    quantizer.validate(clean)
+    return PreparedModel(clean, quantizer)
+
+
+class PreparedModel:
+    """A float model that learns ranges as it runs. `model`: its graph, annotated; `groups`: its sites, each group with one observer.
+
+    `observers`: those of activations, by site, which learn from data; `weight_observers`: those of constants, which have seen them.
+    """
+
+    def __init__(self, model: Model, quantizer: Quantizer) -> None:
+        self.model = model
+        self.groups = resolve(model)
+        made = {g: make_observer(g.spec, g.name) for g in self.groups if isinstance(g.spec, QuantizationSpec) and not g.spec.is_dynamic}
+        places = self._places(made)
+        quantizer.prepare_obs_or_fq_callback(model, places)
+        made = {group: places[place] for place, group in self._of_places(made)}
+        self._made: dict[Group, ObserverOrFakeQuantize] = made
+        self.observers = {g.name: m for g, m in made.items() if not g.held}
+        self.weight_observers = {g.name: m for g, m in made.items() if g.held}
+        for group, maker in made.items():
+            if group.held:
+                maker(self._held(group))
+        self._executable: Executable | None = None
+        self._fake: _FakeQuantized | None = None
+        if any(isinstance(maker, FakeQuantizeBase) for maker in made.values()):
+            self._fake = _FakeQuantized(self)
+
+    # -- which observer is whose --------------------------------------------------------------------------------------------
+    def _of_places(self, made: Mapping[Group, Any]) -> list[tuple[EdgeOrNode, Group]]:
+        nodes = {node.name or "": node for node in self.model.graph}
+        values = {v.name or "": v for v in [*self.model.graph.inputs, *(v for n in self.model.graph for v in n.outputs)]}
+        values |= self.model.graph.initializers
+        found: list[tuple[EdgeOrNode, Group]] = []
+        for group in made:
+            for site in group.sites:
+                value = values[site.value]
+                found.append(((value, nodes[site.reader]) if site.reader else value, group))
+        return found
+
+    def _places(self, made: Mapping[Group, Any]) -> dict[EdgeOrNode, Any]:
+        """Value or edge → its observer, as quantizers see them."""
+        return {place: made[group] for place, group in self._of_places(made)}
+
+    def _held(self, group: Group) -> np.ndarray:
+        held = constant(self.model.graph.initializers[group.sites[0].value])
+        if held is None:
+            raise QuantizationError(f"{group.sites[0]} is no constant")
+        return held
+
+    # -- as modules, for functions that torch's users know ----------------------------------------------------------------------
+    def named_modules(self) -> Iterator[tuple[str, Any]]:
+        """Each observer or fake-quantize under `<site>.activation_post_process`, and the observer inside a fake-quantize below that."""
+        for name, made in [*self.observers.items(), *self.weight_observers.items()]:
+            yield f"{name}.{MARK}", made
+            if isinstance(made, FakeQuantizeBase) and hasattr(made, MARK):
+                yield f"{name}.{MARK}.{MARK}", getattr(made, MARK)
+
+    def apply(self, fn: Callable[[Any], Any]) -> PreparedModel:
+        """Call `fn` with every observer and fake-quantize: `prepared.apply(qrt.quantization.disable_observer)`."""
+        for _, module in self.named_modules():
+            fn(module)
+        return self
+
+    # -- running --------------------------------------------------------------------------------------------------------------
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the float model on inputs in order, or by name, and observe. Returns its output, or a tuple of several.
+
+        With fake-quantizes, the outputs are those of the fake-quantized model. Raises CalibrationError for inputs that do not fit, and for
+        those that make NaN or infinity where something is observed.
+        """
+        names = [v.name or "" for v in self.model.graph.inputs]
+        if len(args) == 1 and isinstance(args[0], Mapping) and not kwargs:
+            batch: dict[str, Any] = dict(args[0])
+        else:
+            if len(args) > len(names):
+                raise InvalidInput(f"{self.model.name} takes {len(names)} inputs ({', '.join(names)}); {len(args)} were given")
+            batch = dict(zip(names, args, strict=False)) | kwargs
+        results = self.observe(feeds_of(self.model, batch, "the call"))
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def observe(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Run on checked feeds and let every observer see its values. The outputs, in order."""
+        if self._fake is not None:
+            return self._fake.run(feeds)
+        watchers = {name: (self._made[group]) for group in self._made if not group.held for name in group.watched}
+        if self._executable is None:
+            self._executable = _executable(self.model, list(watchers))
+
+        def tap(name: str, array: np.ndarray) -> None:
+            watchers[name](in_memory_order(array, watchers[name]))
+
+        return self._executable.run(feeds, tap)
+
+    def calibrate(self, data: Iterable[Batch]) -> int:
+        """Observe every batch (a dict of name → array, or one array for a model with one input). How many there were.
+
+        Raises CalibrationError for no data, and for data that does not fit the inputs or holds NaN or infinity.
+        """
+        count = 0
+        for count, batch in enumerate(data, 1):
+            self.observe(feeds_of(self.model, batch, f"calibration batch {count - 1}"))
+        if not count and self.observers:
+            raise CalibrationError("no calibration data: give at least one batch, better 100 to 500 samples like those to come")
+        return count
+
+    # -- converting -----------------------------------------------------------------------------------------------------------
+    def qparams(self) -> dict[str, QParams]:
+        """What was learned so far: site → scale and zero point. Raises CalibrationError for an observer that saw nothing."""
+        return {group.name: params for group, params in self._qparams().items()}
+
+    def _qparams(self) -> dict[Group, QParams]:
+        return qparams_of(self.model, self.groups, lambda group: observed(self._made[group]).calculate_qparams())
+
+    def convert(self, *, fold_weights: bool = True) -> Model:
+        """The model in QDQ form with what was learned. May be called again after more data. `fold_weights`: see `convert_pt2e`."""
+        learned = self._qparams()
+        model = self.model.clone()
+        convert(model, self.groups, learned, fold_weights=fold_weights)
+        drop_dead(model)
+        name_everything(model)
+        _forget(model)
+        return model
+
+
+class _FakeQuantized:
+    """The model with its fake-quantizes in it, as calls from the graph. Weights are constants, renewed when what they become changes."""
+
+    def __init__(self, prepared: PreparedModel) -> None:
+        self.prepared = prepared
+        self.weights: dict[Group, np.ndarray] = {}
+        self.executable: Executable | None = None
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        made = self.prepared._made
+        weights = {group: maker(self.prepared._held(group)) for group, maker in made.items() if group.held}
+        if self.executable is None or any(not np.array_equal(w, self.weights[g]) for g, w in weights.items()):
+            self.weights = weights
+            self.executable = self._build(weights)
+        return self.executable.run(feeds)
+
+    def _build(self, weights: Mapping[Group, np.ndarray]) -> Executable:
+        model = self.prepared.model.clone()
+        nodes = {node.name or "": node for node in model.graph}
+        values = {v.name or "": v for v in [*model.graph.inputs, *(v for n in model.graph for v in n.outputs)]}
+        calls: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+        faked: dict[str, ir.Value] = {}  # by the name of the value, for all its readers
+        sites = [(site, group) for group in self.prepared._made for site in group.sites]
+        for site, group in sorted(sites, key=lambda item: bool(item[0].reader)):  # values before edges, which may read them
+            if group.held:
+                value = model.graph.initializers[site.value]
+                _swap(nodes[site.reader], value, new_initializer(model.graph, f"{site.value}_fake_quantized", weights[group]))
+            elif not site.reader:
+                value = values[site.value]
+                readers = [use.node for use in value.uses()]
+                faked[site.value] = output = _call(model, value, f"{site.value}_fake_quantized", calls, self.prepared._made[group])
+                for reader in readers:
+                    _swap(reader, value, output)
+                if value.is_graph_output() and value.producer() is not None:
+                    model.graph.outputs[list(model.graph.outputs).index(value)] = output
+            elif Site(site.value) not in group.sites:
+                value = faked.get(site.value, values[site.value])
+                output = _call(model, value, f"{site.value}_{site.reader}_fake_quantized", calls, self.prepared._made[group])
+                _swap(nodes[site.reader], value, output)
+        fuse(model)
+        return Executable(model, host_target(), 1, calls=calls)
+
+
+def _call(model: Model, value: ir.Value, name: str, calls: dict[str, Callable[[np.ndarray], np.ndarray]], function: Any) -> ir.Value:
+    """What a call of `function` makes of `value`: a node right behind its maker, listed in `calls`."""
+    output = ir.Value(name=unique_name(model.graph, name), shape=value.shape, type=value.type)
+    node = ir.node("Call", [value], domain="ai.qrt", outputs=[output], name=f"{output.name}_call")
+    calls[node.name or ""] = function
+    maker = value.producer()
+    if maker is not None:
+        model.graph.insert_after(maker, node)
+    else:
+        model.graph.insert_before(next(iter(model.graph)), node)
+    return output
+
+
+def _swap(reader: ir.Node, value: ir.Value, other: ir.Value) -> None:
+    for index, v in enumerate(reader.inputs):
+        if v is value:
+            reader.replace_input_with(index, other)
+
+
+def _forget(model: Model) -> None:
+    """Takes annotations off: the model that leaves holds nothing of ours."""
+    for place in [*model.graph.inputs, *model.graph, *(v for node in model.graph for v in node.outputs)]:
+        place.meta.pop(KEY, None)
+
+
+def _executable(model: Model, names: Sequence[str]) -> Executable:
+    """The model fused, but with the values `names` still there to be seen."""
+    model = model.clone()
+    real = list(model.graph.outputs)
+    made = {v.name: v for node in model.graph for v in node.outputs}
+    # Rules keep what is an output.
+    model.graph.outputs.extend(made[name] for name in names if name in made and not made[name].is_graph_output())
+    fuse(model)
+    del model.graph.outputs[len(real) :]
+    return Executable(model, host_target(), 1, taps=names)
+
+
+def in_memory_order(array: np.ndarray, observer: ObserverOrFakeQuantize) -> np.ndarray:
+    """`array` with its axes as they lie in memory, which saves an observer of the whole tensor a copy."""
+    if isinstance(observer, ObserverBase) and observer.axis is not None:
+        return array
+    return array.transpose(sorted(range(array.ndim), key=lambda axis: -array.strides[axis]))

@@ -1,0 +1,275 @@
+"""Annotations → groups of sites that share one scale and zero point. Looks at the graph and changes nothing.
+
+A site is a value, for all its readers or for one of them. Sites are named, not pointed at, so that they hold for every copy of a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from qrt.core.dtypes import QDType, qint8, quint8
+from qrt.core.errors import InvalidInput, QuantizationError
+from qrt.graph import Model, constant, ir
+from qrt.ops.rule import Kind
+from qrt.quantization.quantizer import (
+    DerivedQuantizationSpec,
+    EdgeOrNode,
+    FixedQParamsQuantizationSpec,
+    QuantizationAnnotation,
+    QuantizationSpec,
+    QuantizationSpecBase,
+    SharedQuantizationSpec,
+    annotations,
+)
+from qrt.quantization.rules import rule_of, weight_axis
+
+__all__ = ["Group", "OwnSpec", "Site", "resolve"]
+
+OwnSpec = QuantizationSpec | FixedQParamsQuantizationSpec | DerivedQuantizationSpec
+
+
+@dataclass(frozen=True)
+class Site:
+    """A value that becomes codes: on its way to the node `reader`, or, where that is "", for everyone."""
+
+    value: str
+    reader: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.value!r} on its way to {self.reader!r}" if self.reader else repr(self.value)
+
+
+@dataclass(eq=False)
+class Group:
+    """Sites that share one scale and zero point. `spec`: where those come from; `sources`: the groups a derived spec derives them from.
+
+    `watched`: the values that an observer must see: those that are computed, and not merely moved from others of the group.
+    `held`: whether the group is of constants, which are observed at once.
+    """
+
+    spec: OwnSpec
+    sites: list[Site] = field(default_factory=list)
+    sources: list[Group] = field(default_factory=list)
+    watched: list[str] = field(default_factory=list)
+    held: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of its first value, which is unique unless a value is quantized in several ways."""
+        site = self.sites[0]
+        return f"{site.value}.{site.reader}" if site.reader and not self.held else site.value
+
+
+def resolve(model: Model) -> list[Group]:
+    """The groups of an annotated graph, in its order.
+
+    Raises QuantizationError for a spec that shares with or derives from what is not quantized, or from itself in the end; for a dtype or
+    channel axis that the operator does not support; for an edge that is none. InvalidInput for what is no spec.
+    """
+    return _Resolver(model).groups()
+
+
+class _Resolver:
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.nodes = {node.name or "": node for node in model.graph}
+        self.values: dict[str, ir.Value] = {}
+        self.specs: dict[Site, QuantizationSpecBase] = {}
+        self.alone: set[Site] = set()  # sites whose annotation forbids implicit sharing
+        self.leader: dict[Site, Site] = {}
+        for place, annotation in annotations(model).items():
+            self._collect(place, annotation)
+
+    # -- what is said -------------------------------------------------------------------------------------------------------
+    def _collect(self, place: ir.Node | ir.Value, annotation: QuantizationAnnotation) -> None:
+        for value, spec in annotation.input_qspec_map.items():
+            if isinstance(place, ir.Value) or value not in place.inputs:
+                raise QuantizationError(f"the annotation of {place.name!r} names {value.name!r}, which is none of its inputs")
+            self._say(value, place.name or "", spec, annotation)
+        outputs = [place] if isinstance(place, ir.Value) else [v for v in place.outputs if v.dtype == ir.DataType.FLOAT]
+        for value in outputs:
+            self._say(value, "", annotation.output_qspec, annotation)
+
+    def _say(self, value: ir.Value, reader: str, spec: QuantizationSpecBase | None, annotation: QuantizationAnnotation) -> None:
+        if spec is None:
+            return
+        site = Site(value.name or "", reader)
+        if not isinstance(spec, OwnSpec | SharedQuantizationSpec):
+            raise InvalidInput(f"{site} is annotated with a {type(spec).__name__}: give a QuantizationSpec or one of its kin")
+        if value.dtype != ir.DataType.FLOAT:
+            raise QuantizationError(f"{site} is annotated, but holds {value.dtype}: only float32 becomes codes")
+        self.specs[site] = spec
+        self.values[site.value] = value
+        if not annotation.allow_implicit_sharing:
+            self.alone.add(site)
+
+    def _site(self, place: EdgeOrNode) -> Site:
+        """The site that an edge, value or node of a spec means: an edge without a spec has that of its value."""
+        if isinstance(place, tuple):
+            value, node = place
+            site = Site(value.name or "", node.name or "")
+            return site if site in self.specs else Site(site.value)
+        if isinstance(place, ir.Node):
+            if len(place.outputs) != 1:
+                raise QuantizationError(f"a spec names node {place.name!r}, which has {len(place.outputs)} outputs: name the value")
+            place = place.outputs[0]
+        return Site(place.name or "")
+
+    # -- who belongs together -----------------------------------------------------------------------------------------------
+    def _root(self, site: Site) -> Site:
+        while site in self.leader:
+            site = self.leader[site]
+        return site
+
+    def _join(self, site: Site, other: Site) -> None:
+        a, b = self._root(site), self._root(other)
+        if a != b:
+            self.leader[a] = b
+
+    def _share(self) -> None:
+        for site, spec in self.specs.items():
+            path = [site]
+            while isinstance(spec, SharedQuantizationSpec):
+                next_ = self._site(spec.edge_or_node)
+                if next_ not in self.specs:
+                    raise QuantizationError(f"{path[-1]} shares the qparams of {next_}, which is not quantized: annotate that too")
+                if next_ in path:
+                    ring = " → ".join(str(s) for s in [*path, next_])
+                    raise QuantizationError(f"shared specs go round in a ring: {ring}; give one of them a spec of its own")
+                path.append(next_)
+                spec = self.specs[next_]
+            if len(path) > 1:
+                self._join(site, path[-1])
+        for site, spec in self.specs.items():
+            if site.reader and site not in self.alone and isinstance(spec, QuantizationSpec) and not self._held(site):
+                self._share_implicitly(site, spec)
+
+    def _share_implicitly(self, site: Site, spec: QuantizationSpec) -> None:
+        """Joins an edge with its value, or else with the first other edge from there, of the same spec."""
+        others = [Site(site.value), *(s for s in self.specs if s.value == site.value and s.reader)]
+        for other in others:
+            if other == site:
+                return
+            if other in self.specs and other not in self.alone and self.specs[other] == spec:
+                self._join(site, other)
+                return
+
+    def _held(self, site: Site) -> bool:
+        return constant(self.values[site.value]) is not None
+
+    # -- groups -------------------------------------------------------------------------------------------------------------
+    def groups(self) -> list[Group]:
+        self._share()
+        found: dict[Site, Group] = {}
+        for site in self.specs:
+            root = self._root(site)
+            if root not in found:
+                spec = self.specs[root]
+                assert isinstance(spec, OwnSpec)  # _share has followed every other to its end
+                found[root] = Group(spec, held=self._held(root))
+            found[root].sites.append(site)
+        for root, group in found.items():
+            for site in group.sites:
+                self._check(site, group)
+            if isinstance(group.spec, DerivedQuantizationSpec):
+                group.sources = [self._source(root, group.spec, place, found) for place in group.spec.derived_from]
+            group.watched = list(self._watched(group))
+        _check_order(found.values())
+        return list(found.values())
+
+    def _source(self, site: Site, spec: DerivedQuantizationSpec, place: EdgeOrNode, found: Mapping[Site, Group]) -> Group:
+        source = self._site(place)
+        if source not in self.specs:
+            raise QuantizationError(
+                f"{site} derives its qparams from {source}, which is not quantized: annotate that, or leave {site} float"
+            )
+        return found[self._root(source)]
+
+    def _watched(self, group: Group) -> Iterator[str]:
+        if not isinstance(group.spec, QuantizationSpec) or group.spec.is_dynamic:
+            return
+        inside = set(group.sites)
+        for name in dict.fromkeys(site.value for site in group.sites):
+            if not self._held(Site(name)) and not self._moved(self.values[name], inside):
+                yield name
+
+    def _moved(self, value: ir.Value, inside: set[Site]) -> bool:
+        """Whether `value` only holds what other values of its group hold, which the observer sees there."""
+        node = value.producer()
+        rule = rule_of(node) if node is not None else None
+        if node is None or rule is None or rule.kind not in (Kind.MOVE, Kind.JOIN):
+            return False
+        data = [node.inputs[i] for i in rule.inputs] or list(node.inputs)
+        names = [v.name or "" for v in data if v is not None]
+        return bool(names) and all(Site(n) in inside or Site(n, node.name or "") in inside for n in names)
+
+    # -- checks -------------------------------------------------------------------------------------------------------------
+    def _check(self, site: Site, group: Group) -> None:
+        """Whether the operator that reads codes here can do so."""
+        spec, value = group.spec, self.values[site.value]
+        rank = len(value.shape) if value.shape is not None else None
+        axis = getattr(spec, "ch_axis", None)
+        if axis is not None and rank is not None and axis >= rank:
+            raise QuantizationError(f"{site} has {rank} axes; its spec's ch_axis is {axis}: give one of 0 … {rank - 1}")
+        if not self._held(site):
+            _check_activation(site, spec, [use.node for use in value.uses()])
+            return
+        for node in [self.nodes[site.reader]] if site.reader else [use.node for use in value.uses()]:
+            _check_constant(site, spec, value, node)
+
+
+def _check_activation(site: Site, spec: OwnSpec, readers: list[ir.Node]) -> None:
+    _check_dtype(site, spec.dtype, (quint8, qint8), "activations")
+    if spec.qscheme is not None and spec.qscheme.per_channel:
+        raise QuantizationError(f"{site} is an activation; its spec is {spec.qscheme!r}: activations take one scale per tensor")
+    if spec.is_dynamic:
+        rules = [(n, rule_of(n)) for n in readers if not site.reader or n.name == site.reader]
+        for node, rule in rules:
+            if rule is None or not rule.dynamic or constant(node.inputs[1]) is None:
+                raise QuantizationError(
+                    f"{site} is quantized dynamically, which {node.op_type} {node.name!r} cannot read: "
+                    "only a Conv, Gemm or MatMul with a constant weight can"
+                )
+        _check_dtype(site, spec.dtype, (quint8,), "dynamic activations")
+
+
+def _check_constant(site: Site, spec: OwnSpec, value: ir.Value, node: ir.Node) -> None:
+    rule = rule_of(node)
+    uses = [i for i, v in enumerate(node.inputs) if v is value]
+    if isinstance(spec, DerivedQuantizationSpec):
+        return
+    if rule is not None and rule.kind is Kind.PRODUCT and rule.weight in uses:
+        _check_dtype(site, spec.dtype, (qint8,), f"the weight of {node.op_type} {node.name!r}")
+        axis, right = getattr(spec, "ch_axis", None), weight_axis(node)
+        if axis is not None and axis != right:
+            where = "it takes one scale per tensor" if right is None else f"its output channels lie along axis {right}"
+            raise QuantizationError(f"{site}, the weight of {node.op_type} {node.name!r}, has a spec with ch_axis {axis}: {where}")
+    else:
+        _check_dtype(site, spec.dtype, (quint8, qint8), f"a constant of {node.op_type} {node.name!r}")
+
+
+def _check_dtype(site: Site, dtype: object, known: tuple[QDType, ...], what: str) -> None:
+    if dtype not in known:
+        raise QuantizationError(
+            f"{site} would become {dtype!r}, which its operator's rule does not support: {what} may be "
+            f"{' or '.join(repr(k) for k in known)}; change the dtype of its qconfig or spec, or leave it float (None)"
+        )
+
+
+def _check_order(groups: Iterable[Group]) -> None:
+    """Raises where derived specs derive from each other in a ring."""
+    state: dict[Group, bool] = {}
+
+    def visit(group: Group) -> None:
+        if state.get(group) is False:
+            raise QuantizationError(f"the qparams of {group.sites[0]} derive from themselves in the end")
+        if group in state:
+            return
+        state[group] = False
+        for source in group.sources:
+            visit(source)
+        state[group] = True
+
+    for group in groups:
+        visit(group)
