@@ -10,11 +10,13 @@ import numpy as np
 
 from qrt.core.errors import ModelError
 from qrt.jit import Kernel, record_dtype
+from qrt.ops.conv.lines import lines_of, padded
 from qrt.ops.conv.window import Window
+from qrt.ops.gemm.amx import Lines
 from qrt.ops.gemm.dense import check_extra, check_operand, product_reference
 from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Fields, Product, Weights, overread_safe
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, Op, Operand, Ref, Spec, Steps
 
 __all__ = ["FILL", "Conv"]
 
@@ -78,10 +80,11 @@ class Conv(Op):
         point = self.window.is_point
         m, images = (batch * pixels, 1) if point else (pixels, batch)
         run = self.window.kernel[-1] if self.window.dilations[-1] == 1 else 1
-        product = Product(m, n, k, self.epilogue, taps, groups, images, run)
+        lines = Lines.of_rows(m, channels) if point else lines_of(self.window, space, channels)
+        product = Product(m, n, k, self.epilogue, taps, groups, images, run, lines)
         product, fields = product.with_constant(steps, self.weights, self.x_zero_point)
         fields |= {
-            "x": overread_safe(steps, x, k) if self.epilogue.integer else x.ref,
+            "x": x.ref,
             "x_batch": prod(space) * channels * size,
             "x_group": k * size,
             "x_row": channels * size,
@@ -90,19 +93,27 @@ class Conv(Op):
             "y_group": n * y_size,
             "y_row": groups * n * y_size,
         }
-        if not point:
+        in_lines = product.amx and product.lines is not None
+        if in_lines and any(self.window.pads):
+            fields["x"], fields["x_batch"] = padded(steps, self.window, x.ref, batch, space, channels, self._padding(steps, inputs, 1))
+        elif self.epilogue.integer:
+            fields["x"] = overread_safe(steps, x, product.run * k if product.amx else k, product.piece)
+        if not point and not in_lines:
             fields |= self._table(steps, inputs, space, channels * size, product)
         product.step(steps, inputs[1:], not point, fields)
+
+    def _padding(self, steps: Steps, inputs: Sequence[Operand], row: int) -> Ref:
+        """`row` bytes of what padding reads."""
+        if self.epilogue.name == "f32d":
+            zeros = steps.scratch(row)
+            steps.step(FILL, 1, y=zeros, n=row, code=inputs[2].ref)
+            return zeros
+        code = self.x_zero_point if self.epilogue.integer else 0
+        return steps.packed(self.weights.w, ("padding", code, row), lambda: np.full(row, code, np.uint8))
 
     def _table(self, steps: Steps, inputs: Sequence[Operand], space: Sequence[int], pixel: int, product: Product) -> Fields:
         """The offsets of every tap, and the row that padding reads."""
         copies = product.taps // self.window.taps
         how = ("offsets", tuple(space), pixel, copies, self.window)
         offsets = steps.packed(self.weights.w, how, lambda: np.repeat(self.window.offsets(space, pixel), copies, 1))
-        row = 4 * product.k4
-        if self.epilogue.name == "f32d":
-            zeros = steps.scratch(row)
-            steps.step(FILL, 1, y=zeros, n=row, code=inputs[2].ref)
-            return {"offsets": offsets, "zeros": zeros}
-        code = self.x_zero_point if self.epilogue.integer else 0
-        return {"offsets": offsets, "zeros": steps.packed(self.weights.w, ("padding", code, row), lambda: np.full(row, code, np.uint8))}
+        return {"offsets": offsets, "zeros": self._padding(steps, inputs, 4 * product.k4)}

@@ -132,3 +132,28 @@ def fill():  # type: ignore[no-untyped-def]
             y[i] = code
 
     return kernel
+
+
+def pad():  # type: ignore[no-untyped-def]
+    """Images with padding around their rows: threads share the rows, those of padding included."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        code = u8(r.code)[0]
+        rows, pitch = r.top + r.height + r.bottom, r.gap + r.row
+        lo, hi = share(r.batch * rows, tid, nthreads)
+        for item in range(lo, hi):
+            image, row = item // rows, item % rows
+            y = u8(r.y + image * (r.gap + rows * pitch) + row * pitch)
+            inside = row >= r.top and row < r.top + r.height
+            for i in range(r.gap if inside else pitch):
+                y[i] = code
+            if inside:
+                x, to = u8(r.x + (image * r.height + row - r.top) * r.row), u8(r.y + image * (r.gap + rows * pitch) + row * pitch + r.gap)
+                for i in range(r.row):
+                    to[i] = x[i]
+            if row == rows - 1:
+                for i in range(pitch, pitch + r.gap):
+                    y[i] = code
+
+    return kernel

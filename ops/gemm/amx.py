@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qrt.core.target import Target
-from qrt.jit import Kernel, record_dtype
+from qrt.jit import Kernel, cache_bytes, record_dtype
 from qrt.ops.gemm.table import CODES, EPILOGUES
 from qrt.ops.gemm.table import RECORD as GEMM_RECORD
 from qrt.ops.op import Array, Ref, Steps
@@ -15,26 +16,46 @@ from qrt.ops.op import Array, Ref, Steps
 if TYPE_CHECKING:
     from qrt.ops.gemm.product import Product
 
-__all__ = ["COLUMNS", "KERNELS", "RECORD", "add_step", "blocked", "suits"]
+__all__ = ["COLUMNS", "KERNELS", "K_STEP", "RECORD", "Lines", "add_step", "blocked", "offsets", "suits"]
 
 # A tile register holds 16 rows of 64 bytes; a block is two by two of them.
 ROWS = COLUMNS = 32
 K_STEP = 64
-# Half of a small L2 cache: a block's rows stay there while all columns pass.
-PANEL_BYTES = 1 << 18
+TILE_BYTES = ROWS * K_STEP
 
-# The product's record, with: `k`: bytes of a row and tap; `run`: taps that lie side by side; `panel`, `acc`: scratch of each thread;
-# `block_rows`: rows that share a panel; `column_shares`: into how many parts the columns are cut; `in_place`: 1 if rows are read where
-# they lie.
+# The product's record, with: `k`: bytes of a row and tap; `run`: taps that lie side by side; `k_steps`, and `offsets_k`: where each of
+# them lies, from a row's first byte on; `panel` (of `panel_bytes`, 0: rows are read where they lie), `acc`: scratch of each thread;
+# `chunk`: row blocks that pass all columns together; `by_columns`: 1 if threads share columns; then `Lines`.
 RECORD = record_dtype(
     *((name, GEMM_RECORD[name].str[1:]) for name in GEMM_RECORD.names or ()),
-    *((name, "i8") for name in ("k", "run", "panel", "panel_bytes", "acc", "block_rows", "column_shares", "in_place")),
+    *((name, "i8") for name in ("k", "run", "k_steps", "offsets_k", "panel", "panel_bytes", "acc", "chunk", "by_columns")),
+    *((name, "i8") for name in ("lines", "line", "length", "position", "pitch", "width")),
 )
 KERNELS: tuple[Kernel, ...] = tuple(
     Kernel(f"gemm_u8s8_{epilogue}_32x32__amx", RECORD, "qrt.ops.gemm.cpu_amx:gemm", (epilogue,))
     for epilogue, meaning in EPILOGUES.items()
     if meaning.startswith("int")
 )
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Rows that tiles can load where they are. An image has `count` lines, `line` bytes apart, of `length` positions, `position` bytes
+    apart; `width` of each `pitch` positions are rows, in order, and what is computed for the others is dropped. `taps`: where
+    each tap of a row lies, in bytes from its position on. Up to 63 bytes past the last one are read."""
+
+    count: int
+    line: int
+    length: int
+    position: int
+    pitch: int
+    width: int
+    taps: tuple[int, ...]
+
+    @staticmethod
+    def of_rows(m: int, row: int) -> Lines:
+        """m rows, `row` bytes apart."""
+        return Lines(1, 0, m, row, m, m, (0,))
 
 
 def suits(target: Target, product: Product) -> bool:
@@ -46,28 +67,45 @@ def suits(target: Target, product: Product) -> bool:
 
 
 def blocked(w: Array) -> Array:
-    """int8 [k, columns] → [columns / 32][k / 64][2][16][16][4], zeros past k."""
-    k, columns = w.shape
-    full = np.zeros((-(-k // K_STEP) * K_STEP, columns), np.int8)
-    full[:k] = w
+    """int8 [runs, k, columns] → [columns / 32][runs][k / 64][2][16][16][4], zeros past k."""
+    runs, k, columns = w.shape
+    full = np.zeros((runs, -(-k // K_STEP) * K_STEP, columns), np.int8)
+    full[:, :k] = w
     tiles = full.reshape(-1, 16, 4, columns // COLUMNS, 2, 16)
     return np.ascontiguousarray(tiles.transpose(3, 0, 4, 1, 5, 2))
+
+
+def offsets(product: Product) -> Array:
+    """Where each step along k lies, from a row's first byte on."""
+    lines = product.lines
+    if lines is None:
+        return np.arange(product.k_steps, dtype=np.int64) * TILE_BYTES
+    starts = np.array(lines.taps, np.int64)[:: product.run]
+    return (starts[:, None] + np.arange(product.k_steps // len(starts)) * K_STEP).reshape(-1)
 
 
 def add_step(steps: Steps, product: Product, fields: dict[str, int | float | Ref]) -> None:
     """Appends the kernel call; `fields` as for the vector kernels."""
     kernel = next(k for k in KERNELS if k.params == (product.epilogue.name,))
-    k_bytes = -(-product.k * product.taps // K_STEP) * K_STEP
-    direct = fields.get("offsets", 0) == 0
-    in_place = direct and product.taps == 1 and product.k % K_STEP == 0 and product.m >= ROWS
-    work = product.batch * product.m * product.n * product.k * product.taps
-    threads = 1 if work < 1 << 18 else steps.threads
-    shared = -(-product.m // (threads * ROWS)) * ROWS
-    rows = max(ROWS, min(PANEL_BYTES // k_bytes // ROWS * ROWS, shared))
-    blocks = product.batch * -(-product.m // rows)
-    panel = 0 if in_place else rows * k_bytes
+    threads = 1 if product.batch * product.m * product.n * product.k * product.taps < 1 << 18 else steps.threads
+    lines = product.lines or Lines(1, 0, product.m, K_STEP, product.m, product.m, ())
+    blocks, column_blocks = product.batch * lines.count * -(-lines.length // ROWS), -(-product.n // COLUMNS)
+    a_block, b_bytes = product.k_steps * TILE_BYTES, column_blocks * product.k_steps * TILE_BYTES
+    # Half of the L2 cache for the rows of a chunk, so that they stay there while all columns pass; columns that fit the L1 cache stay
+    # there while rows pass.
+    chunk = 1 if b_bytes <= cache_bytes(1) // 2 else max(1, cache_bytes(2) // 2 // a_block)
+    by_columns = blocks < threads
+    if product.lines is not None:
+        by_rows, across = -(-blocks // threads) * column_blocks, -(-column_blocks // threads) * blocks
+        by_columns = across < by_rows or (across == by_rows and b_bytes > blocks * a_block)
+    else:
+        chunk = min(chunk, -(-blocks // threads)) if not by_columns else chunk
     filled: dict[str, int | float | Ref] = dict.fromkeys(RECORD.names or (), 0)
     filled |= fields
-    filled |= {"panel": steps.scratch(max(panel, 64) * threads), "panel_bytes": panel, "acc": steps.scratch(4096 * threads)}
-    filled |= {"run": product.run, "block_rows": rows, "column_shares": threads if blocks < threads else 1, "in_place": int(in_place)}
+    filled |= {"k": product.k, "run": product.run, "k_steps": product.k_steps, "by_columns": int(by_columns), "chunk": chunk}
+    filled |= {"lines": lines.count, "line": lines.line, "length": lines.length, "position": lines.position}
+    filled |= {"pitch": lines.pitch, "width": lines.width}
+    panel = 0 if product.lines is not None else chunk * a_block
+    # A block may end with half a pair of rows.
+    filled |= {"panel": steps.scratch(max(panel * threads, 64)), "panel_bytes": panel, "acc": steps.scratch(4096 * threads + 128)}
     steps.step(kernel, threads, **filled)

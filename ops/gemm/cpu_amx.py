@@ -1,7 +1,8 @@
 """The integer product on AMX tiles: 32 rows by 32 columns of accumulators in four tile registers, 64 bytes of k at a step.
 
-Rows of A are copied to a panel of whole tiles first, unless they already lie 64 bytes at a time: any window, padding and channel count
-becomes one flat k there. A tile's accumulators go through memory to the vector epilogue, two rows of 32 columns at a time.
+Rows that lie at a constant distance are read where they are (`amx.Lines`); others are copied to a panel of whole tiles first: any
+window, padding and channel count becomes one flat k there. A tile's accumulators go through memory to the vector epilogue, two rows of
+32 columns at a time.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from qrt.jit.lang import device, fields, i32, share
-from qrt.jit.lang.simd import I8, I64, Simd
+from qrt.jit.lang.simd import I8, I32, I64, Simd
 from qrt.ops.gemm.cpu import Micro
 from qrt.ops.gemm.table import CODES
 
@@ -56,32 +57,43 @@ def tiles_end(typing_context):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def multiply(typing_context, a, a_step, a_row, w, steps, acc):  # type: ignore[no-untyped-def]
-    """acc[32][32] int32 = A · B. A: rows `a_row` bytes apart, 64 bytes of k every `a_step`; w: [steps][2][16][16][4]."""
+def multiply(typing_context, upper, lower, a_row, offsets, w, steps, acc, ahead, lines):  # type: ignore[no-untyped-def]
+    """acc[32][32] int32 = A · B. A: 16 rows from `upper` and 16 from `lower` on, `a_row` bytes apart, with 64 bytes of k at each of the
+    int64 `offsets`; w: [steps][2][16][16][4]. At each step `lines` cache lines from `ahead` on are asked for: what is read next."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         b, s = builder, Simd("avx512vnni", builder)
-        a, a_step, a_row, w, steps, acc = args
+        upper, lower, a_row, offsets, w, steps, acc, ahead, lines = args
         for tile in range(4):
             s.call("llvm.x86.tilezero", _VOID, I8(tile))
-        entry, loop, done = b.block, b.append_basic_block("k"), b.append_basic_block("done")
-        lower = b.mul(a_row, I64(16))
+        entry, loop, fetch, end, done = b.block, *(b.append_basic_block(name) for name in ("k", "ahead", "k_end", "done"))
         b.branch(loop)
         b.position_at_end(loop)
-        k, a_k, w_k = b.phi(I64), b.phi(I64), b.phi(I64)
-        for phi, start in ((k, I64(0)), (a_k, a), (w_k, w)):
+        k, w_k, ahead_k = b.phi(I64), b.phi(I64), b.phi(I64)
+        for phi, start in ((k, I64(0)), (w_k, w), (ahead_k, ahead)):
             phi.add_incoming(start, entry)
-        s.call("llvm.x86.tileloadd64", _VOID, I8(4), _pointer(s, a_k), a_row)
+        offset = s.load(b.add(offsets, b.shl(k, I64(3))), I64)
+        s.call("llvm.x86.tileloadd64", _VOID, I8(4), _pointer(s, b.add(upper, offset)), a_row)
         s.call("llvm.x86.tileloadd64", _VOID, I8(6), _pointer(s, w_k), I64(64))
         s.call("llvm.x86.tdpbusd", _VOID, I8(0), I8(4), I8(6))
         s.call("llvm.x86.tileloadd64", _VOID, I8(7), _pointer(s, b.add(w_k, I64(1024))), I64(64))
         s.call("llvm.x86.tdpbusd", _VOID, I8(1), I8(4), I8(7))
-        s.call("llvm.x86.tileloadd64", _VOID, I8(5), _pointer(s, b.add(a_k, lower)), a_row)
+        s.call("llvm.x86.tileloadd64", _VOID, I8(5), _pointer(s, b.add(lower, offset)), a_row)
         s.call("llvm.x86.tdpbusd", _VOID, I8(2), I8(5), I8(6))
         s.call("llvm.x86.tdpbusd", _VOID, I8(3), I8(5), I8(7))
+        ahead_last = b.add(ahead_k, b.shl(lines, I64(6)))
+        b.cbranch(b.icmp_signed(">", lines, I64(0)), fetch, end)
+        b.position_at_end(fetch)
+        line = b.phi(I64)
+        line.add_incoming(ahead_k, loop)
+        s.call("llvm.prefetch.p0", _VOID, _pointer(s, line), I32(0), I32(2), I32(1))  # to read, into the L2 cache
+        line_next = b.add(line, I64(64))
+        line.add_incoming(line_next, fetch)
+        b.cbranch(b.icmp_unsigned("<", line_next, ahead_last), fetch, end)
+        b.position_at_end(end)
         k_next = b.add(k, I64(1))
-        for phi, after in ((k, k_next), (a_k, b.add(a_k, a_step)), (w_k, b.add(w_k, I64(2048)))):
-            phi.add_incoming(after, loop)
+        for phi, after in ((k, k_next), (w_k, b.add(w_k, I64(2048))), (ahead_k, ahead_last)):
+            phi.add_incoming(after, end)
         b.cbranch(b.icmp_signed("<", k_next, steps), loop, done)
         b.position_at_end(done)
         for tile in range(4):
@@ -89,7 +101,7 @@ def multiply(typing_context, a, a_step, a_row, w, steps, acc):  # type: ignore[n
             s.call("llvm.x86.tilestored64", _VOID, I8(tile), _pointer(s, at), I64(128))
         return context.get_dummy_value()
 
-    return types.void(*(types.int64,) * 6), codegen
+    return types.void(*(types.int64,) * 9), codegen
 
 
 @intrinsic
@@ -223,7 +235,8 @@ class _Rows(Micro):
 
 
 def gemm(epilogue):  # type: ignore[no-untyped-def]
-    """Blocks of rows times blocks of columns: threads share the (image, row block, column share) blocks."""
+    """Blocks of 32 rows times blocks of 32 columns. Threads share the row blocks, or the column blocks; a thread takes `chunk` row blocks
+    at a time through all its columns."""
 
     @intrinsic
     def finish(typing_context, values):  # type: ignore[no-untyped-def]
@@ -240,57 +253,75 @@ def gemm(epilogue):  # type: ignore[no-untyped-def]
         r = fields(record)
         panel = r.panel + tid * r.panel_bytes
         acc = r.acc + tid * 4096
-        k_steps = (r.k * r.taps + 63) // 64
-        column_blocks = (r.n + 31) // 32
-        row_blocks = (r.m + r.block_rows - 1) // r.block_rows
+        steps = r.k_steps
+        line_blocks = (r.length + 31) // 32
+        image_blocks = r.lines * line_blocks
+        # The last block of a line begins early, or repeats rows where the line is shorter: nothing past its end is read.
+        short = r.panel_bytes == 0 and r.length < 32
+        lower = (r.length - 16 if short else 16) * r.position
         tiles_begin()
-        lo, hi = share(r.batch * row_blocks * r.column_shares, tid, nthreads)
-        for item in range(lo, hi):
-            part = item % r.column_shares
-            rest = item // r.column_shares
-            m = rest % row_blocks * r.block_rows
-            image = rest // row_blocks
-            rows = min(r.block_rows, r.m - m)
+        columns = (r.n + 31) // 32
+        first, last = (0, columns) if r.by_columns == 0 else share(columns, tid, nthreads)
+        lo, hi = share(r.batch * image_blocks, tid, nthreads) if r.by_columns == 0 else (0, r.batch * image_blocks)
+        while lo < hi:
+            image, begin = lo // image_blocks, lo % image_blocks
+            end = min(begin + r.chunk, image_blocks, begin + hi - lo)
+            lo += end - begin
             x = r.x + image * r.x_batch
-            if r.in_place == 0:
-                fill(record, x, m, rows, panel, k_steps)
-            n_first, n_last = share(column_blocks, part, r.column_shares)
-            for block in range(n_first, n_last):
-                n = block * 32
-                w = r.w + block * k_steps * 2048
-                for start in range(0, rows, 32):
-                    # The last tile of rows in place begins early: there is nothing after the last row to read.
-                    row = start
-                    if r.in_place != 0:
-                        row = min(start, rows - 32)
-                        multiply(x + (m + row) * r.x_row, 64, r.x_row, w, k_steps, acc)
-                    else:
-                        multiply(panel + start * k_steps * 64, 2048, 64, w, k_steps, acc)
-                    at = image * r.y_batch + (m + row) * r.y_row + n * size
-                    finish(
-                        (
-                            acc,
-                            r.bias + 4 * n,
-                            r.scale + 4 * n,
-                            r.y + at,
-                            r.y_row,
-                            r.r + at,
-                            r.a_scale,
-                            r.a_zero_point,
-                            r.column_sums + 4 * n,
-                            r.n - n,
-                            min(32, rows - row),
-                            r.lo,
-                            r.hi,
-                            r.c_lo,
-                            r.c_hi,
-                            r.c_ratio,
-                            r.r_ratio,
-                            r.c_zero_point,
-                            r.sum_offset,
-                            r.y_zero_point,
-                        )
-                    )
+            if r.panel_bytes != 0:
+                fill(record, x, begin * 32, min(end * 32, r.length) - begin * 32, panel, steps)
+            lines = (32 + end - begin - 1) // (end - begin)
+            for column in range(first, last):
+                n = column * 32
+                w = r.w + column * steps * 2048
+                ahead = w + steps * 2048 if column + 1 < last else r.w + first * steps * 2048
+                for block in range(begin, end):
+                    line, start = block // line_blocks, block % line_blocks * 32
+                    at = panel + (block - begin) * steps * 2048
+                    if r.panel_bytes == 0:
+                        if not short:
+                            start = min(start, r.length - 32)
+                        at = x + line * r.line + start * r.position
+                    multiply(at, at + lower, r.position, r.offsets_k, w, steps, acc, ahead, lines)
+                    ahead += lines * 64 * steps
+                    for half in range(2 if short else 1):
+                        count = 16 if short else min(32, r.length - start)
+                        first_position = start + half * (r.length - 16)
+                        i = 0
+                        while i < count:
+                            # Of each `pitch` positions of a line those past `width` are no rows of the result.
+                            p = first_position + i
+                            across = p % r.pitch
+                            if across >= r.width:
+                                i += r.pitch - across
+                                continue
+                            rows = min(r.width - across, count - i)
+                            y = image * r.y_batch + ((line + p // r.pitch) * r.width + across) * r.y_row + n * size
+                            finish(
+                                (
+                                    acc + (16 * half + i) * 128,
+                                    r.bias + 4 * n,
+                                    r.scale + 4 * n,
+                                    r.y + y,
+                                    r.y_row,
+                                    r.r + y,
+                                    r.a_scale,
+                                    r.a_zero_point,
+                                    r.column_sums + 4 * n,
+                                    r.n - n,
+                                    rows,
+                                    r.lo,
+                                    r.hi,
+                                    r.c_lo,
+                                    r.c_hi,
+                                    r.c_ratio,
+                                    r.r_ratio,
+                                    r.c_zero_point,
+                                    r.sum_offset,
+                                    r.y_zero_point,
+                                )
+                            )
+                            i += rows
         tiles_end()
 
     return kernel

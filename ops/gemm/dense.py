@@ -9,6 +9,7 @@ from math import prod
 import numpy as np
 
 from qrt.core.errors import ModelError, UnsupportedOp
+from qrt.ops.gemm.amx import Lines
 from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Product, Weights, overread_safe
 from qrt.ops.gemm.table import SUMS
@@ -80,8 +81,9 @@ class Dense(Op):
         m = prod(inputs[0].spec.shape[:-1])
         if m == 0 or n == 0:
             return
-        product, fields = Product(m, n, k, self.epilogue).with_constant(steps, self.weights, self.x_zero_point)
+        plain = Product(m, n, k, self.epilogue, lines=Lines.of_rows(m, k))
+        product, fields = plain.with_constant(steps, self.weights, self.x_zero_point)
         size = 1 if self.epilogue.integer else 4
-        x = overread_safe(steps, inputs[0], k) if self.epilogue.integer else inputs[0].ref
+        x = overread_safe(steps, inputs[0], k, product.piece) if self.epilogue.integer else inputs[0].ref
         fields |= {"x": x, "x_row": k * size, "y": outputs[0].ref, "y_row": n * outputs[0].spec.dtype.itemsize}
         product.step(steps, inputs[1:], False, fields)

@@ -44,12 +44,12 @@ def wrap32(x: Array) -> Array:
     return (x & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
 
 
-def overread_safe(steps: Steps, x: Operand, k: int) -> Ref:
-    """Where the kernels may read the codes `x`: up to three bytes past a row's end when k is no multiple of 4.
+def overread_safe(steps: Steps, x: Operand, k: int, piece: int = 4) -> Ref:
+    """Where the kernels may read the codes `x`: `piece` bytes at a time, so past a row's end when k is no multiple of that.
 
     Arena buffers and packed constants have room there; the caller's own arrays do not, and are copied first.
     """
-    if k % 4 == 0 or x.ref.base is Base.ARENA:
+    if k % piece == 0 or x.ref.base is Base.ARENA:
         return x.ref
     scratch = steps.scratch(x.spec.nbytes)
     steps.step(COPY, x=x.ref, y=scratch, n=x.spec.nbytes)
@@ -95,6 +95,7 @@ class Product:
     groups: int = 1
     batch: int = 1
     run: int = 1  # taps that read neighbouring pixels of one row of the image, away from its border
+    lines: amx.Lines | None = None  # how tile registers find rows without a copy
     amx: bool = False  # runs on tile registers: see amx.py
     packed: int = 0  # columns of a block that lies in ORDERS, for kernels that pack four vectors of codes; 0: columns lie in order
 
@@ -102,6 +103,17 @@ class Product:
     def k4(self) -> int:
         """Four-byte steps along k."""
         return -(-self.k // 4) if self.epilogue.integer else self.k
+
+    @property
+    def piece(self) -> int:
+        """Bytes of k that a kernel of codes reads at a time."""
+        return amx.K_STEP if self.amx else 4
+
+    @property
+    def k_steps(self) -> int:
+        """64-byte steps along k on tile registers: whole runs of taps where rows lie in lines, else all taps one after the other."""
+        runs = self.taps // self.run if self.lines is not None else 1
+        return runs * -(-self.k * self.taps // runs // amx.K_STEP)
 
     def nr(self, steps: Steps) -> int:
         """Columns of that tile."""
@@ -142,7 +154,7 @@ class Product:
         named: Fields = {"batch": self.batch, "groups": self.groups, "m": self.m, "n": self.n, "taps": self.taps}
         fields = named | {"k4": self.k4} | self.epilogue.fields(extra, self.pad(steps)) | fields
         if self.amx:
-            amx.add_step(steps, self, fields | {"k": self.k})
+            amx.add_step(steps, self, fields)
             return
         kernel = kernel_for(steps.target, self.tile(steps), "indirect" if indirect else "direct", self.epilogue.name, bool(self.packed))
         filled: Fields = dict.fromkeys(RECORD.names or (), 0)
@@ -156,7 +168,10 @@ class Product:
         The bias that accumulators start from takes in a's zero point: Σ (a − za) · w = Σ a · w − za · Σ w.
         """
         parts = int8_parts(weights.centred()) if self.epilogue.integer and weights.zero_point is not None else [weights.w]
-        product = replace(self, taps=self.taps * len(parts), run=self.run if len(parts) == 1 else 1)
+        product = self
+        if len(parts) > 1:
+            lines = self.lines and replace(self.lines, taps=tuple(np.repeat(self.lines.taps, len(parts)).tolist()))
+            product = replace(self, taps=self.taps * len(parts), run=1, lines=lines)
         if amx.suits(steps.target, product):
             product = replace(product, amx=True, packed=amx.COLUMNS if self.epilogue.name in CODES else 0)
         elif packs(vector_isa(steps.target), product.tile(steps), self.epilogue.name) and self.epilogue.steps_fit:
@@ -167,8 +182,9 @@ class Product:
         def pack() -> Array:
             w = np.stack(parts, 2).reshape(self.groups, product.taps, self.k, self.n)
             if product.amx:
-                flat = np.zeros((product.taps * self.k, columns), np.int8)
-                flat[:, : self.n] = w.reshape(-1, self.n)
+                runs = product.taps // product.run if product.lines is not None else 1
+                flat = np.zeros((runs, product.taps * self.k // runs, columns), np.int8)
+                flat[..., : self.n] = w.reshape(runs, -1, self.n)
                 return amx.blocked(product._ordered(flat))
             full = np.zeros((self.groups, product.taps, self.k4 * per, columns), w.dtype)
             full[:, :, : self.k, : self.n] = w
@@ -177,9 +193,12 @@ class Product:
 
         lay = product.pad(steps)
         fields: Fields = {
-            "w": steps.packed(weights.w, ("b", nr, zeros, product.packed, product.amx), pack),
+            "w": steps.packed(weights.w, ("b", nr, zeros, product.packed, product.amx, product.amx and product.k_steps), pack),
             "w_group": columns * product.taps * self.k4 * 4,
         }
+        if product.amx:
+            how = ("k steps", product.lines and product.lines.taps, product.run, product.k_steps)
+            fields["offsets_k"] = steps.packed(weights.w, how, lambda: amx.offsets(product))
         bias = weights.bias if weights.bias is not None else np.zeros(1, np.float32)
         source = weights.w if weights.bias is None else weights.bias
         if self.epilogue.name == "f32d":

@@ -7,12 +7,31 @@ import functools
 import os
 import platform
 import sys
+from pathlib import Path
 
 from qrt.core.target import Target, choose_target
 
-__all__ = ["host_target"]
+__all__ = ["cache_bytes", "host_target"]
 
 _ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
+
+
+# What a core has for itself where the system does not say: the least of what cores with 256-bit vectors were built with.
+_CACHES = {1: 32 << 10, 2: 256 << 10}
+_CACHE_FOLDER = Path("/sys/devices/system/cpu/cpu0/cache")
+
+
+@functools.cache
+def cache_bytes(level: int) -> int:
+    """Bytes of a core's data cache of `level` 1 or 2, as Linux tells them (Documentation/ABI/testing/sysfs-devices-system-cpu)."""
+    for index in sorted(_CACHE_FOLDER.glob("index*")):
+        try:
+            kind, at, size = ((index / name).read_text().strip() for name in ("type", "level", "size"))
+            if kind != "Instruction" and int(at) == level and size.endswith("K"):
+                return max(int(size[:-1]) << 10, _CACHES[level])
+        except (OSError, ValueError):
+            continue  # not told: the fallback
+    return _CACHES[level]
 
 
 @functools.cache
