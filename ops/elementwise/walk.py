@@ -22,7 +22,10 @@ def threads_for(nbytes: int) -> int | None:
 
 
 def broadcast_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The common shape of operands of one rank, in which extents of 1 repeat. ModelError where there is none."""
+    """The common shape of operands of one rank, in which extents of 1 repeat.
+
+    Raises ModelError where there is none, UnsupportedOp where a walk over it takes more than six strides.
+    """
     if len({len(shape) for shape in shapes}) != 1:
         raise ModelError(f"operands of shapes {list(shapes)} have different ranks")
     result = []
@@ -31,6 +34,8 @@ def broadcast_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         if len(wide) > 1:
             raise ModelError(f"operands of shapes {list(shapes)} do not broadcast")
         result.append(wide.pop() if wide else 1)
+    if len(_merge(tuple(result), [_strides(shape) for shape in shapes])[0]) > MAX_AXES:
+        raise UnsupportedOp(f"broadcasting {list(shapes)} takes more than {MAX_AXES} strides")
     return tuple(result)
 
 
@@ -69,11 +74,9 @@ def walk_record(operands: str) -> tuple[tuple[str, str], ...]:
 
 
 def walk_fields(letters: str, operands: Sequence[Operand], y: Operand) -> dict[str, int | Ref]:
-    """Values of `walk_record`'s fields. Raises UnsupportedOp for a broadcast that takes more than six strides."""
+    """Values of `walk_record`'s fields, for operands whose shapes broadcast (`broadcast_shape`)."""
     shape = y.spec.shape
     extents, strides = _merge(shape, [_strides(operand.spec.shape) for operand in operands])
-    if len(extents) > MAX_AXES:
-        raise UnsupportedOp(f"broadcasting {[o.spec.shape for o in operands]} takes more than {MAX_AXES} strides")
     pad = MAX_AXES - len(extents)
     extents = [1] * pad + extents
     cols = min(extents[5], TILE)

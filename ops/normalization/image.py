@@ -37,8 +37,10 @@ class ImageNorm(Op):
 
     def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
         x, scale, bias = inputs
-        if any(v.dtype != np.float32 for v in inputs) or len(x.shape) < 3 or self.groups < 1 or x.shape[-1] % self.groups:
+        if any(v.dtype != np.float32 for v in inputs) or len(x.shape) < 3:
             raise UnsupportedOp(f"no kernel normalizes {x.dtype}{x.shape} in {self.groups} groups of channels")
+        if self.groups < 1 or x.shape[-1] % self.groups:
+            raise ModelError(f"{x.shape[-1]} channels do not make {self.groups} groups")
         if scale.shape != x.shape[-1:] or bias.shape != x.shape[-1:]:
             raise ModelError(f"a scale of shape {scale.shape} and a bias of shape {bias.shape} do not fit {x.shape[-1]} channels")
         return (x,)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from qrt.core.errors import ModelError, QrtError
+from qrt.core.errors import ModelError, QrtError, UnsupportedOp
 from qrt.graph import has_subgraph, ir
 from qrt.ops.movement import Copy, Transpose
 from qrt.ops.op import Array, Op, Spec
@@ -226,6 +226,10 @@ class Lowering:
                 self._compute(node, handler)
             else:
                 handler(self, node)
+        except UnsupportedOp as lacking:
+            if node.domain != "":  # onnx.reference knows no other operators
+                raise
+            raise NotNative(str(lacking.__cause__ or lacking)) from lacking
         except QrtError:
             raise
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from cases import node_cases
 from data import ort_session
-from graphs import make
+from graphs import images, make
 from onnx import helper, numpy_helper
 
 import qrt
@@ -27,6 +27,7 @@ def ints(*values: int) -> np.ndarray:
 KERNEL = {"w": ones(2, 2, 3, 3)}
 CODES = np.zeros((1, 2, 4, 5), np.int8)
 HUGE = 2**63 - 1
+KINDS = {"float32": "float", "int64": "int64", "bool": "bool"}
 # Nodes that make y from an image x of shape (1, 2, 4, 5), their constants, and a part of the error.
 HOSTILE: dict[str, tuple[str, dict[str, Any], str]] = {
     "negative strides": ("Conv<strides=[-1,1]>(x, w)", KERNEL, "strides"),
@@ -234,3 +235,29 @@ def test_mutants(op_type: str) -> None:
                 np.testing.assert_allclose(ours, theirs, 1e-3, 1e-5, err_msg=f"{op_type} {seed}")
             else:
                 assert np.array_equal(ours, theirs), (op_type, seed)
+
+
+DEEP = np.random.default_rng(0).standard_normal((2, 3) * 4).astype(np.float32)
+# Nodes beyond what kernels reach: shapes and dtypes of their inputs come with them.
+FAR: dict[str, tuple[str, dict[str, np.ndarray]]] = {
+    "tuples of five": ("GatherND(x, i)", {"x": DEEP, "i": ints(1, 2, 0, -1, 1).reshape(1, 5)}),
+    "scattered tuples of five": ("ScatterND(x, i, u)", {"x": DEEP, "i": ints(1, 2, 0, -1, 1).reshape(1, 5), "u": DEEP[:1, 0, 0, 0, 0]}),
+    "elements along one of eight axes": ("GatherElements<axis=7>(x, i)", {"x": DEEP, "i": np.ones((*DEEP.shape[:-1], 2), np.int64)}),
+    "a broadcast of eight strides": ("Add(x, w)", {"x": DEEP, "w": DEEP[:, :1, :, :1, :, :1, :, :1]}),
+    "a choice along eight strides": ("Where(c, x, x)", {"x": DEEP, "c": DEEP[:1, :, :1, :, :1, :, :1] > 0}),
+    "a product over nothing": ("MatMul(x, w)", {"x": ones(3, 0), "w": ones(0, 4)}),
+    "batches that interleave": ("MatMul(x, w)", {"x": images(2, 3, 1, 4, 5), "w": images(1, 3, 2, 5, 4)}),
+}
+
+
+@pytest.mark.parametrize("case", FAR)
+def test_what_no_kernel_reaches_runs_in_python(case: str) -> None:
+    text, feeds = FAR[case]
+    feeds = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+    inputs = ", ".join(f"{KINDS[a.dtype.name]}[{','.join(map(str, a.shape))}] {name}" for name, a in feeds.items())
+    model = make(f"({inputs}) => (float y) {{ y = {text} }}")
+    session = qrt.InferenceSession(model, num_threads=1)
+    for _ in range(2):
+        for got, wanted in zip(session.run(None, feeds), ort_session(model.SerializeToString()).run(None, feeds), strict=True):
+            assert (got.shape, got.dtype) == (wanted.shape, wanted.dtype)
+            np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
