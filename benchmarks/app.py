@@ -20,6 +20,7 @@ from benchmarks import networks, process
 from benchmarks.contest import FLOAT, Measured, Result, Settings, Skipped
 from benchmarks.conv import conv_rows
 from benchmarks.gemm import gemm_rows
+from benchmarks.observers import observer_rows
 from qrt.cli.console import progress, show_table, tell
 from qrt.core.errors import QrtError
 from qrt.jit import host_target
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, Callable[[Settings], Iterator[Result]]] = {
     "mlp": partial(networks.network_rows, "mlp"),
     "silero": networks.silero,
     "yolox_nano": networks.yolox_nano,
+    "observers": observer_rows,
     "overhead": networks.overhead,
     "threads": networks.thread_scaling,
     "cold_start": process.cold_start,

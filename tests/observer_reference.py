@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from qrt.observers._histogram import linspace
+
 F32 = np.float32
 STEP = 1e-5
 
@@ -16,6 +18,15 @@ def count_uniform(x: np.ndarray, bins: int, low: np.float32, high: np.float32) -
 
 def count_exact(x: np.ndarray, bins: int, scale: float) -> np.ndarray:
     return np.bincount(np.floor(x.astype(np.float64) * scale).astype(np.int64) + bins // 2, minlength=bins)
+
+
+def rebin(counts: np.ndarray, low: np.float32, high: np.float32, edges: np.ndarray) -> np.ndarray:
+    bins, parts = counts.size, 16
+    middles = linspace(low, high, bins * parts + 1)[:-1] + F32(0.5) * F32(F32(high - low) / F32(bins * parts))
+    bucket = np.clip(np.searchsorted(edges, middles, side="right") - 1, 0, bins - 1)
+    sums = np.zeros(bins, F32)
+    np.add.at(sums, bucket, np.repeat(counts / F32(parts), parts))
+    return sums
 
 
 def search(histogram: np.ndarray, low: np.float32, high: np.float32, levels: int) -> tuple[int, int]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from qrt.observers.kernels import count_uniform
+from qrt.observers.kernels import count_uniform, rebin
 
 __all__ = ["count", "fma", "linspace", "upscale"]
 
 F32 = np.float32
-UPSAMPLE = 16  # every old bin is cut into so many before it is sorted into the new bins
 
 
 def count(x: np.ndarray, bins: int, low: np.float32, high: np.float32) -> np.ndarray:
@@ -51,12 +50,4 @@ def fma(a: np.ndarray | np.float64, b: np.ndarray, c: np.ndarray | np.float64) -
 
 def upscale(histogram: np.ndarray, low: np.float32, high: np.float32, new_low: np.float32, new_high: np.float32) -> np.ndarray:
     """`histogram` over low..high sorted into as many bins over the wider new_low..new_high, float32 (bins,)."""
-    bins = histogram.size
-    fine = np.repeat(histogram, UPSAMPLE) / F32(UPSAMPLE)
-    fine_width = F32(F32(high - low) / F32(bins * UPSAMPLE))
-    middles = linspace(low, high, bins * UPSAMPLE + 1)[:-1] + F32(F32(0.5) * fine_width)
-    edges = linspace(new_low, new_high, bins + 1)
-    bucket = np.clip(np.searchsorted(edges, middles, side="right") - 1, 0, bins - 1)
-    out = np.zeros(bins, F32)
-    np.add.at(out, bucket, fine)
-    return out
+    return rebin(histogram, low, high, linspace(new_low, new_high, histogram.size + 1))

@@ -147,19 +147,21 @@ class UniformQuantizationObserverBase(ObserverBase):
     def forward(self, array: np.ndarray) -> np.ndarray:
         """Observe `array` (float32, any shape; empty arrays teach nothing) and return it unchanged.
 
-        Raises CalibrationError if it holds NaN or infinity.
+        Raises CalibrationError if it holds NaN or infinity, unless the observer says that it leaves infinities out.
         """
         x = np.asarray(array)
         if x.dtype.kind not in "fiub":
             raise CalibrationError(f"{self._where}: cannot observe values of dtype {x.dtype}")
         with np.errstate(over="ignore"):
             x = np.ascontiguousarray(x, F32)
-        if x.size:
+        if x.size and not (self._seen and self._within(x)):
             low, high = x.min(), x.max()
             # NaN passes through min and max, so these two numbers tell of any value that is not finite.
             if not (np.isfinite(low) and np.isfinite(high)):
-                kind = "NaN" if np.isnan(low) else "infinity"
-                raise CalibrationError(f"{self._where}: saw {kind}; remove the sample or mend the model before this site")
+                x = self._finite(x, "NaN" if np.isnan(low) else "infinity")
+                if not x.size:
+                    return array
+                low, high = x.min(), x.max()
             self._update(x, low, high)
             self._seen = True
         return array
@@ -212,6 +214,10 @@ class UniformQuantizationObserverBase(ObserverBase):
     def _options(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "site"}
 
+    def _finite(self, x: np.ndarray, kind: str) -> np.ndarray:
+        """What to learn from an array that holds NaN or infinity: nothing."""
+        raise CalibrationError(f"{self._where}: saw {kind}; remove the sample or mend the model before this site")
+
     def _range(self) -> tuple[np.ndarray, np.ndarray]:
         """The range to quantize: what was learned, unless the observer clips it."""
         return self._min, self._max
@@ -227,6 +233,10 @@ class UniformQuantizationObserverBase(ObserverBase):
         """Learn what `other` has learned; both have seen something, and channels agree."""
         self._min = np.asarray(np.minimum(self._min, other._min))
         self._max = np.asarray(np.maximum(self._max, other._max))
+
+    def _within(self, x: np.ndarray) -> bool:
+        """Learn from `x` without its extremes, if it is finite and they teach nothing; else leave everything as it was."""
+        return False
 
     @abstractmethod
     def _update(self, x: np.ndarray, low: np.float32, high: np.float32) -> None:

@@ -1,4 +1,4 @@
-"""Kernels of the observers: binning, and the search of the histogram observer. One thread each.
+"""Kernels of the observers: binning, re-binning, and the search of the histogram observer. One thread each.
 
 Bins are clamped: whatever the values are, NaN included, no count lands outside its table.
 """
@@ -10,29 +10,45 @@ import math
 import numpy as np
 
 from qrt.jit.lang import device, f32, fields, i32, i64
+from qrt.jit.lang.math import fma
+
+
+@device
+def _find_bins(x, start, size, low, high, bins, width, bin_of):  # type: ignore[no-untyped-def]
+    """The bins of x[start:start + size]; gives how many elements are not inside low..high. Runs in vectors."""
+    last, outside = bins - np.float32(1), 0
+    for i in range(size):
+        value = x[start + i]
+        outside += 0 if (value >= low) & (value <= high) else 1
+        position = (value - low) * bins / width
+        position = position if position < last else last
+        position = position if position > np.float32(0) else np.float32(0)
+        bin_of[i] = np.int32(position)
+    return outside
 
 
 def count_uniform(ways, block):  # type: ignore[no-untyped-def]
-    """counts[ways][bins] over low..low + width, in the float32 arithmetic of torch.histc. `bin_of`: scratch (block,)."""
+    """counts[ways][stride] over low..high, in the float32 arithmetic of torch.histc. done[0]: how many elements were counted: all, or those
+    before the block of the first that is not inside low..high, if `strict`. `bin_of`: scratch (block,)."""
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        x, counts, bin_of = f32(r.x), i64(r.counts), i32(r.bin_of)
-        bins, low, width = np.float32(r.bins), r.low, r.width
-        first, last = np.float32(0), np.float32(r.bins - 1)
-        for start in range(0, r.n, block):
-            size = min(block, r.n - start)
-            for i in range(size):  # a loop of its own: it runs in vectors
-                position = (x[start + i] - low) * bins / width
-                position = position if position < last else last
-                position = position if position > first else first
-                bin_of[i] = np.int32(position)
-            whole = size // ways * ways
-            for i in range(0, whole, ways):
+        x, counts, bin_of, n, stride, strict = f32(r.x), i64(r.counts), i32(r.bin_of), r.n, r.stride, r.strict
+        bins, low, high, width = np.float32(r.bins), r.low, r.high, r.high - r.low
+        whole = n // block * block
+        done = 0
+        while done < whole:
+            if (_find_bins(x, done, block, low, high, bins, width, bin_of) > 0) & (strict > 0):
+                break
+            for i in range(0, block, ways):
                 for way in range(ways):
-                    counts[way * r.bins + bin_of[i + way]] += 1
-            for i in range(whole, size):
+                    counts[way * stride + bin_of[i + way]] += 1
+            done += block
+        if done == whole and not ((_find_bins(x, done, n - done, low, high, bins, width, bin_of) > 0) & (strict > 0)):
+            for i in range(n - done):
                 counts[bin_of[i]] += 1
+            done = n
+        i64(r.done)[0] = done
 
     return kernel
 
@@ -52,6 +68,32 @@ def count_exact(ways):  # type: ignore[no-untyped-def]
             if position < np.float64(index):
                 index -= 1
             counts[(i % ways) * r.bins + half + index] += 1
+
+    return kernel
+
+
+def rebin(parts):  # type: ignore[no-untyped-def]
+    """Every bin of counts[bins] over low..high, cut into `parts`, goes to the bin between `edges`[bins + 1] where its middle lies: into
+    sums[bins], in order. The parts begin where torch.linspace says: each half is counted from its own end, rounded once."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        counts, edges, sums, bins = f32(r.counts), f32(r.edges), f32(r.sums), r.bins
+        low, high, step, half = r.low, r.high, r.step, r.half
+        fine = bins * parts
+        bucket = 0
+        for i in range(bins):
+            part = counts[i] / np.float32(parts)
+            for j in range(i * parts, (i + 1) * parts):
+                if j < (fine + 1) // 2:
+                    middle = fma(step, np.float32(j), low) + half
+                else:
+                    middle = fma(-step, np.float32(fine - j), high) + half
+                while bucket < bins - 1 and edges[bucket + 1] <= middle:
+                    bucket += 1
+                while bucket > 0 and edges[bucket] > middle:  # where the halves meet
+                    bucket -= 1
+                sums[bucket] += part
 
     return kernel
 

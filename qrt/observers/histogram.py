@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 
-from qrt.core.errors import QuantizationError
+from qrt.core.errors import QrtWarning, QuantizationError
 from qrt.observers._bins import Bins
 from qrt.observers._histogram import count, upscale
 from qrt.observers.base import F32, UniformQuantizationObserverBase
-from qrt.observers.kernels import search
+from qrt.observers.kernels import count_inside, search
 
 __all__ = ["HistogramObserver"]
 
@@ -22,7 +23,8 @@ class HistogramObserver(UniformQuantizationObserverBase, Bins):
     """A histogram of all that was seen, and the part of its range that quantizes with the least squared error.
 
     `bins`: number of bins. The bins always span min_val..max_val: when the range grows, the old counts are sorted into
-    the new bins. Equals torch.ao.quantization's observer of this name.
+    the new bins. Equals torch.ao.quantization's observer of this name: it leaves infinities out, and gives a QrtWarning. Only where
+    squared errors overflow float32 (values beyond about 10¹²) does it keep the whole range, where torch cuts off half of it.
 
     Merging keeps min_val, max_val and the number of values exactly. A value's bin may differ from that of the whole stream by
     one bin for each time that either range grew, for that is how far one re-sorting moves it.
@@ -36,6 +38,17 @@ class HistogramObserver(UniformQuantizationObserverBase, Bins):
             raise QuantizationError("HistogramObserver cannot be dynamic: use MovingAverageMinMaxObserver with averaging_constant=1")
         self.histogram = np.zeros(self.bins, F32)
 
+    def _within(self, x: np.ndarray) -> bool:
+        low, high = F32(self._min), F32(self._max)
+        with np.errstate(over="ignore"):
+            if not 0 < high - low < np.inf:
+                return False
+        update = count_inside(x.reshape(-1), self.bins, low, high)
+        if update is None:
+            return False
+        self.histogram = update.astype(F32) + self.histogram
+        return True
+
     def _update(self, x: np.ndarray, low: np.float32, high: np.float32) -> None:
         x = x.reshape(-1)
         old_low, old_high = F32(self._min), F32(self._max)
@@ -48,6 +61,16 @@ class HistogramObserver(UniformQuantizationObserverBase, Bins):
         update = count(x, self.bins, new_low, new_high)
         self.histogram = update + self._over(new_low, new_high) if self._seen else update
         self._min, self._max = np.asarray(new_low), np.asarray(new_high)
+
+    def _finite(self, x: np.ndarray, kind: str) -> np.ndarray:
+        if kind != "infinity":
+            return super()._finite(x, kind)
+        warnings.warn(
+            f"{self._where}: saw infinity, which its histogram leaves out; remove the sample or mend the model before this site",
+            QrtWarning,
+            stacklevel=4,
+        )
+        return np.asarray(x[np.isfinite(x)])
 
     def _over(self, new_low: np.float32, new_high: np.float32) -> np.ndarray:
         """The histogram over a range that takes in its own."""

@@ -10,17 +10,38 @@ import numpy as np
 from qrt.core.target import Target
 from qrt.jit import Kernel, host_target, record_dtype
 
-__all__ = ["KERNELS", "count_exact", "count_uniform", "search"]
+__all__ = ["KERNELS", "count_exact", "count_inside", "count_uniform", "rebin", "search"]
 
 F32 = np.float32
 WAYS = 4  # tables counted into in turn: in one table, a run of equal values would wait for its own last store
-BLOCK = 1024  # elements whose bins are found before they are counted
+BLOCK = 256  # elements whose bins are found before they are counted
+PAD = 72  # between tables: at distances of 4 KiB, processors take a store to one for a store to another
+UPSAMPLE = 16  # every old bin is cut into so many before it is sorted into the new bins
 STEP = 1e-5  # share of the data by which one step of the search may cut a tail
 
 COUNT_UNIFORM_RECORD = record_dtype(
-    ("x", "i8"), ("n", "i8"), ("counts", "i8"), ("bins", "i8"), ("bin_of", "i8"), ("low", "f4"), ("width", "f4")
+    ("x", "i8"),
+    ("n", "i8"),
+    ("counts", "i8"),
+    ("bins", "i8"),
+    ("stride", "i8"),
+    ("bin_of", "i8"),
+    ("done", "i8"),
+    ("strict", "i8"),
+    ("low", "f4"),
+    ("high", "f4"),
 )
 COUNT_EXACT_RECORD = record_dtype(("x", "i8"), ("n", "i8"), ("counts", "i8"), ("bins", "i8"), ("scale", "f8"))
+REBIN_RECORD = record_dtype(
+    ("counts", "i8"),
+    ("edges", "i8"),
+    ("sums", "i8"),
+    ("bins", "i8"),
+    ("low", "f4"),
+    ("high", "f4"),
+    ("step", "f4"),
+    ("half", "f4"),
+)
 SEARCH_RECORD = record_dtype(
     ("density", "i8"),
     ("cumulated", "i8"),
@@ -34,8 +55,9 @@ SEARCH_RECORD = record_dtype(
 )
 COUNT_UNIFORM = Kernel("count_f32_uniform__generic", COUNT_UNIFORM_RECORD, "qrt.observers.cpu:count_uniform", (WAYS, BLOCK))
 COUNT_EXACT = Kernel("count_f32_exact__generic", COUNT_EXACT_RECORD, "qrt.observers.cpu:count_exact", (WAYS,))
+REBIN = Kernel("rebin_f32_upscaled__generic", REBIN_RECORD, "qrt.observers.cpu:rebin", (UPSAMPLE,))
 SEARCH = Kernel("search_f32_histogram__generic", SEARCH_RECORD, "qrt.observers.cpu:search")
-KERNELS: tuple[Kernel, ...] = (COUNT_UNIFORM, COUNT_EXACT, SEARCH)
+KERNELS: tuple[Kernel, ...] = (COUNT_UNIFORM, COUNT_EXACT, REBIN, SEARCH)
 
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 
@@ -51,10 +73,11 @@ def _call(kernel: Kernel, record: np.ndarray) -> None:
     _entry(kernel.name, host_target())(record.ctypes.data, 0, 1)
 
 
-def _count(kernel: Kernel, x: np.ndarray, bins: int, *parameters: np.float32 | float | int) -> np.ndarray:
-    counts = np.zeros((WAYS, bins), np.int64)
-    _call(kernel, np.array([(x.ctypes.data, x.size, counts.ctypes.data, bins, *parameters)], kernel.record))
-    return np.asarray(counts.sum(axis=0))
+def _count_uniform(x: np.ndarray, bins: int, low: np.float32, high: np.float32, *, strict: bool) -> tuple[np.ndarray, int]:
+    counts, bin_of, done = np.zeros((WAYS, bins + PAD), np.int64), np.empty(BLOCK, np.int32), np.empty(1, np.int64)
+    addresses = (counts.ctypes.data, bins, bins + PAD, bin_of.ctypes.data, done.ctypes.data)
+    _call(COUNT_UNIFORM, np.array([(x.ctypes.data, x.size, *addresses, strict, low, high)], COUNT_UNIFORM_RECORD))
+    return np.asarray(counts[:, :bins].sum(axis=0)), int(done[0])
 
 
 def count_uniform(x: np.ndarray, bins: int, low: np.float32, high: np.float32) -> np.ndarray:
@@ -63,8 +86,13 @@ def count_uniform(x: np.ndarray, bins: int, low: np.float32, high: np.float32) -
     `x`: float32 (n,), contiguous, every value inside low..high. An element's bin is
     int(f32(f32(f32(x − low) · bins) / f32(high − low))), and the last bin holds `high` itself.
     """
-    bin_of = np.empty(BLOCK, np.int32)
-    return _count(COUNT_UNIFORM, x, bins, bin_of.ctypes.data, low, F32(high - low))
+    return _count_uniform(x, bins, low, high, strict=False)[0]
+
+
+def count_inside(x: np.ndarray, bins: int, low: np.float32, high: np.float32) -> np.ndarray | None:
+    """`count_uniform` of any values, NaN included: None if one of them is not inside low..high."""
+    counts, done = _count_uniform(x, bins, low, high, strict=True)
+    return counts if done == x.size else None
 
 
 def count_exact(x: np.ndarray, bins: int, scale: float) -> np.ndarray:
@@ -72,7 +100,22 @@ def count_exact(x: np.ndarray, bins: int, scale: float) -> np.ndarray:
 
     `x`: float32 (n,), contiguous; `scale`: a power of two for which every bin is one of 0..bins − 1.
     """
-    return _count(COUNT_EXACT, x, bins, scale)
+    counts = np.zeros((WAYS, bins), np.int64)
+    _call(COUNT_EXACT, np.array([(x.ctypes.data, x.size, counts.ctypes.data, bins, scale)], COUNT_EXACT_RECORD))
+    return np.asarray(counts.sum(axis=0))
+
+
+def rebin(counts: np.ndarray, low: np.float32, high: np.float32, edges: np.ndarray) -> np.ndarray:
+    """`counts` over low..high, float32 (bins,), sorted into the bins between `edges`, float32 (bins + 1,), in ascending order.
+
+    Each bin is cut into 16 equal parts, which go where their middles lie, and into the outermost bins where that is outside.
+    """
+    bins = counts.size
+    counts, edges, sums = np.ascontiguousarray(counts, F32), np.ascontiguousarray(edges, F32), np.zeros(bins, F32)
+    step = F32(F32(high - low) / F32(bins * UPSAMPLE))
+    addresses = (counts.ctypes.data, edges.ctypes.data, sums.ctypes.data)
+    _call(REBIN, np.array([(*addresses, bins, low, high, step, F32(0.5) * step)], REBIN_RECORD))
+    return sums
 
 
 def search(histogram: np.ndarray, low: np.float32, high: np.float32, levels: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from observer_streams import STREAMS, stream
 
-from qrt.core.errors import QuantizationError
+from qrt.core.errors import CalibrationError, QrtWarning, QuantizationError
 from qrt.core.numerics import fake_quantize
 from qrt.jit import host_target
 from qrt.observers import HistogramObserver, MinMaxObserver, kernels
@@ -55,6 +55,32 @@ def test_no_value_can_reach_outside_the_table() -> None:
     x = np.array([np.nan, np.inf, -np.inf, 3e38, -3e38, 0], F32)
     assert kernels.count_uniform(x, 8, F32(-1), F32(1)).sum() == x.size
     assert kernels.count_exact(x, 8, 4.0).sum() == x.size
+
+
+@pytest.mark.usefixtures("_isa")
+@pytest.mark.parametrize("n", [1, 255, 256, 257, 1000])
+def test_counting_stops_at_what_lies_outside(n: int) -> None:
+    rng = np.random.default_rng(n)
+    x = rng.uniform(-1, 1, n).astype(F32)
+    np.testing.assert_array_equal(kernels.count_inside(x, 64, F32(-1), F32(1)), reference.count_uniform(x, 64, F32(-1), F32(1)))
+    for outside in (np.nextafter(F32(1), F32(2)), F32(-1.5), F32(np.nan), F32(np.inf), F32(-np.inf)):
+        for at in (0, n // 2, n - 1):
+            bad = x.copy()
+            bad[at] = outside
+            assert kernels.count_inside(bad, 64, F32(-1), F32(1)) is None
+
+
+@pytest.mark.usefixtures("_isa")
+@pytest.mark.parametrize("bins", [2, 3, 64, 2048])
+def test_rebinning_equals_numpy(bins: int) -> None:
+    rng = np.random.default_rng(bins)
+    for _ in range(20):
+        counts = np.floor(rng.standard_exponential(bins) * 1000).astype(F32)
+        low = F32(rng.normal() * 10.0 ** rng.integers(-30, 30))
+        high = max(low + abs(low) * F32(10.0 ** rng.integers(-7, 3)), np.nextafter(low, F32(np.inf)))
+        span = high - low
+        edges = linspace(low - span * F32(rng.choice([0, 1e-3, 2])), high + span * F32(rng.choice([0, 1e-3, 2])), bins + 1)
+        np.testing.assert_array_equal(kernels.rebin(counts, low, high, edges), reference.rebin(counts, low, high, edges))
 
 
 @pytest.mark.usefixtures("_isa")
@@ -138,6 +164,30 @@ def test_no_count_is_lost() -> None:
             observer(x)
             n += x.size
         assert observer.histogram.sum() == pytest.approx(n)
+
+
+def test_infinities_are_left_out_and_told_of() -> None:
+    seen, clean = HistogramObserver(site="conv1/output"), HistogramObserver()
+    x = stream(0)[0]
+    clean(x)
+    with pytest.warns(QrtWarning, match="conv1/output: saw infinity, which its histogram leaves out; remove the sample"):
+        seen(np.concatenate([x, np.full((3, 2), [np.inf, -np.inf], F32)], axis=1))
+    with pytest.warns(QrtWarning, match="infinity"):
+        seen(np.full(4, 1e300))
+    assert seen.calculate_qparams() == clean.calculate_qparams()
+    np.testing.assert_array_equal(seen.histogram, clean.histogram)
+    with pytest.raises(CalibrationError, match="saw NaN"):
+        seen(np.array([np.inf, np.nan], F32))
+
+
+def test_where_errors_overflow_the_whole_range_is_kept() -> None:
+    """torch's search finds no error there that is larger than the last, and cuts off half of the values."""
+    histogram, plain = HistogramObserver(), MinMaxObserver()
+    for observer in (histogram, plain):
+        observer(stream(0)[0] * F32(2.0**100))
+    scale, zero_point = histogram.calculate_qparams()
+    assert scale == pytest.approx(float(plain.calculate_qparams().scale), rel=1e-6)
+    assert zero_point == plain.calculate_qparams().zero_point
 
 
 def test_it_clips_tails_where_that_pays() -> None:
