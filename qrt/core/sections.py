@@ -82,15 +82,14 @@ def digest_of(data: bytes) -> str:
 class Sections:
     """A file that was read: its `content` (not checked, and only to be touched within `damaged`), its sections, its `digest` in hex.
 
-    `private`: only its owner, who is the user or root, can have written it.
+    `digest`: of `data`, as hex. `private`: only its owner, who is the user or root, can have written it.
     """
 
-    def __init__(self, where: str, data: Bytes, private: bool) -> None:
-        self.where, self.private = where, private
+    def __init__(self, where: str, data: Bytes, digest: str, private: bool) -> None:
+        self.where, self.digest, self.private = where, digest, private
         with damaged(where):
             check(data.size >= _HEAD, "it is cut off")
             check(data[: len(MAGIC)].tobytes() == MAGIC, "it is no compiled model, or one of another version of qrt")
-            self.digest = hashlib.sha256(data[_PREFIX:].data).hexdigest()
             check(data[len(MAGIC) : _PREFIX].tobytes().hex() == self.digest, "its digest does not match")
             length = int.from_bytes(data[_PREFIX:_HEAD].tobytes(), "little")
             check(length <= min(_MAX_HEADER, data.size - _HEAD), "its header is longer than the file")
@@ -128,8 +127,11 @@ def read(path: Path) -> Sections:
             info = os.fstat(file.fileno())
             private = not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and (not hasattr(os, "getuid") or info.st_uid in (os.getuid(), 0))
             data = np.asarray(np.memmap(file, np.uint8, "r")) if info.st_size else np.zeros(0, np.uint8)
+            # Read for this and not mapped: what nobody uses of the file is to take no memory.
+            file.seek(_PREFIX)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError) as error:
         if isinstance(error, ModelError):
             raise
         raise ModelError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; give the path of a compiled model") from error
-    return Sections(str(path), data, private)
+    return Sections(str(path), data, digest, private)

@@ -9,7 +9,7 @@ import platform
 import sys
 from pathlib import Path
 
-from qrt.core.target import Target, choose_target
+from qrt.core.target import TARGETS, Target, choose_target
 
 __all__ = ["cache_bytes", "host_target"]
 
@@ -34,11 +34,32 @@ def cache_bytes(level: int) -> int:
     return _CACHES[level]
 
 
-@functools.cache
-def _host_features() -> frozenset[str]:
+# LLVM's name → Linux's, for the features that rungs need.
+_LINUX_NAMES = {"avx512vnni": "avx512_vnni", "avxvnni": "avx_vnni", "amx-tile": "amx_tile", "amx-int8": "amx_int8"}
+
+
+def _linux_features() -> frozenset[str] | None:
+    """What Linux says of an x86-64 processor, in LLVM's words; None if it says nothing."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
+            flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), None)
+    except OSError:
+        return None
+    needed = frozenset().union(*(target.needs for target in TARGETS if target.arch == "x86_64"))
+    return None if flags is None else frozenset(name for name in needed if _LINUX_NAMES.get(name, name) in flags)
+
+
+def _llvm_features() -> frozenset[str]:
     import llvmlite.binding as llvm
 
-    features = frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+
+
+@functools.cache
+def _host_features() -> frozenset[str]:
+    features = _linux_features()
+    if features is None:
+        features = _llvm_features()  # the same, and 40 ms slower
     return features if "amx-tile" not in features or _may_use_tiles() else features - {"amx-tile", "amx-int8"}
 
 

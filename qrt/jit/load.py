@@ -1,29 +1,31 @@
-"""Kernel → address in this process. Imports numba only when a kernel has to be compiled."""
+"""Kernel → address in this process. Imports numba only when a kernel has to be compiled, llvmlite only then or where `elf` cannot link."""
 
 from __future__ import annotations
 
 import threading
 
-import llvmlite.binding as llvm
-
 from qrt.core.errors import KernelError
 from qrt.core.target import Target
-from qrt.jit import cache
+from qrt.jit import cache, elf
 from qrt.jit.kernel import Kernel
 
 __all__ = ["address"]
 
 
 class _Linker:
-    """The process's one JIT engine: links objects into memory and keeps them for good."""
+    """A target's JIT engine: links objects into memory and keeps them for good."""
 
     def __init__(self) -> None:
+        import llvmlite.binding as llvm
+
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         machine = llvm.Target.from_default_triple().create_target_machine()
         self.engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
 
     def link(self, code: bytes, symbol: str) -> int:
+        import llvmlite.binding as llvm
+
         self.engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         self.engine.finalize_object()
         return int(self.engine.get_function_address(symbol))
@@ -46,11 +48,13 @@ def address(kernel: Kernel, target: Target) -> int:
     with _lock:
         if known not in _addresses:
             code = cache.fetch(kernel, target, lambda: _compile(kernel, target))
-            # Symbols are the same for every target, so each target has an engine of its own.
-            if target not in _engines:
-                _engines[target] = _Linker()
-            engine = _engines[target]
-            entry = engine.link(code, f"qrt_{kernel.name}")
+            symbol = f"qrt_{kernel.name}"
+            entry = elf.link(code, symbol)
+            if entry is None:
+                # Symbols are the same for every target, so each target has an engine of its own.
+                if target not in _engines:
+                    _engines[target] = _Linker()
+                entry = _engines[target].link(code, symbol)
             if not entry:
                 raise KernelError(f"kernel {kernel.name} has no entry point in its object code: clear {cache.cache_dir()}")
             _addresses[known] = entry
