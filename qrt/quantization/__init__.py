@@ -18,10 +18,45 @@ from qrt.quantization.qconfig import *
 from qrt.quantization.qconfig_mapping import *
 
 if TYPE_CHECKING:
+    from qrt.quantization.fx import *
+    from qrt.quantization.jit import *
+    from qrt.quantization.placement import *
+    from qrt.quantization.prepared import *
+    from qrt.quantization.pt2e import *
+    from qrt.quantization.quantizer import *
     from qrt.quantization.static import *
 
 # Module → the names that are loaded from it when they are first used.
 _LATE = {
+    "fx": ("convert_fx", "fuse_fx", "prepare_fx", "prepare_qat_fx"),
+    "jit": (
+        "convert_dynamic_jit",
+        "convert_jit",
+        "fuse_conv_bn_jit",
+        "prepare_dynamic_jit",
+        "prepare_jit",
+        "quantize_dynamic_jit",
+        "quantize_jit",
+        "script_qconfig",
+        "script_qconfig_dict",
+    ),
+    "placement": ("QrtQuantizer",),
+    "prepared": ("PreparedModel",),
+    "pt2e": ("convert_pt2e", "lower_pt2e_quantized_to_x86", "prepare_pt2e", "prepare_qat_pt2e"),
+    "quantizer": (
+        "ComposableQuantizer",
+        "DerivedQuantizationSpec",
+        "EdgeOrNode",
+        "EmbeddingQuantizer",
+        "FixedQParamsQuantizationSpec",
+        "QuantizationAnnotation",
+        "QuantizationSpec",
+        "QuantizationSpecBase",
+        "Quantizer",
+        "SharedQuantizationSpec",
+        "annotate_input_qspec_map",
+        "annotate_output_qspec",
+    ),
     "static": ("quantize", "quantize_dynamic"),
 }
 _HOME_OF = {name: home for home, names in _LATE.items() for name in names}

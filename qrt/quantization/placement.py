@@ -7,7 +7,7 @@ layers before an output, stays float, and the last product gives floats itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -98,6 +98,7 @@ class QrtQuantizer(Quantizer):
         self.mapping = get_default_qrt_qconfig_mapping() if qconfig_mapping is None else qconfig_mapping
         self.exclude = list(exclude)
         self._excluded: set[str] = set()
+        self.outputs: Sequence[int] = ()  # of the graph, that become codes although no product reads them
 
     def transform_for_annotation(self, model: Model) -> Model:
         """Constants added behind a product go into its bias."""
@@ -106,16 +107,24 @@ class QrtQuantizer(Quantizer):
         return model
 
     def annotate(self, model: Model) -> Model:
+        count = len(model.graph.outputs)
+        if any(index >= count for index in self.outputs):
+            raise QuantizationError(f"{model.name} has {count} outputs; there is none of number {max(self.outputs)}")
+        outputs = [model.graph.outputs[index] for index in self.outputs]
+        _Placer(model, self.qconfigs(model), self.mapping.global_qconfig, outputs).place()
+        return model
+
+    def qconfigs(self, model: Model) -> dict[ir.Node, QConfig]:
+        """The QConfig of each node that may be quantized. Raises QuantizationError for an entry of the mapping that speaks of no node."""
         nodes = [(node.name or "", node.op_type) for node in model.graph]
         missed = self.mapping.unmatched(nodes)
         if missed:
             raise QuantizationError(
-                f"the qconfig mapping speaks of {missed[0]}, and {model.name} has no such node: `qrt inspect` lists names and operators"
+                f"the qconfig mapping speaks of {missed[0]}, and {model.name} has no such node, or none once the graph is cleaned: "
+                "`qrt inspect` lists names and operators"
             )
-        qconfigs = dict(zip(model.graph, self.mapping.resolve(nodes), strict=True))
-        chosen = {node: q for node, q in qconfigs.items() if q is not None and node.name not in self._excluded}
-        _Placer(model, chosen, self.mapping.global_qconfig).place()
-        return model
+        found = dict(zip(model.graph, self.mapping.resolve(nodes), strict=True))
+        return {node: q for node, q in found.items() if q is not None and node.name not in self._excluded}
 
     def validate(self, model: Model) -> None:
         """Raises QuantizationError where no weight and no product is quantized."""
@@ -134,10 +143,13 @@ def _said(node: ir.Node) -> list[ir.Value]:
 
 
 class _Placer:
-    """`qconfigs`: of the nodes that may be quantized; `default`: for values whose own node says only that it reuses its input's qparams."""
+    """`qconfigs`: of the nodes that may be quantized; `default`: for values whose own node says only that it reuses its input's qparams;
+    `outputs`: values that become codes although no product reads them."""
 
-    def __init__(self, model: Model, qconfigs: Mapping[ir.Node, QConfig], default: QConfig | None) -> None:
-        self.model, self.qconfigs, self.default = model, qconfigs, default
+    def __init__(
+        self, model: Model, qconfigs: Mapping[ir.Node, QConfig], default: QConfig | None, outputs: Sequence[ir.Value] = ()
+    ) -> None:
+        self.model, self.qconfigs, self.default, self.outputs = model, qconfigs, default, outputs
         self.nodes = list(model.graph)
         self.samples: dict[Constructor, Any] = {}
         static = [node for node in self.nodes if self._is_static(node)]
@@ -176,8 +188,8 @@ class _Placer:
         return isinstance(made, ReuseInputObserver) or (isinstance(made.dtype, QDType) and not made.is_dynamic)
 
     def _wanted(self) -> set[ir.Value]:
-        """The values that lead, through nodes with rules, to a product."""
-        wanted: set[ir.Value] = set()
+        """The values that lead, through nodes with rules, to a product, or to an output that is to be codes."""
+        wanted: set[ir.Value] = set(self.outputs)
         for node in reversed(self.nodes):
             rule = self.rules.get(node)
             if rule is not None and (rule.kind is Kind.PRODUCT or any(v in wanted for v in node.outputs)):

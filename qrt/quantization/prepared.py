@@ -19,14 +19,14 @@ from qrt.graph.passes.name_everything import name_everything
 from qrt.graph.rules import fuse
 from qrt.jit.host import host_target
 from qrt.lower import Executable
-from qrt.observers import FakeQuantizeBase, ObserverBase, ObserverOrFakeQuantize
+from qrt.observers import FakeQuantizeBase, FixedQParamsFakeQuantize, FixedQParamsObserver, ObserverBase, ObserverOrFakeQuantize
 from qrt.quantization.batches import Batch, feeds_of
 from qrt.quantization.construct import make_observer, observed
-from qrt.quantization.convert import convert, qparams_of
-from qrt.quantization.quantizer import KEY, EdgeOrNode, QuantizationSpec, Quantizer
+from qrt.quantization.qdq import open_input, open_output, qparams_of, write_qdq
+from qrt.quantization.quantizer import EdgeOrNode, FixedQParamsQuantizationSpec, QuantizationSpec, Quantizer, forget
 from qrt.quantization.resolve import Group, Site, resolve
 
-__all__ = ["PreparedModel", "prepare_model"]
+__all__ = ["PreparedModel", "prepare_model", "sample_feeds"]
 
 MARK = "activation_post_process"
 
@@ -51,12 +51,14 @@ class PreparedModel:
     """
 
     def __init__(self, model: Model, quantizer: Quantizer) -> None:
-        self.model = model
+        self.model, self.quantizer = model, quantizer
         self.groups = resolve(model)
         made = {g: make_observer(g.spec, g.name) for g in self.groups if isinstance(g.spec, QuantizationSpec) and not g.spec.is_dynamic}
         places = self._places(made)
         quantizer.prepare_obs_or_fq_callback(model, places)
         made = {group: places[place] for place, group in self._of_places(made)}
+        if any(isinstance(maker, FakeQuantizeBase) for maker in made.values()):
+            made |= {g: _fixed_fake_quantize(g.spec) for g in self.groups if isinstance(g.spec, FixedQParamsQuantizationSpec)}
         self._made: dict[Group, ObserverOrFakeQuantize] = made
         self.observers = {g.name: m for g, m in made.items() if not g.held}
         self.weight_observers = {g.name: m for g, m in made.items() if g.held}
@@ -111,14 +113,7 @@ class PreparedModel:
         With fake-quantizes, the outputs are those of the fake-quantized model. Raises CalibrationError for inputs that do not fit, and for
         those that make NaN or infinity where something is observed.
         """
-        names = [v.name or "" for v in self.model.graph.inputs]
-        if len(args) == 1 and isinstance(args[0], Mapping) and not kwargs:
-            batch: dict[str, Any] = dict(args[0])
-        else:
-            if len(args) > len(names):
-                raise InvalidInput(f"{self.model.name} takes {len(names)} inputs ({', '.join(names)}); {len(args)} were given")
-            batch = dict(zip(names, args, strict=False)) | kwargs
-        results = self.observe(feeds_of(self.model, batch, "the call"))
+        results = self.observe(feeds_of(self.model, sample_feeds(self.model, args, kwargs), "the call"))
         return results[0] if len(results) == 1 else tuple(results)
 
     def observe(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -149,20 +144,53 @@ class PreparedModel:
     # -- converting -----------------------------------------------------------------------------------------------------------
     def qparams(self) -> dict[str, QParams]:
         """What was learned so far: site → scale and zero point. Raises CalibrationError for an observer that saw nothing."""
-        return {group.name: params for group, params in self._qparams().items()}
+        return {group.name: params for group, params in self._qparams(self.groups).items()}
 
-    def _qparams(self) -> dict[Group, QParams]:
-        return qparams_of(self.model, self.groups, lambda group: observed(self._made[group]).calculate_qparams())
+    def _qparams(self, groups: Sequence[Group]) -> dict[Group, QParams]:
+        made = {group.name: maker for group, maker in self._made.items()}
+        return qparams_of(self.model, groups, lambda group: observed(made[group.name]).calculate_qparams())
 
-    def convert(self, *, fold_weights: bool = True) -> Model:
-        """The model in QDQ form with what was learned. May be called again after more data. `fold_weights`: see `convert_pt2e`."""
-        learned = self._qparams()
+    def convert(self, *, fold_weights: bool = True, inputs: Sequence[int] = (), outputs: Sequence[int] = ()) -> Model:
+        """The model in QDQ form with what was learned. May be called again after more data.
+
+        `fold_weights`: weights become codes now; otherwise they stay float, behind Q and DQ. `inputs`, `outputs`: numbers of those that
+        become codes themselves (uint8 or int8), with no Q and DQ of their own. Raises CalibrationError for an observer that saw nothing,
+        QuantizationError for qparams that an operator cannot take, and for an input or output that is not quantized.
+        """
+        return self.convert_groups(self.groups, fold_weights=fold_weights, inputs=inputs, outputs=outputs)
+
+    def convert_groups(
+        self, groups: Sequence[Group], *, fold_weights: bool = True, inputs: Sequence[int] = (), outputs: Sequence[int] = ()
+    ) -> Model:
+        """As `convert`, for another resolution of the same graph, whose groups are known here by their names."""
+        learned = self._qparams(groups)
         model = self.model.clone()
-        convert(model, self.groups, learned, fold_weights=fold_weights)
+        forget(model)
+        write_qdq(model, groups, learned, fold_weights=fold_weights)
+        for index in inputs:
+            open_input(model, index)
+        for index in outputs:
+            open_output(model, index)
         drop_dead(model)
         name_everything(model)
-        _forget(model)
         return model
+
+
+def _fixed_fake_quantize(spec: FixedQParamsQuantizationSpec) -> FixedQParamsFakeQuantize:
+    observer = FixedQParamsObserver.with_args(scale=spec.scale, zero_point=spec.zero_point, dtype=spec.dtype)
+    low = spec.dtype.qmin if spec.quant_min is None else spec.quant_min
+    high = spec.dtype.qmax if spec.quant_max is None else spec.quant_max
+    return FixedQParamsFakeQuantize(observer.with_args(quant_min=low, quant_max=high))
+
+
+def sample_feeds(model: Model, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a call like a function's means: inputs in order, or by name, or one dict of them. Raises InvalidInput for too many."""
+    names = [v.name or "" for v in model.graph.inputs]
+    if len(args) == 1 and isinstance(args[0], Mapping) and not kwargs:
+        return dict(args[0])
+    if len(args) > len(names):
+        raise InvalidInput(f"{model.name} takes {len(names)} inputs ({', '.join(names)}); {len(args)} were given")
+    return dict(zip(names, args, strict=False)) | dict(kwargs)
 
 
 class _FakeQuantized:
@@ -225,12 +253,6 @@ def _swap(reader: ir.Node, value: ir.Value, other: ir.Value) -> None:
     for index, v in enumerate(reader.inputs):
         if v is value:
             reader.replace_input_with(index, other)
-
-
-def _forget(model: Model) -> None:
-    """Takes annotations off: the model that leaves holds nothing of ours."""
-    for place in [*model.graph.inputs, *model.graph, *(v for node in model.graph for v in node.outputs)]:
-        place.meta.pop(KEY, None)
 
 
 def _executable(model: Model, names: Sequence[str]) -> Executable:

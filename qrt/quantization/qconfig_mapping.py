@@ -181,7 +181,7 @@ class QConfigMapping:
         groups = Counter(group for name, op_type in nodes for group in self._groups(name, op_type))
         types = [key for key in self.object_type_qconfigs if not present & set(op_types(key)) and not set(op_types(key)) <= _DEFAULT_TYPES]
         regexes = [key for key in self.module_name_regex_qconfigs if not any(_matches(key, name) for name in names)]
-        modules = [key for key in self.module_name_qconfigs if not any(_covers(key, name) for name in names)]
+        modules = [key for key in self.module_name_qconfigs if not any(covers(key, name) for name in names)]
         orders = [key for key in self.module_name_object_type_order_qconfigs if groups[key[:2]] <= key[2]]
         return [
             *(f"object type {key!r}" for key in types),
@@ -237,7 +237,7 @@ class QConfigMapping:
         if numbered:
             _, key = max(numbered, key=lambda pair: len(_path(pair[0][0])))
             return self.module_name_object_type_order_qconfigs[key]
-        modules = [module for module in self.module_name_qconfigs if _covers(module, name)]
+        modules = [module for module in self.module_name_qconfigs if covers(module, name)]
         if modules:
             return self.module_name_qconfigs[max(modules, key=lambda module: len(_path(module)))]
         for regex, qconfig in self.module_name_regex_qconfigs.items():
@@ -251,7 +251,7 @@ class QConfigMapping:
     def _groups(self, name: str, op_type: str) -> set[tuple[str, ObjectType]]:
         """The (module name, type) of entries that count this node."""
         groups = {(module, kind) for module, kind, _ in self.module_name_object_type_order_qconfigs}
-        return {(module, kind) for module, kind in groups if op_type in op_types(kind) and _covers(module, name)}
+        return {(module, kind) for module, kind in groups if op_type in op_types(kind) and covers(module, name)}
 
 
 def get_default_qconfig_mapping(backend: str = "x86", version: int = 0) -> QConfigMapping:
@@ -308,7 +308,8 @@ def _path(name: str) -> str:
     return ".".join(part.removeprefix(f"{before}.") for before, part in zip(["", *parts], parts, strict=False))
 
 
-def _covers(module: str, name: str) -> bool:
+def covers(module: str, name: str) -> bool:
+    """Whether a module's name is a node's name, or the beginning of its path."""
     prefix, path = _path(module), _path(name)
     return prefix in ("", path) or path.startswith(f"{prefix}.")
 

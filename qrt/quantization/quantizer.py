@@ -34,6 +34,7 @@ __all__ = [
     "annotate_output_qspec",
     "annotation_of",
     "annotations",
+    "forget",
 ]
 
 # A value; the node that makes it, if it makes no other; or a value on its way to one reader.
@@ -239,3 +240,9 @@ def annotations(model: Model) -> Mapping[ir.Node | ir.Value, QuantizationAnnotat
     for node in model.graph:
         places += [node, *node.outputs]
     return {place: found for place in places if (found := annotation_of(place)) is not None}
+
+
+def forget(model: Model) -> None:
+    """Takes all annotations off a graph."""
+    for place in annotations(model):
+        del place.meta[KEY]

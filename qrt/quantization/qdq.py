@@ -18,7 +18,7 @@ from qrt.quantization.quantizer import DerivedQuantizationSpec, FixedQParamsQuan
 from qrt.quantization.resolve import Group, Site
 from qrt.quantization.rules import RULES, is_embedding
 
-__all__ = ["convert", "qparams_of"]
+__all__ = ["open_input", "open_output", "qparams_of", "write_qdq"]
 
 # A bias may use this part of the range of int32; the rest is room for the sum of products.
 _BIAS_LIMIT = 2.0**30
@@ -85,12 +85,43 @@ def _check(group: Group, params: QParams, nodes: Mapping[str, ir.Node]) -> None:
             raise QuantizationError(f"the weight observer of {site} gives {params.dtype!r}; weights take symmetric qrt.qint8")
 
 
-def convert(model: Model, groups: Sequence[Group], qparams: Mapping[Group, QParams], *, fold_weights: bool = True) -> None:
+def write_qdq(model: Model, groups: Sequence[Group], qparams: Mapping[Group, QParams], *, fold_weights: bool = True) -> None:
     """Write what `groups` say into `model` in place, whose values and nodes have the names that the sites go by.
 
     `fold_weights`: weights become codes now; otherwise they stay float, behind Q and DQ.
     """
     _Writer(model, fold_weights).write(groups, qparams)
+
+
+def open_input(model: Model, index: int) -> None:
+    """Makes an input the codes that it is quantized to. Raises QuantizationError where nothing, or something else too, is done with it."""
+    value = _numbered(model, model.graph.inputs, index, "input")
+    readers = [use.node for use in value.uses()]
+    if len(readers) != 1 or not is_op(readers[0], "QuantizeLinear"):
+        raise QuantizationError(f"input {value.name!r} of {model.name} is not quantized for all that read it: it cannot hold codes")
+    codes = readers[0].outputs[0]
+    value.type = codes.type
+    replace(codes, value)
+    model.graph.remove(readers[0], safe=True)
+
+
+def open_output(model: Model, index: int) -> None:
+    """Makes an output the codes that it is dequantized from. Raises QuantizationError where it is not."""
+    value = _numbered(model, model.graph.outputs, index, "output")
+    node = value.producer()
+    codes = node.inputs[0] if node is not None and is_op(node, "DequantizeLinear") else None
+    if codes is None:
+        raise QuantizationError(f"output {value.name!r} of {model.name} is not quantized: it cannot hold codes")
+    model.graph.outputs[index] = codes
+    name = value.name
+    value.name = unique_name(model.graph, f"{name}_real")
+    codes.name = name
+
+
+def _numbered(model: Model, values: Sequence[ir.Value], index: int, what: str) -> ir.Value:
+    if not 0 <= index < len(values):
+        raise QuantizationError(f"{model.name} has {len(values)} {what}s; there is none of number {index}")
+    return values[index]
 
 
 class _Writer:

@@ -1,0 +1,107 @@
+"""fx, pt2e, jit and qrt.quantize are doors to one room: equivalent settings give the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from data import ASSETS, MOBILENET_V1, digits, imagenet_like, needs_data
+from minilm import feeds, minilm, needs_minilm
+
+import qrt
+from qrt.quantization import (
+    QConfig,
+    QConfigMapping,
+    QrtQuantizer,
+    convert_fx,
+    convert_pt2e,
+    default_dynamic_qconfig,
+    default_per_channel_qconfig,
+    default_qrt_qconfig,
+    prepare_fx,
+    prepare_pt2e,
+    quantize_dynamic_jit,
+    quantize_jit,
+)
+
+Feeds = list[dict[str, np.ndarray]]
+Door = Callable[[qrt.Model, QConfig, Feeds], qrt.Model]
+
+
+def _by_quantize(model: qrt.Model, qconfig: QConfig, data: Feeds) -> qrt.Model:
+    return qrt.quantize(model, data, QConfigMapping().set_global(qconfig), progress=False)
+
+
+def _by_fx(model: qrt.Model, qconfig: QConfig, data: Feeds) -> qrt.Model:
+    observed = prepare_fx(model, QConfigMapping().set_global(qconfig), data[0])
+    for feed in data:
+        observed(feed)
+    return convert_fx(observed)
+
+
+def _by_pt2e(model: qrt.Model, qconfig: QConfig, data: Feeds) -> qrt.Model:
+    observed = prepare_pt2e(model, QrtQuantizer(QConfigMapping().set_global(qconfig)))
+    for feed in data:
+        observed(**feed)
+    return convert_pt2e(observed)
+
+
+def _by_jit(model: qrt.Model, qconfig: QConfig, data: Feeds) -> qrt.Model:
+    def run(observed: Callable[..., Any], feeds: Feeds) -> None:
+        for feed in feeds:
+            observed(feed)
+
+    return quantize_jit(model, {"": qconfig}, run, [data])
+
+
+DOORS: dict[str, Door] = {"quantize": _by_quantize, "fx": _by_fx, "pt2e": _by_pt2e, "jit": _by_jit}
+
+
+def _digits() -> tuple[qrt.Model, Feeds]:
+    x = digits()["calibration"][0]
+    return qrt.load(ASSETS / "digits.onnx"), [{"image": x[i : i + 50]} for i in range(0, 200, 50)]
+
+
+def _outputs(model: qrt.Model, feeds: Feeds) -> list[bytes]:
+    session = qrt.InferenceSession(model)
+    return [array.tobytes() for feed in feeds for array in session.run(None, feed)]
+
+
+def _agree(model: qrt.Model, qconfig: QConfig, data: Feeds) -> None:
+    found = {name: _outputs(door(model, qconfig, data), data[:2]) for name, door in DOORS.items()}
+    assert found["fx"] == found["quantize"]
+    assert found["pt2e"] == found["quantize"]
+    assert found["jit"] == found["quantize"]
+    assert found["quantize"] != _outputs(model, data[:2])
+
+
+@pytest.mark.parametrize("qconfig", [default_qrt_qconfig, default_per_channel_qconfig], ids=["qrt", "torch"])
+def test_the_doors_agree_on_the_embedded_cnn(qconfig: QConfig) -> None:
+    model, data = _digits()
+    _agree(model, qconfig, data)
+
+
+@needs_data("imagenet-mobilenetv1-025", "ultraface")
+def test_the_doors_agree_on_a_mobilenet() -> None:
+    model = qrt.load(MOBILENET_V1)
+    _agree(model, default_qrt_qconfig, [{model.inputs[0].name: x[None]} for x in imagenet_like()[:3]])
+
+
+@needs_minilm
+@pytest.mark.parametrize("qconfig", [default_qrt_qconfig, default_dynamic_qconfig], ids=["static", "dynamic"])
+def test_the_doors_agree_on_a_transformer(qconfig: QConfig) -> None:
+    data = [feeds([text]) for text in ("my card has not arrived", "how do I change my PIN?")]
+    model = qrt.load(minilm())
+    if qconfig is default_dynamic_qconfig:
+        found = [_outputs(model_, data) for model_ in (_by_fx(model, qconfig, data), quantize_dynamic_jit(model, {"": qconfig}))]
+        assert found[0] == found[1] == _outputs(_by_pt2e(model, qconfig, data), data)
+    else:
+        _agree(model, qconfig, data)
+
+
+def test_dynamic_doors_are_quantize_dynamic() -> None:
+    model, data = _digits()
+    qconfig = QConfig(default_dynamic_qconfig.activation, default_qrt_qconfig.weight)
+    assert _outputs(_by_fx(model, qconfig, data), data) == _outputs(qrt.quantize_dynamic(model), data)
