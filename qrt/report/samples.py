@@ -17,9 +17,15 @@ __all__ = ["Samples", "read_arrays"]
 def read_arrays(path: Path) -> dict[str, Array]:
     """The arrays of an .npz file by name, or the one of an .npy file under the name "". Nothing is unpickled. Raises InvalidInput."""
     try:
+        if path.exists() and not path.is_file():  # before it is opened: a named pipe would wait for a writer for ever
+            raise ValueError("it is not a file")
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
-            return {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+            arrays = {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):  # NumPy gives other members of an archive as bytes
+                raise ValueError(f"{name!r} in it is no array")
+        return arrays
     except Exception as error:  # a damaged archive raises from zipfile, zlib and numpy alike
         what = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InvalidInput(
