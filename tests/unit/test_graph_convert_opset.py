@@ -1,0 +1,118 @@
+"""Old opsets: operators whose spelling or meaning changed, against ONNX Runtime, which runs every opset."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from passes import Arrays, proto, runtime, same
+
+from qrt.core.errors import UnsupportedOp
+from qrt.graph import constant
+from qrt.graph.passes import OPSET, PASSES, prepare
+from qrt.graph.passes.convert_opset import convert_opset
+from qrt.graph.passes.lift_constants import lift_constants
+from qrt.loaders import load
+
+OLD: dict[str, tuple[int, str, Arrays]] = {
+    "Upsample-7": (7, 'g (float[1,2,3,4] x) => (float[N,C,H,W] y) { y = Upsample <mode = "nearest", scales = [1.0,1.0,2.0,2.0]> (x) }', {}),
+    "Upsample-9": (
+        9,
+        'g (float[1,2,3,4] x) => (float[N,C,H,W] y) { y = Upsample <mode = "linear"> (x, s) }',
+        {"s": np.array([1, 1, 2, 2], np.float32)},
+    ),
+    "Resize-10": (
+        10,
+        'g (float[1,2,3,4] x) => (float[N,C,H,W] y) { y = Resize <mode = "nearest"> (x, s) }',
+        {"s": np.array([1, 1, 2, 2], np.float32)},
+    ),
+    "Slice-1": (9, "g (float[4,6] x) => (float[N,M] y) { y = Slice <axes = [1], starts = [-4], ends = [1000]> (x) }", {}),
+    "Pad-2": (10, 'g (float[2,3] x) => (float[N,M] y) { y = Pad <mode = "constant", pads = [0,1,2,0], value = 1.5> (x) }', {}),
+    "Clip-6": (10, "g (float[2,3] x) => (float[2,3] y) { y = Clip <min = -0.5, max = 0.5> (x) }", {}),
+    "TopK-1": (9, "g (float[2,6] x) => (float[N,M] y, int64[N,M] i) { y, i = TopK <k = 2, axis = 1> (x) }", {}),
+    "Softmax-11 flattens": (11, "g (float[2,3,4] x) => (float[2,3,4] y) { y = Softmax <axis = 1> (x) }", {}),
+    "Softmax-11 of a free rank 4": (11, "g (float[N,3,2,2] x) => (float[N,3,2,2] y) { y = LogSoftmax <axis = 1> (x) }", {}),
+    "Squeeze and Unsqueeze-11": (
+        11,
+        "g (float[2,1,3] x) => (float[A,B,C] y) { a = Squeeze <axes = [1]> (x) y = Unsqueeze <axes = [0]> (a) }",
+        {},
+    ),
+    "Hardmax-11 along the last axis": (11, "g (float[2,6] x) => (float[2,6] y) { y = Hardmax (x) }", {}),
+    "RoiAlign-10": (
+        11,
+        "g (float[1,2,8,8] x) => (float[A,B,C,D] y) { y = RoiAlign <output_height = 3, output_width = 3, sampling_ratio = 2> (x, r, b) }",
+        {"r": np.array([[1, 1, 6, 6], [0.3, 2.2, 5, 7]], np.float32), "b": np.array([0, 0])},
+    ),
+    "GridSample-16": (
+        16,
+        'g (float[1,2,5,5] x, float[1,3,3,2] at) => (float[A,B,C,D] y) { y = GridSample <mode = "bicubic"> (x, at) }',
+        {},
+    ),
+    "Split-11 in equal parts": (11, "g (float[2,6] x) => (float[A,B] y, float[C,D] z) { y, z = Split <axis = 1> (x) }", {}),
+    "ReduceSum-11": (11, "g (float[2,3,4] x) => (float[A,B] y) { y = ReduceSum <axes = [1], keepdims = 0> (x) }", {}),
+    "ReduceMean-13": (13, "g (float[2,3,4] x) => (float[A,B,C] y) { y = ReduceMean <axes = [-1]> (x) }", {}),
+    "Split-11": (11, "g (float[2,5] x) => (float[A,B] y, float[C,D] z) { y, z = Split <axis = 1, split = [2,3]> (x) }", {}),
+    "Dropout-7": (7, "g (float[2,3] x) => (float[2,3] y) { y = Dropout <ratio = 0.9> (x) }", {}),
+    "BatchNormalization-7": (
+        7,
+        "g (float[2,3,4] x) => (float[2,3,4] y) { y = BatchNormalization <epsilon = 0.01> (x, s, b, m, v) }",
+        {k: np.array([1, 2, 3], np.float32) for k in "sbmv"},
+    ),
+    "Resize-10 that shrinks": (
+        10,
+        'g (float[1,2,7,9] x) => (float[N,C,H,W] y) { y = Resize <mode = "nearest"> (x, s) }',
+        {"s": np.array([1, 1, 0.5, 0.3], np.float32)},
+    ),
+    "Resize-10 by a fraction": (
+        10,
+        'g (float[1,2,7,9] x) => (float[N,C,H,W] y) { y = Resize <mode = "nearest"> (x, s) }',
+        {"s": np.array([1, 1, 1.7, 2.5], np.float32)},
+    ),
+    "in a branch": (
+        9,
+        """g (float[2,3] x, bool c) => (float[A,B] y) { y = If (c) <
+            then_branch = t () => (float[A,B] a) { a = Clip <min = -0.1> (x) },
+            else_branch = e () => (float[C,D] b) { b = Slice <starts = [0], ends = [1000]> (x) }
+        > }""",
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OLD)
+def test_old_spellings_keep_their_meaning(case: str) -> None:
+    opset, text, tensors = OLD[case]
+    before = proto(text, opset, **tensors)
+    model = same(before, lift_constants, convert_opset, run=runtime)
+    assert model.ir.opset_imports[""] == OPSET
+    assert not convert_opset(model)
+    same(before, *PASSES, *PASSES, run=runtime)
+
+
+def test_what_the_converter_would_change_is_refused() -> None:
+    with pytest.raises(UnsupportedOp, match="Hardmax"):
+        prepare(load(proto("g (float[2,3,4] x) => (float[2,3,4] y) { y = Hardmax <axis = 1> (x) }", 11)))
+    with pytest.raises(UnsupportedOp, match="enlarges one axis and shrinks another"):
+        prepare(load(proto("g (float[4,4] x) => (float[A,B] y) { y = Resize (x, s) }", 10, s=np.array([2, 0.5], np.float32))))
+
+
+def test_big_weights_survive_the_conversion() -> None:
+    weight = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    model = same(proto("g (float[N,64] x) => (float[N,64] y) { a = MatMul (x, w) y = Clip <min = 0.0> (a) }", 9, w=weight), convert_opset)
+    np.testing.assert_array_equal(constant(model.graph.initializers["w"]), weight)
+    assert [i.name for i in model.inputs] == ["x"]
+
+
+def test_a_newer_opset_stays() -> None:
+    model = same(proto("g (float[2] x) => (float[2] y) { y = Relu (x) }", 23), convert_opset)
+    assert model.ir.opset_imports[""] == 23
+
+
+def test_sixteen_bit_codes_join_the_standard_domain() -> None:
+    before = proto(
+        "g (float[4] x) => (float[4] y) { q = com.microsoft.QuantizeLinear (x, s, z) y = com.microsoft.DequantizeLinear (q, s, z) }",
+        17,
+        s=np.float32(0.01),
+        z=np.uint16(30000),
+    )
+    model = same(before, *PASSES, run=runtime)
+    assert {n.domain for n in model.graph} == {""}
