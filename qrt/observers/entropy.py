@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 
 from qrt.core.errors import QuantizationError
-from qrt.observers._bins import Bins, GrowingHistogram
-from qrt.observers.base import F32, UniformQuantizationObserverBase
+from qrt.observers._bins import Bins
+from qrt.observers.base import F32
+from qrt.observers.counting import CountingObserver
 
 __all__ = ["EntropyObserver"]
 
@@ -19,7 +18,7 @@ SMOOTHING = 1e-4  # share of the quantized distribution spread evenly, so that t
 
 
 @dataclass(eq=False)
-class EntropyObserver(UniformQuantizationObserverBase, Bins):
+class EntropyObserver(CountingObserver, Bins):
     """The threshold t for which the data clipped to ±t and their quantized form differ least in Kullback-Leibler
     divergence (Migacz, "8-bit Inference with TensorRT", GTC 2017).
 
@@ -34,22 +33,7 @@ class EntropyObserver(UniformQuantizationObserverBase, Bins):
             self._levels = (self._levels + 1) // 2
         if self.bins < self._levels:
             raise QuantizationError(f"{self.bins} bins are too few for {self._levels} codes: give more bins")
-        self._counted = GrowingHistogram(self.bins)
-
-    def _update(self, x: np.ndarray, low: np.float32, high: np.float32) -> None:
-        self._counted.update(x.reshape(-1), low, high)
-        self._min = np.asarray(np.minimum(self._min, low))
-        self._max = np.asarray(np.maximum(self._max, high))
-
-    def _counts(self, mergeable: bool) -> dict[str, np.ndarray]:
-        return self._counted.state_dict()
-
-    def _load_counts(self, state: Mapping[str, np.ndarray]) -> None:
-        self._counted.load_state_dict(state, self._where)
-
-    def _merge(self, other: Self) -> None:
-        super()._merge(other)
-        self._counted.merge(other._counted)
+        self._count_in(self.bins)
 
     def _range(self) -> tuple[np.ndarray, np.ndarray]:
         positive = self._counted.counts[self.bins :].astype(np.float64)

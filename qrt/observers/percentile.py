@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 
 from qrt.core.errors import QuantizationError
-from qrt.observers._bins import GrowingHistogram
-from qrt.observers.base import F32, UniformQuantizationObserverBase
+from qrt.observers.base import F32
+from qrt.observers.counting import CountingObserver
 
 __all__ = ["PercentileObserver"]
 
@@ -24,7 +22,7 @@ class _Share:
 
 
 @dataclass(eq=False)
-class PercentileObserver(UniformQuantizationObserverBase, _Share):
+class PercentileObserver(CountingObserver, _Share):
     """The range that keeps `percentile` percent of all values: both tails are cut alike, or, in a symmetric scheme, the
     largest magnitudes (Wu et al. 2020, "Integer Quantization for Deep Learning Inference", section 3.3.3).
 
@@ -36,22 +34,7 @@ class PercentileObserver(UniformQuantizationObserverBase, _Share):
         super().__post_init__()
         if not 0 < self.percentile <= 100:
             raise QuantizationError(f"percentile must be in (0, 100], not {self.percentile}")
-        self._counted = GrowingHistogram(self.bins)
-
-    def _update(self, x: np.ndarray, low: np.float32, high: np.float32) -> None:
-        self._counted.update(x.reshape(-1), low, high)
-        self._min = np.asarray(np.minimum(self._min, low))
-        self._max = np.asarray(np.maximum(self._max, high))
-
-    def _counts(self, mergeable: bool) -> dict[str, np.ndarray]:
-        return self._counted.state_dict()
-
-    def _load_counts(self, state: Mapping[str, np.ndarray]) -> None:
-        self._counted.load_state_dict(state, self._where)
-
-    def _merge(self, other: Self) -> None:
-        super()._merge(other)
-        self._counted.merge(other._counted)
+        self._count_in(self.bins)
 
     def _range(self) -> tuple[np.ndarray, np.ndarray]:
         counts, bins, width = self._counted.counts, self.bins, self._counted.width
