@@ -285,7 +285,9 @@ def test_any_number_of_the_header_may_be_any_other(whole: bytes, tmp_path_factor
     sections = [file[i].tobytes() for i in range(len(file))]
     path.write_bytes(pack(json.loads(json.dumps(file.content)), sections))
     with contextlib.suppress(ModelError, qrt.KernelError):
-        read_compiled(read(path), TARGET)
+        interface, plans = read_compiled(read(path), TARGET)
+        assert [value.name for value in interface.feeds] == ["x", "z"]
+        assert all(len(plan.plan.outputs) == 2 for plan in plans.values())
 
 
 def _numbers(data: Any) -> list[tuple[Any, Any]]:

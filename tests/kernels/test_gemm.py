@@ -42,6 +42,7 @@ from qrt.ops.gemm.batched import _merge
 from qrt.ops.gemm.product import Product, int8_parts
 from qrt.ops.gemm.table import EPILOGUES, KERNELS, TILES, Tile, choose_tile, kernel_for
 from qrt.ops.op import Spec
+from qrt.ops.program import interpret
 from qrt.runtime.plan import Packs, build
 
 REGISTERS = {"avx512vnni": 32, "avxvnni": 16, "avx2": 16, "neon_dot": 32, "generic": 16}
@@ -180,10 +181,12 @@ def test_nothing_is_read_past_the_callers_arrays(target: Target, m: int, n: int,
         op = Dense(weights(1, 1, k, n) if integer else float_weights(1, 1, k, n), residual)
         inputs = [guarded(codes(m, k)), guarded(codes(m, n))] if integer else [guarded(floats(m, k)), guarded(floats(m, n))]
         program, _ = program_of(op, inputs)
-        build(program, target, 1, Packs()).run(inputs)
+        found = build(program, target, 1, Packs()).run(inputs)
+        np.testing.assert_allclose(found, interpret(program, inputs), rtol=1e-5, atol=1e-5)
         image, taps = (guarded(codes(1, m, k)), weights(1, 2, k, n)) if integer else (guarded(floats(1, m, k)), float_weights(1, 2, k, n))
         program, _ = program_of(Conv(window(), taps, Int32() if integer else Float()), [image])
-        build(program, target, 1, Packs()).run([image])
+        found = build(program, target, 1, Packs()).run([image])
+        np.testing.assert_allclose(found, interpret(program, [image]), rtol=1e-5, atol=1e-5)
 
 
 def test_no_rows_and_no_columns() -> None:
