@@ -11,19 +11,23 @@ import numpy as np
 
 from qrt.jit.lang import device, f32, fields, i32, i64
 from qrt.jit.lang.math import fma
+from qrt.jit.lang.streams import prefetch, read, write
+
+LINE = 16  # float32 in a cache line
+AHEAD = 2048  # how many elements before their turn they are asked for
 
 
 @device
 def _find_bins(x, start, size, low, high, bins, width, bin_of):  # type: ignore[no-untyped-def]
     """The bins of x[start:start + size]; gives how many elements are not inside low..high. Runs in vectors."""
-    last, outside = bins - np.float32(1), 0
+    last, outside = bins - np.float32(1), np.int32(0)
     for i in range(size):
-        value = x[start + i]
-        outside += 0 if (value >= low) & (value <= high) else 1
+        value = read(x, start + i)
+        outside = np.int32(outside + np.int32((value < low) | (value > high) | (value != value)))
         position = (value - low) * bins / width
         position = position if position < last else last
         position = position if position > np.float32(0) else np.float32(0)
-        bin_of[i] = np.int32(position)
+        write(bin_of, i, np.int32(position))
     return outside
 
 
@@ -40,6 +44,8 @@ def count_uniform(ways, block):  # type: ignore[no-untyped-def]
         while done < whole:
             if (_find_bins(x, done, block, low, high, bins, width, bin_of) > 0) & (strict > 0):
                 break
+            for i in range(0, block, LINE):
+                prefetch(x, done + AHEAD + i)
             for i in range(0, block, ways):
                 for way in range(ways):
                     counts[way * stride + bin_of[i + way]] += 1

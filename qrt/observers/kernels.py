@@ -14,7 +14,7 @@ __all__ = ["KERNELS", "count_exact", "count_inside", "count_uniform", "rebin", "
 
 F32 = np.float32
 WAYS = 4  # tables counted into in turn: in one table, a run of equal values would wait for its own last store
-BLOCK = 256  # elements whose bins are found before they are counted
+BLOCK = 128  # elements whose bins are found before they are counted
 PAD = 72  # between tables: at distances of 4 KiB, processors take a store to one for a store to another
 UPSAMPLE = 16  # every old bin is cut into so many before it is sorted into the new bins
 STEP = 1e-5  # share of the data by which one step of the search may cut a tail

@@ -58,7 +58,7 @@ def test_no_value_can_reach_outside_the_table() -> None:
 
 
 @pytest.mark.usefixtures("_isa")
-@pytest.mark.parametrize("n", [1, 255, 256, 257, 1000])
+@pytest.mark.parametrize("n", [1, 127, 128, 129, 1000])
 def test_counting_stops_at_what_lies_outside(n: int) -> None:
     rng = np.random.default_rng(n)
     x = rng.uniform(-1, 1, n).astype(F32)
@@ -174,7 +174,7 @@ def test_infinities_are_left_out_and_told_of() -> None:
         seen(np.concatenate([x, np.full((3, 2), [np.inf, -np.inf], F32)], axis=1))
     with pytest.warns(QrtWarning, match="infinity"):
         seen(np.full(4, 1e300))
-    assert seen.calculate_qparams() == clean.calculate_qparams()
+    np.testing.assert_array_equal(tuple(seen.calculate_qparams()), tuple(clean.calculate_qparams()))
     np.testing.assert_array_equal(seen.histogram, clean.histogram)
     with pytest.raises(CalibrationError, match="saw NaN"):
         seen(np.array([np.inf, np.nan], F32))

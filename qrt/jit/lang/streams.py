@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from qrt.jit.lang import f32, f64, i8, i16, i32, i64, u8, u16, u32, u64
 
-__all__ = ["POINTERS", "read", "write"]
+__all__ = ["POINTERS", "prefetch", "read", "write"]
 
 # How a kernel points at an array of each NumPy dtype; a bool is a byte of 0 or 1.
 POINTERS = {
@@ -59,3 +59,18 @@ def write(typing_context, pointer, index, value):  # type: ignore[no-untyped-def
         return context.get_dummy_value()
 
     return types.void(pointer, types.int64, pointer.dtype), codegen
+
+
+@intrinsic
+def prefetch(typing_context, pointer, index):  # type: ignore[no-untyped-def]
+    """Asks for the cache line of pointer[index], which may lie outside the array, to be read soon. Hardware stops at every page."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        byte, number = ir.IntType(8), ir.IntType(32)
+        address = builder.bitcast(builder.gep(args[0], [args[1]]), byte.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [address.type, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [address, number(0), number(2), number(1)])  # to read, into the L2 cache
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64), codegen
