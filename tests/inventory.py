@@ -135,4 +135,55 @@ INVENTORY: dict[str, dict[str, dict[str, str | None]]] = {
             "get_block_size": "input_shape, granularity",
         },
     },
+    "qconfig": {
+        "qrt.quantization": {
+            "QConfig": "activation, weight",
+            "QConfigAny": None,
+            "QConfigDynamic": "activation, weight",
+            "default_activation_only_qconfig": None,
+            "default_debug_qconfig": None,
+            "default_dynamic_qconfig": None,
+            "default_per_channel_qconfig": None,
+            "default_qat_qconfig": None,
+            "default_qat_qconfig_v2": None,
+            "default_qconfig": None,
+            "default_weight_only_qconfig": None,
+            "float16_dynamic_qconfig": None,
+            "float16_static_qconfig": None,
+            "float_qparams_weight_only_qconfig": None,
+            "get_default_qat_qconfig": "backend, version",
+            "get_default_qat_qconfig_dict": "backend, version",
+            "get_default_qconfig": "backend, version",
+            "get_default_qconfig_dict": "backend, version",
+            "per_channel_dynamic_qconfig": None,
+            "qconfig_equals": "q1, q2",
+        },
+    },
+    "qconfig mapping": {
+        "qrt.quantization": {
+            "QConfigMapping": "",
+            "get_default_qat_qconfig_mapping": "backend, version",
+            "get_default_qconfig_mapping": "backend, version",
+        },
+    },
+    "backend config": {
+        "qrt.quantization.backend_config": {
+            "BackendConfig": "name",
+            "BackendPatternConfig": "pattern",
+            "DTypeConfig": "input_dtype, output_dtype, weight_dtype, bias_dtype, is_dynamic",
+            "DTypeWithConstraints": (
+                "dtype, quant_min_lower_bound, quant_max_upper_bound, scale_min_lower_bound, "
+                "scale_max_upper_bound, scale_exact_match, zero_point_exact_match"
+            ),
+            "ObservationType": None,
+        },
+    },
+    "custom config": {
+        "qrt.quantization.custom_config": {
+            "ConvertCustomConfig": "",
+            "FuseCustomConfig": "",
+            "PrepareCustomConfig": "",
+            "StandaloneModuleConfigEntry": "qconfig_mapping, example_inputs, prepare_custom_config, backend_config",
+        },
+    },
 }

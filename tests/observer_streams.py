@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-STREAMS = 210
+STREAMS = 210  # usual ones, which every observer can learn from
+HOSTILE = 90  # behind these, ADVERSARIAL ones
 
 
 def _bell(rng: np.random.RandomState, n: int) -> np.ndarray:
@@ -39,14 +40,43 @@ KINDS: dict[str, Callable[[np.random.RandomState, int, int], np.ndarray]] = {
 }
 
 
+ADVERSARIAL: dict[str, Callable[[np.random.RandomState, int, int], np.ndarray]] = {
+    "denormal": lambda rng, n, i: _bell(rng, n) * 2.0**-140,
+    "vast": lambda rng, n, i: _bell(rng, n) * 2.0**38,
+    "huge": lambda rng, n, i: _bell(rng, n) * 2.0**124,
+    "widening": lambda rng, n, i: _bell(rng, n) * 100.0**i,
+    "narrowing": lambda rng, n, i: _bell(rng, n) / 1000.0**i,
+    "empty between": lambda rng, n, i: _bell(rng, n)[: 0 if i % 2 else n],
+    "sides in turn": lambda rng, n, i: (rng.random_sample(n) + i) * (1 if i % 2 else -1),
+    "one ulp": lambda rng, n, i: 1 + np.floor(rng.random_sample(n) * 2) * 2.0**-23,
+    "infinite": lambda rng, n, i: np.where(np.arange(n) % 7 == 3, np.inf * (1 if i % 2 else -1), _bell(rng, n)),
+}
+
+
+def kind(seed: int) -> str:
+    """What stream number `seed` is called."""
+    kinds = list(KINDS) if seed < STREAMS else list(ADVERSARIAL)
+    return kinds[(seed if seed < STREAMS else seed - STREAMS) % len(kinds)]
+
+
+def comparable(histogram: bool) -> list[int]:
+    """The streams for which an observer has to equal torch.
+
+    Only a histogram leaves infinities out. Where squared errors overflow float32, torch's histogram cuts off half of the values, and
+    ours keeps them.
+    """
+    return [seed for seed in range(STREAMS + HOSTILE) if kind(seed) != ("huge" if histogram else "infinite")]
+
+
 def stream(seed: int) -> list[np.ndarray]:
     """Stream number `seed`: one to six float32 arrays of shape (3, n)."""
     rng = np.random.RandomState(seed)
-    make = KINDS[list(KINDS)[seed % len(KINDS)]]
+    make = (KINDS | ADVERSARIAL)[kind(seed)]
+    kinds, number = (len(KINDS), seed) if seed < STREAMS else (len(ADVERSARIAL), seed - STREAMS)
     arrays = []
-    for i in range(1 + seed // len(KINDS) % 6):
+    for i in range(1 + number // kinds % 6):
         n = int(2 + rng.random_sample() * 600)
-        arrays.append(make(rng, 3 * n, i).astype(np.float32).reshape(3, n))
+        arrays.append(make(rng, 3 * n, i).astype(np.float32).reshape(3, -1))
     return arrays
 
 
@@ -67,6 +97,9 @@ CONFIGS: dict[str, dict[str, object]] = {
     "HistogramObserver": {},
     "HistogramObserver symmetric": {"dtype": "qint8", "qscheme": "per_tensor_symmetric"},
     "HistogramObserver reduced": {"reduce_range": True},
+    "HistogramObserver signed": {"dtype": "qint8", "reduce_range": False, "eps": 2.0**-12},
+    "MinMaxObserver narrow": {"dtype": "qint8", "qscheme": "per_tensor_symmetric", "quant_min": -127, "quant_max": 127},
+    "PerChannelMinMaxObserver narrow": {"dtype": "qint8", "qscheme": "per_channel_symmetric", "quant_min": -127, "quant_max": 127},
 }
 """Class name, then a word to tell configurations apart; keywords of the constructor, dtypes and qschemes by name."""
 
@@ -101,6 +134,21 @@ FAKE_QUANTS = (
     "fused_per_channel_wt_fake_quant_range_neg_127_to_127",
 )
 """Presets of fake-quantizes."""
+
+FAKE_CONFIGS: dict[str, dict[str, object]] = {
+    "FakeQuantize reduced": {"quant_min": 0, "quant_max": 255, "reduce_range": True},
+    "FakeQuantize full": {"quant_min": 0, "quant_max": 255, "reduce_range": False},
+    "FusedMovingAvgObsFakeQuantize reduced": {"quant_min": 0, "quant_max": 255, "reduce_range": True},
+    "FusedMovingAvgObsFakeQuantize full": {"quant_min": 0, "quant_max": 255, "reduce_range": False},
+    "FusedMovingAvgObsFakeQuantize signed": {
+        "quant_min": -128,
+        "quant_max": 127,
+        "dtype": "qint8",
+        "reduce_range": False,
+        "eps": 2.0**-12,
+    },
+}
+"""What the QConfigs for training make beside presets: class name and a word; keywords beside `observer`, a moving average."""
 
 CHOOSERS = {"quint8": (0, 255, False), "reduced": (0, 127, False), "qint8": (-128, 127, False), "symmetric": (-128, 127, True)}
 """First code, last code, whether zero stays in the middle."""

@@ -17,16 +17,38 @@ from torch.ao import quantization as torch_quantization
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from observer_streams import CHOOSERS, FAKE_QUANTS, PRESETS, STREAMS, chooser_ranges, stream  # noqa: E402 - the path has to be set first
+from observer_streams import (  # noqa: E402 - the path has to be set first
+    CHOOSERS,
+    FAKE_CONFIGS,
+    FAKE_QUANTS,
+    HOSTILE,
+    PRESETS,
+    STREAMS,
+    chooser_ranges,
+    stream,
+)
 
 
-def fake_quantized(preset: str) -> dict[str, np.ndarray]:
+def made(name: str) -> torch.nn.Module:
+    """A fake-quantize, by the name of its preset or of its configuration."""
+    if name in FAKE_QUANTS:
+        return getattr(torch_quantization, name)()
+    options = dict(FAKE_CONFIGS[name])
+    if "dtype" in options:
+        options["dtype"] = getattr(torch, str(options["dtype"]))
+    cls = getattr(torch_quantization, name.split()[0])
+    return cls(observer=torch_quantization.MovingAverageMinMaxObserver, **options)
+
+
+def fake_quantized(name: str) -> dict[str, np.ndarray]:
     """For every stream: the last scale and zero point, and the CRC-32 of all outputs and of all gradient masks."""
     scales, zero_points, outputs, masks = [], [], [], []
-    for seed in range(STREAMS):
-        module = getattr(torch_quantization, preset)()
+    for seed in range(STREAMS + HOSTILE):
+        module = made(name)
         output = mask = 0
         for array in stream(seed):
+            if not array.size:  # torch's operators refuse these
+                continue
             x = torch.from_numpy(array).requires_grad_()
             y = module(x)
             y.sum().backward()
@@ -43,7 +65,7 @@ def fake_quantized(preset: str) -> dict[str, np.ndarray]:
 def observed(preset: str) -> dict[str, np.ndarray]:
     """Scale and zero point of an observer preset, for every stream."""
     scales, zero_points = [], []
-    for seed in range(STREAMS):
+    for seed in range(STREAMS + HOSTILE):
         observer = getattr(torch_quantization, preset)()
         for array in stream(seed):
             observer(torch.from_numpy(array))
@@ -89,7 +111,7 @@ def states() -> dict[str, np.ndarray]:
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    arrays = {f"{preset}/{name}": array for preset in FAKE_QUANTS for name, array in fake_quantized(preset).items()}
+    arrays = {f"{preset}/{name}": array for preset in (*FAKE_QUANTS, *FAKE_CONFIGS) for name, array in fake_quantized(preset).items()}
     arrays |= {f"{preset}/{name}": array for preset in PRESETS for name, array in observed(preset).items()}
     arrays |= {f"chooser {case}/{name}": array for case in CHOOSERS for name, array in chosen(case).items()}
     arrays |= {f"dynamic {reduced}/{name}": array for reduced in (False, True) for name, array in dynamic(reduced).items()}

@@ -17,7 +17,7 @@ from torch.ao.quantization import observer as torch_observers
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from observer_streams import CONFIGS, STREAMS, stream  # noqa: E402 - the path has to be set first
+from observer_streams import CONFIGS, HOSTILE, STREAMS, stream  # noqa: E402 - the path has to be set first
 
 DTYPES = {"quint8": torch.quint8, "qint8": torch.qint8, "qint16": torch.int16}
 
@@ -29,7 +29,7 @@ def answers(config: str) -> dict[str, np.ndarray]:
     if "qscheme" in options:
         options["qscheme"] = getattr(torch, str(options["qscheme"]))
     scales, zero_points, checks = [], [], []
-    for seed in range(STREAMS):
+    for seed in range(STREAMS + HOSTILE):
         observer = getattr(torch_observers, config.split()[0])(**options)
         for array in stream(seed):
             observer(torch.from_numpy(array))

@@ -221,11 +221,3 @@ def _check(backend: str, version: int, versions: tuple[int, ...]) -> None:
         raise InvalidInput(f"backend {backend!r} is not known: give one of {sorted(_REDUCED)}")
     if version not in versions:
         raise InvalidInput(f"version {version!r} is not known: give one of {list(versions)}")
-
-
-def __getattr__(name: str) -> Any:
-    if name == "QConfigMapping":
-        from qrt.quantization.qconfig_mapping import QConfigMapping
-
-        return QConfigMapping
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -32,4 +32,8 @@ def test_whole_groups() -> None:
         "tensor & dtypes": 11,
         "tensor methods": 27,
         "granularity/affine observers": 12,
+        "qconfig": 20,
+        "qconfig mapping": 3,
+        "backend config": 5,
+        "custom config": 4,
     }
