@@ -18,6 +18,8 @@ from graphs import images, make, reference
 
 import qrt
 from qrt.cli.app import run
+from qrt.observers import MinMaxObserver
+from qrt.quantization import default_qrt_qconfig
 
 WEIGHTS = {"w": images(3, 4), "v": images(4, 5, seed=1)}
 ONE = make("(float[N,3] x) => (float[N,5] y) { a = MatMul(x, w) b = Relu(a) y = MatMul(b, v) }", **WEIGHTS)
@@ -67,8 +69,17 @@ def test_floats_of_every_width_are_looked_at(kind: str) -> None:
 )
 def test_what_stops_being_finite_inside_the_model(operator: str, feed: np.ndarray, seen: str) -> None:
     model = make(f"(float[N,3] x) => (float[N,5] y) {{ l = {operator}(x) a = MatMul(l, w) y = MatMul(a, v) }}", **WEIGHTS)
+    extremes = default_qrt_qconfig._replace(activation=MinMaxObserver)
     with pytest.raises(qrt.CalibrationError, match=f"saw {seen}"):
-        quantized([feed], model)
+        qrt.quantize(qrt.load(model), [feed], qrt.QConfigMapping().set_global(extremes), progress=False)
+
+
+def test_infinities_inside_the_model_are_told_of_and_left_out_of_histograms() -> None:
+    model = make("(float[N,3] x) => (float[N,3] y) { l = Exp(x) y = MatMul(l, w) }", w=np.eye(3, dtype=np.float32))
+    with pytest.warns(qrt.QrtWarning, match="l: saw infinity, which its histogram leaves out; remove the sample or mend the model"):
+        int8 = qrt.quantize(qrt.load(model), [X, at(X, 2, 1000)], progress=False)
+    (y,) = qrt.InferenceSession(int8, num_threads=1).run(None, {"x": X})
+    np.testing.assert_allclose(y, np.exp(X), atol=np.exp(X).max() / 100)
 
 
 def test_numbers_at_the_ends_of_float32_are_numbers() -> None:
