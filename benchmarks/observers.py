@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
@@ -48,7 +47,8 @@ def update_row(kind: str, activations: Sequence[Array], settings: Settings) -> R
     case = f"histogram of {len(activations)} × {activations[0].size:,}, {kind}"
 
     def run() -> list[Array]:
-        return [_seen(activations).histogram]
+        observer = _seen(activations)
+        return [observer.histogram, observer.min_val, observer.max_val]
 
     return _row(case, run, lambda torch: _torch_update(torch, activations), settings.launches)
 
@@ -74,11 +74,11 @@ def _seen(activations: Sequence[Array]) -> HistogramObserver:
 def _row(case: str, run: Callable[[], list[Array]], peer: Callable[[Any], Callable[[], list[Array]]], rounds: int) -> Result:
     """`run` and torch's counterpart in turns, once they gave the same bits."""
     engines, notes = [Engine("qrt", version("qrt"), run)], []
-    if importlib.util.find_spec("torch") is None:
+    try:
+        import torch
+    except ImportError:
         notes.append("torch: not installed (pip install torch), so nothing stands beside qrt")
     else:
-        import torch
-
         torch.set_num_threads(1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's observers announce that they move to another package
@@ -86,7 +86,7 @@ def _row(case: str, run: Callable[[], list[Array]], peer: Callable[[Any], Callab
             for ours, other in zip(run(), theirs(), strict=True):
                 if not np.array_equal(ours.reshape(-1), other.reshape(-1)):
                     raise QrtError(f"{case}: torch's result differs from qrt's: nothing was timed")
-        engines.append(Engine("torch", version("torch"), theirs))
+        engines.append(Engine("torch", torch.__version__, theirs))
     return Result(case, 1, [measure(timing) for timing in time_in_turns(engines, rounds)], notes=notes)
 
 
@@ -98,7 +98,11 @@ def _torch_seen(torch: Any, activations: Sequence[Array]) -> Any:
 
 
 def _torch_update(torch: Any, activations: Sequence[Array]) -> Callable[[], list[Array]]:
-    return lambda: [_torch_seen(torch, activations).histogram.numpy()]
+    def run() -> list[Array]:
+        observer = _torch_seen(torch, activations)
+        return [tensor.numpy() for tensor in (observer.histogram, observer.min_val, observer.max_val)]
+
+    return run
 
 
 def _torch_search(torch: Any, activations: Sequence[Array]) -> Callable[[], list[Array]]:

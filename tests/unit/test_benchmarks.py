@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,12 +21,14 @@ from benchmarks.conv import Layer, layer_model, layers
 from benchmarks.data import digits, downloaded
 from benchmarks.gemm import product_rows
 from benchmarks.models import NETWORKS, cnn, identity, mlp, mobilenet_v2
+from benchmarks.observers import KINDS, search_row, update_row
 from benchmarks.peak import INSTRUCTIONS, KERNELS, peak
 from benchmarks.process import launch
 from qrt.core.errors import QrtError
 from qrt.core.target import TARGETS
 from qrt.jit import choose, host_target
 from qrt.jit.compile import assembly
+from qrt.observers import HistogramObserver
 from qrt.report.example import example_feeds
 
 LAYERS = (Layer(3, 8, 12, 3, 2, 1), Layer(16, 16, 9, 5, 1, 16), Layer(8, 24, 7, 1, 1, 1))
@@ -122,6 +128,47 @@ def test_launch_measures_a_process_of_its_own(module: str, tmp_path: Path) -> No
 def test_launch_tells_why_a_process_failed(tmp_path: Path) -> None:
     with pytest.raises(QrtError, match=r"qrt fails on none\.onnx"):
         launch("qrt", tmp_path / "none.onnx", 1)
+
+
+def other_torch(monkeypatch: pytest.MonkeyPatch, shift: float) -> None:
+    """A torch whose histograms are qrt's, of values that are `shift` larger."""
+
+    class Observer:
+        def __init__(self) -> None:
+            self.own = HistogramObserver()
+
+        def __call__(self, x: np.ndarray) -> None:
+            self.own(x + np.float32(shift))
+
+        def __getattr__(self, name: str) -> Any:
+            return SimpleNamespace(numpy=lambda: getattr(self.own, name))
+
+        def calculate_qparams(self) -> list[Any]:
+            scale, zero_point = self.own.calculate_qparams()
+            return [SimpleNamespace(numpy=lambda: scale.reshape(1)), SimpleNamespace(numpy=lambda: zero_point.reshape(1))]
+
+    torch: Any = ModuleType("torch")
+    torch.__spec__, torch.__version__ = ModuleSpec("torch", None), "2"
+    torch.from_numpy, torch.set_num_threads = lambda x: x, lambda n: None
+    torch.ao = SimpleNamespace(quantization=SimpleNamespace(HistogramObserver=Observer))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+
+
+@pytest.mark.parametrize("row", [update_row, search_row])
+@pytest.mark.parametrize("kind", KINDS)
+def test_observers_stand_beside_torch(row: Any, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    activations = [KINDS[kind](np.random.default_rng(i).standard_normal(300, np.float32), i) for i in range(3)]
+    monkeypatch.setitem(sys.modules, "torch", None)
+    alone = row(kind, activations, Settings(rounds=1))
+    assert [m.engine for m in alone.engines] == ["qrt"]
+    assert alone.notes == ["torch: not installed (pip install torch), so nothing stands beside qrt"]
+    other_torch(monkeypatch, 0)
+    both = row(kind, activations, Settings(rounds=1))
+    assert [(m.engine, m.error) for m in both.engines] == [("qrt", 0), ("torch", 0)]
+    assert both.notes == []
+    other_torch(monkeypatch, 3)
+    with pytest.raises(QrtError, match="torch's result differs from qrt's"):
+        row(kind, activations, Settings(rounds=1))
 
 
 def test_main_writes_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
