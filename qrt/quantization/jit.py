@@ -50,8 +50,8 @@ def prepare_dynamic_jit(model: Model, qconfig_dict: Mapping[str, QConfigAny], in
     Raises QuantizationError too for one whose are not.
     """
     prepared = prepare_jit(model, qconfig_dict, inplace)
-    if prepared.observers:
-        name = next(iter(prepared.observers))
+    if prepared.learns:
+        name = next(group.name for group in prepared.groups if not group.held and not group.spec.is_dynamic)
         raise QuantizationError(f"{name!r} would be quantized statically: prepare_dynamic_jit takes dynamic QConfigs; or use prepare_jit")
     return prepared
 

@@ -53,7 +53,9 @@ class PreparedModel:
     def __init__(self, model: Model, quantizer: Quantizer) -> None:
         self.model, self.quantizer = model, quantizer
         self.groups = resolve(model)
-        made = {g: make_observer(g.spec, g.name) for g in self.groups if isinstance(g.spec, QuantizationSpec) and not g.spec.is_dynamic}
+        made = {g: make_observer(g.spec, g.name) for g in self.groups if isinstance(g.spec, QuantizationSpec)}
+        # What is quantized in each run has nothing to learn before; but a fake-quantize shows what that will do.
+        made = {g: maker for g, maker in made.items() if not g.spec.is_dynamic or isinstance(maker, FakeQuantizeBase)}
         places = self._places(made)
         quantizer.prepare_obs_or_fq_callback(model, places)
         made = {group: places[place] for place, group in self._of_places(made)}
@@ -106,6 +108,11 @@ class PreparedModel:
             fn(module)
         return self
 
+    @property
+    def learns(self) -> bool:
+        """Whether there are ranges to learn from data: of activations that are not quantized anew in each run."""
+        return any(not group.held and not group.spec.is_dynamic for group in self._made)
+
     # -- running --------------------------------------------------------------------------------------------------------------
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the float model on inputs in order, or by name, and observe. Returns its output, or a tuple of several.
@@ -137,7 +144,7 @@ class PreparedModel:
         count = 0
         for count, batch in enumerate(data, 1):
             self.observe(feeds_of(self.model, batch, f"calibration batch {count - 1}"))
-        if not count and self.observers:
+        if not count and self.learns:
             raise CalibrationError("no calibration data: give at least one batch, better 100 to 500 samples like those to come")
         return count
 
@@ -147,8 +154,17 @@ class PreparedModel:
         return {group.name: params for group, params in self._qparams(self.groups).items()}
 
     def _qparams(self, groups: Sequence[Group]) -> dict[Group, QParams]:
-        made = {group.name: maker for group, maker in self._made.items()}
-        return qparams_of(self.model, groups, lambda group: observed(made[group.name]).calculate_qparams())
+        made = {site: maker for group, maker in self._made.items() for site in group.sites}
+
+        def learned(group: Group) -> QParams:
+            maker = next((made[site] for site in group.sites if site in made), None)
+            if maker is None:
+                raise QuantizationError(
+                    f"{group.sites[0]} would become codes, but nothing observed it: prepare the model as it is converted"
+                )
+            return observed(maker).calculate_qparams()
+
+        return qparams_of(self.model, groups, learned)
 
     def convert(self, *, fold_weights: bool = True, inputs: Sequence[int] = (), outputs: Sequence[int] = ()) -> Model:
         """The model in QDQ form with what was learned. May be called again after more data.
@@ -162,7 +178,7 @@ class PreparedModel:
     def convert_groups(
         self, groups: Sequence[Group], *, fold_weights: bool = True, inputs: Sequence[int] = (), outputs: Sequence[int] = ()
     ) -> Model:
-        """As `convert`, for another resolution of the same graph, whose groups are known here by their names."""
+        """As `convert`, for another resolution of the same graph, whose sites are some of those here."""
         learned = self._qparams(groups)
         model = self.model.clone()
         forget(model)

@@ -42,23 +42,19 @@ class Site:
 
 @dataclass(eq=False)
 class Group:
-    """Sites that share one scale and zero point. `spec`: where those come from; `sources`: the groups a derived spec derives them from.
+    """Sites that share one scale and zero point. `spec`: where those come from; `name`: that of the first value, with the reader where it
+    is quantized for that one alone; `sources`: the groups a derived spec derives them from.
 
     `watched`: the values that an observer must see: those that are computed, and not merely moved from others of the group.
     `held`: whether the group is of constants, which are observed at once.
     """
 
     spec: OwnSpec
+    name: str
     sites: list[Site] = field(default_factory=list)
     sources: list[Group] = field(default_factory=list)
     watched: list[str] = field(default_factory=list)
     held: bool = False
-
-    @property
-    def name(self) -> str:
-        """The name of its first value, which is unique unless a value is quantized in several ways."""
-        site = self.sites[0]
-        return f"{site.value}.{site.reader}" if site.reader and not self.held else site.value
 
 
 def resolve(model: Model) -> list[Group]:
@@ -167,7 +163,7 @@ class _Resolver:
             if root not in found:
                 spec = self.specs[root]
                 assert isinstance(spec, OwnSpec)  # _share has followed every other to its end
-                found[root] = Group(spec, held=self._held(root))
+                found[root] = Group(spec, self._name(site), held=self._held(root))
             found[root].sites.append(site)
         for root, group in found.items():
             for site in group.sites:
@@ -177,6 +173,11 @@ class _Resolver:
             group.watched = list(self._watched(group))
         _check_order(found.values())
         return list(found.values())
+
+    def _name(self, site: Site) -> str:
+        """Unique, and the same whatever else is quantized: a constant goes without its reader where it has only that one."""
+        alone = self._held(site) and len({use.node for use in self.values[site.value].uses()}) == 1
+        return f"{site.value}.{site.reader}" if site.reader and not alone else site.value
 
     def _source(self, site: Site, spec: DerivedQuantizationSpec, place: EdgeOrNode, found: Mapping[Site, Group]) -> Group:
         source = self._site(place)
