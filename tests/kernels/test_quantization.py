@@ -97,7 +97,7 @@ def ort_dynamic(x: np.ndarray) -> list[np.ndarray]:
     return results
 
 
-@pytest.mark.parametrize("n", [1, 5, 16, 100, 40000])
+@pytest.mark.parametrize("n", [0, 1, 5, 16, 100, 40000])
 @pytest.mark.parametrize("shift", [-5.0, 0.0, 5.0])
 def test_dynamic_quantize_equals_onnx_runtime(n: int, shift: float) -> None:
     for scale in (1e-3, 1.0, 77.0):

