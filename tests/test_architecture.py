@@ -236,6 +236,7 @@ HEAVY = ("numba", "llvmlite", "onnx", "onnx_ir", "safetensors", "rich", "typer")
     ("modules", "unwanted"),
     [
         ("qrt", HEAVY),
+        ("qrt.quantization", HEAVY),
         # What runs a plan whose kernels are on disk; of llvmlite, its version is part of their names.
         ("qrt.core, qrt.jit, qrt.ops, qrt.runtime, qrt.observers", (*(set(HEAVY) - {"llvmlite"}), "llvmlite.binding")),
     ],
