@@ -148,8 +148,11 @@ class Micro:
             if per_row == 2:
                 halves = [b.bitcast(row, ir.VectorType(I64, 4)) for row in loaded]
                 mixed = b.shuffle_vector(*halves, ir.Constant(ir.VectorType(I32, 8), [0, 4, 1, 5, 2, 6, 3, 7]))
-            nothing = ir.Constant(ir.VectorType(I8, 64), None)
-            return [s.to_float(r) for r in s.interleave([b.bitcast(mixed, nothing.type), nothing, nothing, nothing])]
+            # A code under the upper bytes of 2**23 is the float 2**23 + code: subtracting takes the place of converting.
+            bytes_ = ir.VectorType(I8, 64)
+            nothing, top = ir.Constant(bytes_, None), ir.Constant(bytes_, [0x4B] * 64)
+            base = s.splat(b.fadd(F32(2.0**23), b.sitofp(zero_point, F32)))
+            return [b.fsub(b.bitcast(r, s.f32), base) for r in s.interleave([b.bitcast(mixed, bytes_), nothing, nothing, top])]
 
         def store(acc: list[Any], places: list[Any]) -> None:
             products = [b.fmul(s.to_float(a), scales[n % per_row]) for n, a in enumerate(acc)]
@@ -169,11 +172,13 @@ class Micro:
         return store
 
     def _sum(self, product: Any, r: Any) -> Any:
-        """A sum before its last bounds: the product rounded to its own codes, plus the residual's codes `r`."""
+        """A sum before its last bounds: the product rounded to its own codes, plus the residual's codes `r` (less 128 where they stand
+        for int8)."""
         s, b, v = self.s, self.b, self.v
-        c_lo, c_hi, c_ratio, r_ratio, c_zero_point, offset = (s.splat(v[name]) for name in _FLOATS[2:])
-        c = b.fadd(s.to_float(s.round(s.clamp(product, c_lo, c_hi))), c_zero_point)
-        r = b.fsub(r, s.splat(b.sitofp(v["y_zero_point"], F32)))
+        c_lo, c_hi, c_ratio, r_ratio, offset = (s.splat(v[name]) for name in (*_FLOATS[2:6], "sum_offset"))
+        # Codes are far below 2**22, where adding 1.5 · 2**23 rounds half to even.
+        back = s.splat(b.fsub(F32(1.5 * 2**23), v["c_zero_point"]))
+        c = b.fsub(b.fadd(s.clamp(product, c_lo, c_hi), s.splat(F32(1.5 * 2**23))), back)
         if self.epilogue == "u8radd":
             return s.fma_code(s.fma_code(offset, c, c_ratio), r, r_ratio)
         return s.fma_code(s.fma_code(offset, r, r_ratio), c, c_ratio)
@@ -202,7 +207,7 @@ class Micro:
         zero_point = s.splat(v["y_zero_point"])
 
         def finish(acc: Any, at: Any, mask: Any) -> Any:
-            r = s.to_float(s.widen_u8(self._residual(at, mask, I8)))
+            r = b.fsub(s.to_float(s.widen_u8(self._residual(at, mask, I8))), s.splat(b.sitofp(v["y_zero_point"], F32)))
             return s.narrow_u8(b.add(s.round(s.clamp(self._sum(b.fmul(s.to_float(acc), scale), r), lo, hi)), zero_point))
 
         return finish

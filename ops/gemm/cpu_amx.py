@@ -7,6 +7,7 @@ window, padding and channel count becomes one flat k there. A tile's accumulator
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -251,77 +252,81 @@ def gemm(epilogue):  # type: ignore[no-untyped-def]
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        panel = r.panel + tid * r.panel_bytes
-        acc = r.acc + tid * 4096
-        steps = r.k_steps
-        line_blocks = (r.length + 31) // 32
+        panel, own = r.panel + tid * r.panel_bytes, r.acc + tid * 4096
+        steps, pitch, width, length = r.k_steps, r.pitch, r.width, r.length
+        line_blocks = (length + 31) // 32
         image_blocks = r.lines * line_blocks
-        # The last block of a line begins early, or repeats rows where the line is shorter: nothing past its end is read.
-        short = r.panel_bytes == 0 and r.length < 32
-        lower = (r.length - 16 if short else 16) * r.position
-        tiles_begin()
+        in_place = r.panel_bytes == 0
+        # A line of less than two tiles is read as two that overlap.
+        halves, most, second = (2, 16, length - 16) if in_place and length < 32 else (1, 32, 16)
         columns = (r.n + 31) // 32
         first, last = (0, columns) if r.by_columns == 0 else share(columns, tid, nthreads)
         lo, hi = share(r.batch * image_blocks, tid, nthreads) if r.by_columns == 0 else (0, r.batch * image_blocks)
+        tiles_begin()
         while lo < hi:
             image, begin = lo // image_blocks, lo % image_blocks
-            end = min(begin + r.chunk, image_blocks, begin + hi - lo)
-            lo += end - begin
+            blocks = min(r.chunk, image_blocks - begin, hi - lo)
+            lo += blocks
             x = r.x + image * r.x_batch
-            if r.panel_bytes != 0:
-                fill(record, x, begin * 32, min(end * 32, r.length) - begin * 32, panel, steps)
-            lines = (32 + end - begin - 1) // (end - begin)
+            if not in_place:
+                fill(record, x, begin * 32, min(blocks * 32, length - begin * 32), panel, steps)
+            lines = (31 + blocks) // blocks
             for column in range(first, last):
-                n = column * 32
-                w = r.w + column * steps * 2048
+                n, w = column * 32, r.w + column * steps * 2048
                 ahead = w + steps * 2048 if column + 1 < last else r.w + first * steps * 2048
-                for block in range(begin, end):
-                    line, start = block // line_blocks, block % line_blocks * 32
-                    at = panel + (block - begin) * steps * 2048
-                    if r.panel_bytes == 0:
-                        if not short:
-                            start = min(start, r.length - 32)
-                        at = x + line * r.line + start * r.position
-                    multiply(at, at + lower, r.position, r.offsets_k, w, steps, acc, ahead, lines)
+                line, start = begin // line_blocks, begin % line_blocks * 32
+                for block in range(blocks):
+                    if in_place:
+                        # The last block of a line begins early, since nothing past the line's end may be read.
+                        early = min(start, max(length - 32, 0))
+                        at = x + line * r.line + early * r.position
+                    else:
+                        early = start
+                        at = panel + block * steps * 2048
+                    multiply(at, at + second * r.position, r.position, r.offsets_k, w, steps, own, ahead, lines)
                     ahead += lines * 64 * steps
-                    for half in range(2 if short else 1):
-                        count = 16 if short else min(32, r.length - start)
-                        first_position = start + half * (r.length - 16)
-                        i = 0
-                        while i < count:
+                    for half in range(halves):
+                        p = start + half * second
+                        acc = own + half * 2048 + (start - early) * 128
+                        end = min(p + most, length)
+                        row, across = 0, p
+                        if p >= pitch:
+                            row, across = p // pitch, p % pitch
+                        while p < end:
                             # Of each `pitch` positions of a line those past `width` are no rows of the result.
-                            p = first_position + i
-                            across = p % r.pitch
-                            if across >= r.width:
-                                i += r.pitch - across
-                                continue
-                            rows = min(r.width - across, count - i)
-                            y = image * r.y_batch + ((line + p // r.pitch) * r.width + across) * r.y_row + n * size
-                            finish(
-                                (
-                                    acc + (16 * half + i) * 128,
-                                    r.bias + 4 * n,
-                                    r.scale + 4 * n,
-                                    r.y + y,
-                                    r.y_row,
-                                    r.r + y,
-                                    r.a_scale,
-                                    r.a_zero_point,
-                                    r.column_sums + 4 * n,
-                                    r.n - n,
-                                    rows,
-                                    r.lo,
-                                    r.hi,
-                                    r.c_lo,
-                                    r.c_hi,
-                                    r.c_ratio,
-                                    r.r_ratio,
-                                    r.c_zero_point,
-                                    r.sum_offset,
-                                    r.y_zero_point,
+                            rows = min(width - across, end - p)
+                            if rows > 0:
+                                y = image * r.y_batch + ((line + row) * width + across) * r.y_row + n * size
+                                finish(
+                                    (
+                                        acc,
+                                        r.bias + 4 * n,
+                                        r.scale + 4 * n,
+                                        r.y + y,
+                                        r.y_row,
+                                        r.r + y,
+                                        r.a_scale,
+                                        r.a_zero_point,
+                                        r.column_sums + 4 * n,
+                                        r.n - n,
+                                        rows,
+                                        r.lo,
+                                        r.hi,
+                                        r.c_lo,
+                                        r.c_hi,
+                                        r.c_ratio,
+                                        r.r_ratio,
+                                        r.c_zero_point,
+                                        r.sum_offset,
+                                        r.y_zero_point,
+                                    )
                                 )
-                            )
-                            i += rows
+                            acc += (pitch - across) * 128
+                            p += pitch - across
+                            row, across = row + 1, 0
+                    start += 32
+                    if start >= length:
+                        line, start = line + 1, 0
         tiles_end()
 
     return kernel
