@@ -1,4 +1,4 @@
-"""Benchmarks that need a process of their own: from its start to the first result, compiling every kernel, peak memory."""
+"""Benchmarks that need processes of their own: from the start to the first result, compiling every kernel, peak memory."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
+import qrt
 from benchmarks.contest import Measured, Result, Settings
 from benchmarks.data import INT8, network
 from qrt.core.errors import QrtError
 from qrt.ops.op import Array
 from qrt.report.bench import difference
+from qrt.report.example import example_feeds
 
 __all__ = ["Launch", "cold_start", "compilation", "launch", "memory"]
 
@@ -51,14 +54,13 @@ class Launch:
     outputs: list[Array]
 
 
-def launch(module: str, model: Path, threads: int, runs: int = 1, cache: Path | None = None) -> Launch:
-    """Runs `model` in a new process, in qrt or onnxruntime. `cache`: where qrt keeps its kernels, if not where it always does."""
-    environment = os.environ | ({"QRT_CACHE_DIR": str(cache)} if cache is not None else {})
+def launch(module: str, model: Path, threads: int, runs: int = 1, environment: Mapping[str, str] | None = None) -> Launch:
+    """Runs `model` in a new process, in qrt or onnxruntime, with `environment` besides this one's."""
     with tempfile.TemporaryDirectory() as folder:
         program = PROGRAM.format(module=module, threads=threads, runs=runs)
         command = [sys.executable, "-c", program, str(model), f"{folder}/results.npz"]
         begin = time.perf_counter()
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=folder, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=False)
         seconds = time.perf_counter() - begin
         if done.returncode:
             raise QrtError(f"{module} fails on {model.name}: {done.stderr.strip().splitlines()[-1:]}")
@@ -69,17 +71,24 @@ def launch(module: str, model: Path, threads: int, runs: int = 1, cache: Path | 
 
 def _launches(name: str, threads: int, settings: Settings, runs: int, value: Callable[[Launch], float], unit: str) -> Result:
     """qrt and ONNX Runtime in turns, each in new processes; the first launch of each warms the caches and is checked."""
-    runtimes = ["qrt", *(peer for peer in settings.peers if peer == "onnxruntime")]
-    settings.progress(f"{name}, {len(runtimes) * (settings.launches + 1)} processes")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f"{name}.onnx")
-        network(name)[INT8].save(path)
-        firsts = [launch(runtime, path, threads, runs).outputs for runtime in runtimes]
-        errors = [difference(runtime, firsts[0], outputs) for runtime, outputs in zip(runtimes, firsts, strict=True)]
-        rounds = [[value(launch(runtime, path, threads, runs)) for runtime in runtimes] for _ in range(settings.launches)]
+        path, compiled = Path(folder, f"{name}.onnx"), Path(folder, f"{name}.qrt")
+        model = network(name)[INT8]
+        model.save(path)
+        shapes = {name: array.shape for name, array in example_feeds(model).items()}
+        qrt.compile(model, compiled, shapes, num_threads=threads)
+        ways = {"qrt": partial(launch, "qrt", path, threads, runs)}
+        if "onnxruntime" in settings.peers:
+            ways["onnxruntime"] = partial(launch, "onnxruntime", path, threads, runs)
+        ways["qrt, .qrt file"] = partial(launch, "qrt", compiled, threads, runs)
+        ways["qrt, no plan kept"] = partial(launch, "qrt", path, threads, runs, {"QRT_PLAN_CACHE_MB": "0"})
+        settings.progress(f"{name}, {len(ways) * (settings.launches + 1)} processes")
+        firsts = [way().outputs for way in ways.values()]
+        errors = [difference(way, firsts[0], outputs) for way, outputs in zip(ways, firsts, strict=True)]
+        rounds = [[value(way()) for way in ways.values()] for _ in range(settings.launches)]
     measured = [
-        Measured(runtime, version(runtime), list(values), error)
-        for runtime, values, error in zip(runtimes, zip(*rounds, strict=True), errors, strict=True)
+        Measured(way, version(way.partition(",")[0]), list(values), error)
+        for way, values, error in zip(ways, zip(*rounds, strict=True), errors, strict=True)
     ]
     return Result(f"{name}, {INT8}", threads, measured, unit)
 
@@ -115,7 +124,7 @@ def compilation(settings: Settings) -> Iterator[Result]:
             settings.progress(f"{name}, {2 * rounds} processes")
             for _ in range(rounds):
                 cache = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                done = [launch("qrt", path, 1, cache=cache) for _ in range(2)]
+                done = [launch("qrt", path, 1, environment={"QRT_CACHE_DIR": str(cache)}) for _ in range(2)]
                 _same(done[0].outputs, done[1].outputs)
                 cold.append(done[0].seconds)
                 warm.append(done[1].seconds)

@@ -14,7 +14,7 @@ from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.graph import ir
 from qrt.loaders._limits import MAX_MODEL_BYTES, MAX_RANK
 
-__all__ = ["attribute_graphs", "check_tensors"]
+__all__ = ["attribute_graphs", "check_tensors", "has_external_data"]
 
 _INT32 = "int32_data"
 # The typed field that holds a tensor's data when `raw_data` does not (onnx.proto, TensorProto).
@@ -66,6 +66,11 @@ def check_tensors(proto: ModelProto, folder: Path | None, where: str) -> None:
             _read_external(tensor, size, folder, label)
         else:
             _check_length(tensor, size, label)
+
+
+def has_external_data(proto: ModelProto) -> bool:
+    """Whether a tensor of the model lies in another file."""
+    return any(tensor.data_location == TensorProto.EXTERNAL for tensor in _tensors(proto, ""))
 
 
 def _tensors(proto: ModelProto, where: str) -> Iterator[TensorProto]:

@@ -16,9 +16,9 @@ from qrt.graph.passes.inline_functions import inline_functions
 from qrt.graph.proto import skeleton
 from qrt.loaders._limits import MAX_FILE_BYTES
 from qrt.loaders._structure import check_structure
-from qrt.loaders._tensors import check_tensors
+from qrt.loaders._tensors import check_tensors, has_external_data
 
-__all__ = ["load"]
+__all__ = ["is_whole", "load"]
 
 _NOT_COMPUTED = (ir.DataType.STRING, ir.DataType.COMPLEX64, ir.DataType.COMPLEX128)
 
@@ -59,6 +59,11 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Mo
             f"{where} is not a sound ONNX model: {_first_line(error)}; check it with onnx.checker or export it again"
         ) from error
     return model
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether `data`, the bytes of an ONNX file that can be loaded, hold all its weights, and none lie in files beside it."""
+    return not has_external_data(_parse(data, "<bytes>"))
 
 
 def _read(path: Path) -> bytes:

@@ -17,7 +17,7 @@ import numpy as np
 
 from qrt.core.errors import InvalidInput, OutputError, QrtError, UnsupportedOp
 from qrt.core.files import check_writable, write_whole
-from qrt.core.sections import Sections, check, damaged, digest_of, pack, read
+from qrt.core.sections import Packed, Sections, check, damaged, pack, read
 from qrt.core.target import Target
 from qrt.feeds import Contract, Declared, Shapes
 from qrt.interface import Interface, ModelMetadata, NodeArg, declared
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from qrt.lower import Executable
     from qrt.runtime.whole import ClockFunction
 
-__all__ = ["SUFFIX", "CompiledModel", "is_compiled", "open_compiled", "save"]
+__all__ = ["SUFFIX", "CompiledModel", "is_compiled", "open_compiled", "pack_plans", "save", "store"]
 
 SUFFIX = ".qrt"
 MAX_PLANS = 64
@@ -59,15 +59,22 @@ def save(
         onnx = model.to_proto().SerializeToString()
     except ValueError as error:
         raise OutputError(f"cannot write {path}: {model.name} passes 2 GiB, where a protobuf message ends; save it as ONNX") from error
-    data = _compiled(onnx, sets, threads, host_target(target))
-    write_whole(path, lambda part: _write(part, data))
-    vouch(digest_of(data))
+    store(path, _compiled(onnx, sets, threads, host_target(target)))
     team()  # what runs a plan is compiled now as well, and not at the first start
 
 
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-    path.chmod(path.stat().st_mode & ~0o022)  # plans in files that others can write are not used
+def store(path: Path, packed: Packed, withheld: int = 0o022) -> None:
+    """Writes the file and notes that this user made it. Raises OutputError.
+
+    `withheld`: rights nobody gets; plans in files that others can write are not used.
+    """
+    write_whole(path, lambda part: _write(part, packed, withheld))
+    vouch(packed.digest)
+
+
+def _write(path: Path, packed: Packed, withheld: int) -> None:
+    packed.write(path)
+    path.chmod(path.stat().st_mode & ~withheld)
 
 
 def _shapes(feeds: Sequence[Declared], given: Mapping[str, Sequence[int]]) -> Shapes:
@@ -86,11 +93,24 @@ def _shapes(feeds: Sequence[Declared], given: Mapping[str, Sequence[int]]) -> Sh
     return tuple(shapes)
 
 
-def _compiled(onnx: bytes, sets: Sequence[Shapes], threads: int, target: Target) -> bytes:
+def _compiled(onnx: bytes, sets: Sequence[Shapes], threads: int, target: Target) -> Packed:
     """The file of the model in `onnx`. The same arguments give the same bytes, in any process."""
     from qrt.api import open_model
 
     interface, executable = open_model(onnx, num_threads=threads, target=target.isa)
+    wholes = {}
+    for shapes in sets:
+        # Zeros that take no memory: only their shape matters.
+        like = {v.name: np.broadcast_to(np.zeros((), v.dtype), s) for v, s in zip(interface.feeds, shapes, strict=True)}
+        wholes[shapes] = executable.whole(like)
+    return pack_plans(onnx, interface, wholes, threads, target)
+
+
+def pack_plans(onnx: bytes, interface: Interface, wholes: Mapping[Shapes, Whole], threads: int, target: Target) -> Packed:
+    """The file of a model, the ONNX one in `onnx`, and of plans that are all of it, by the shapes of its inputs.
+
+    Raises UnsupportedOp for inputs of a dtype that NumPy does not have.
+    """
     for value in interface.feeds:
         if value.dtype.kind not in "biuf":
             raise UnsupportedOp(f"input {value.name!r} has dtype {value.dtype}: such a model cannot be compiled to a file")
@@ -102,11 +122,8 @@ def _compiled(onnx: bytes, sets: Sequence[Shapes], threads: int, target: Target)
         "model": writer.section(onnx),
         "plans": [],
     }
-    for shapes in sets:
-        # Zeros that take no memory: only their shape matters.
-        like = {v.name: np.broadcast_to(np.zeros((), v.dtype), s) for v, s in zip(interface.feeds, shapes, strict=True)}
-        whole = executable.whole(like)
-        feeds = write_specs([Spec(array.shape, array.dtype) for array in like.values()])
+    for shapes, whole in wholes.items():
+        feeds = write_specs([Spec(shape, value.dtype) for value, shape in zip(interface.feeds, shapes, strict=True)])
         reads = [interface.feeds[index].name for index in whole.inputs]
         content["plans"].append({"feeds": feeds, "reads": reads, "gives": whole.outputs, **writer.plan(whole.plan)})
     return pack(content, writer.sections)
@@ -155,10 +172,10 @@ def _is_ours(file: Sections, target: Target) -> bool:
             plans = file.content["plans"]
             check(len(plans) <= MAX_PLANS, "it has too many plans")
             sets = [tuple(spec.shape for spec in read_specs(plan["feeds"])) for plan in plans]
-            data = _compiled(file[file.content["model"]].tobytes(), sets, file.content["threads"], target)
+            made = _compiled(file[file.content["model"]].tobytes(), sets, file.content["threads"], target)
     except QrtError:
         return False  # if the model is at fault, loading it says so
-    if digest_of(data) != file.digest:
+    if made.digest != file.digest:
         return False
     vouch(file.digest)
     return True
@@ -223,4 +240,7 @@ class CompiledModel:
         with self._lock:
             if self._executable is None:
                 self._executable = self._make()
+                # From here on all plans stand in one place, where a session finds them.
+                self._executable.wholes.update(self.wholes)
+                self.wholes = self._executable.wholes
         return self._executable.run(feeds, clock=clock)

@@ -13,6 +13,7 @@ from qrt.artifact import is_compiled, open_compiled
 from qrt.core.errors import InvalidInput
 from qrt.feeds import Contract, Shapes
 from qrt.interface import ModelMetadata, NodeArg
+from qrt.kept import Kept, kept_for
 from qrt.ops.op import Array
 from qrt.options import RunOptions, SessionOptions, check_providers, get_available_providers
 from qrt.profile import Profile
@@ -59,12 +60,18 @@ class InferenceSession:
             check_providers(providers)
         threads = num_threads if num_threads is not None else self._options.intra_op_num_threads or None
         self._executable: _Runnable | None
+        self._kept: Kept | None
         if is_compiled(path_or_bytes):
             self._interface, self._executable = open_compiled(path_or_bytes, threads, target)
+            self._kept = None
         else:
-            from qrt.api import open_model  # here, because it brings onnx, which a compiled model does without
+            self._kept = kept_for(path_or_bytes, threads, target)
+            if self._kept is not None and (kept := self._kept.open()) is not None:
+                self._interface, self._executable = kept
+            else:
+                from qrt.api import open_model  # here, because it brings onnx, which planned models do without
 
-            self._interface, self._executable = open_model(path_or_bytes, num_threads=threads, target=target)
+                self._interface, self._executable = open_model(path_or_bytes, num_threads=threads, target=target)
         self._contract = Contract(self._interface.feeds)
         self._positions = {arg.name: index for index, arg in enumerate(self._interface.outputs)}
         self._profile = Profile() if self._options.enable_profiling else None
@@ -89,7 +96,15 @@ class InferenceSession:
         else:
             self._contract.check_shapes(shapes)
             results = executable.run(dict(zip(self._contract.names, arrays, strict=True)), clock=clock)
+            self._keep(shapes, executable.wholes.get(shapes))
         return [results[index] for index in chosen] if output_names else results
+
+    def _keep(self, shapes: Shapes, whole: Whole | None) -> None:
+        """Keeps the first plan that this session makes, for the next one on the same file."""
+        kept = self._kept
+        if kept is not None and whole is not None:
+            self._kept = None
+            kept.keep(self._interface, shapes, whole)
 
     def _chosen(self, output_names: Sequence[str]) -> list[int]:
         if isinstance(output_names, str):

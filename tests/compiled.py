@@ -34,7 +34,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], list[bytes]], object
     file = read(path)
     sections = [file[i].tobytes() for i in range(len(file))]
     change(file.content, sections)
-    path.write_bytes(pack(file.content, sections))
+    pack(file.content, sections).write(path)
     return read(path)
 
 

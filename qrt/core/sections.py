@@ -15,6 +15,7 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy.typing as npt
 
 from qrt.core.errors import ModelError
 
-__all__ = ["Sections", "check", "damaged", "digest_of", "pack", "read"]
+__all__ = ["Packed", "Sections", "check", "damaged", "pack", "read"]
 
 MAGIC = b"QRTMDL02"
 _SIZE = hashlib.sha256().digest_size
@@ -57,7 +58,25 @@ def _up(position: int) -> int:
     return -(-position // _ALIGNMENT) * _ALIGNMENT
 
 
-def pack(content: dict[str, Any], sections: Sequence[bytes]) -> bytes:
+@dataclass(frozen=True)
+class Packed:
+    """A file before it is written: its bytes in pieces, which may be gigabytes that need no copy, and its digest in hex."""
+
+    pieces: list[bytes | memoryview]
+    digest: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file."""
+        return sum(map(len, self.pieces))
+
+    def write(self, path: Path) -> None:
+        """Raises OSError."""
+        with path.open("wb") as file:
+            file.writelines(self.pieces)
+
+
+def pack(content: dict[str, Any], sections: Sequence[bytes | memoryview]) -> Packed:
     """The file of `content` (plain JSON data) and `sections`. The same arguments give the same bytes."""
     table, end = [], 0
     for data in sections:
@@ -65,18 +84,13 @@ def pack(content: dict[str, Any], sections: Sequence[bytes]) -> bytes:
         end = _up(end + len(data) + _SLACK)
     header = json.dumps({"sections": table, "content": content}, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     base = _up(_HEAD + len(header))
-    body = bytearray(base - _PREFIX + end)
-    body[:8] = len(header).to_bytes(8, "little")
-    body[8 : 8 + len(header)] = header
-    for (offset, nbytes), data in zip(table, sections, strict=True):
-        start = base - _PREFIX + offset
-        body[start : start + nbytes] = data
-    return MAGIC + hashlib.sha256(body).digest() + body
-
-
-def digest_of(data: bytes) -> str:
-    """The digest in hex that the bytes of a file say they have."""
-    return data[len(MAGIC) : _PREFIX].hex()
+    body: list[bytes | memoryview] = [len(header).to_bytes(8, "little"), header, bytes(base - _HEAD - len(header))]
+    for data in sections:
+        body += [data, bytes(_up(len(data) + _SLACK) - len(data))]
+    digest = hashlib.sha256()
+    for piece in body:
+        digest.update(piece)
+    return Packed([MAGIC, digest.digest(), *body], digest.hexdigest())
 
 
 class Sections:

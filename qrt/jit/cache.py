@@ -26,7 +26,7 @@ from qrt.core.errors import KernelCacheWarning, KernelError
 from qrt.core.target import Target
 from qrt.jit.kernel import Kernel
 
-__all__ = ["cache_dir", "fetch", "is_vouched", "vouch"]
+__all__ = ["cache_dir", "fetch", "is_vouched", "own_digest", "vouch"]
 
 MAGIC = b"QRTOBJ01"
 _DIGEST = hashlib.sha256().digest_size
@@ -141,7 +141,7 @@ def _warn(folder: Path, reason: str | None) -> None:
 
 
 @functools.cache
-def _own_digest() -> bytes:
+def own_digest() -> bytes:
     """Digest of qrt's own sources: what plans mean may change with any of them."""
     digest = hashlib.sha256()
     for package in ("qrt", "qrt.ops", "qrt.loaders"):
@@ -153,9 +153,9 @@ def _own_digest() -> bytes:
 
 def vouch(digest: str) -> None:
     """Notes that the file of the SHA-256 `digest` (hex) was made by this user with this code."""
-    _keep(cache_dir() / "models" / digest, _own_digest())
+    _keep(cache_dir() / "models" / digest, own_digest())
 
 
 def is_vouched(digest: str) -> bool:
     """Whether `vouch` was told of `digest`, and the code is still the same."""
-    return _read(cache_dir() / "models" / digest) == _own_digest()
+    return _read(cache_dir() / "models" / digest) == own_digest()

@@ -32,10 +32,10 @@ class Writer:
     """Collects plans; constants that they share are written once."""
 
     def __init__(self) -> None:
-        self.sections: list[bytes] = []
+        self.sections: list[bytes | memoryview] = []
         self._constants: dict[int, int] = {}
 
-    def section(self, data: bytes) -> int:
+    def section(self, data: bytes | memoryview) -> int:
         """The index of a new section."""
         self.sections.append(data)
         return len(self.sections) - 1
@@ -52,7 +52,7 @@ class Writer:
         ]
         for array in plan.constants:
             if id(array) not in self._constants:
-                self._constants[id(array)] = self.section(array.tobytes())
+                self._constants[id(array)] = self.section(array.reshape(-1).view(np.uint8).data)
         return {
             "arena": plan.arena_nbytes,
             "threads": plan.threads,
