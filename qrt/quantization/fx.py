@@ -18,13 +18,14 @@ from qrt.graph.passes import prepare
 from qrt.quantization.backend_config import BackendConfig, is_qconfig_supported
 from qrt.quantization.batches import feeds_of
 from qrt.quantization.custom_config import ConvertCustomConfig, FuseCustomConfig, PrepareCustomConfig
-from qrt.quantization.placement import QrtQuantizer
+from qrt.quantization.placement import QrtQuantizer, qconfigs_of
 from qrt.quantization.prepared import PreparedModel, prepare_model, sample_feeds
 from qrt.quantization.pt2e import check_fake_quantizes
-from qrt.quantization.qconfig import QConfig, qconfig_equals
+from qrt.quantization.qconfig import QConfig, QConfigAny, qconfig_equals
 from qrt.quantization.qconfig_mapping import QConfigMapping, covers
 from qrt.quantization.quantizer import forget
 from qrt.quantization.resolve import resolve
+from qrt.quantization.rules import RULES
 
 __all__ = ["convert_fx", "fuse_fx", "prepare_fx", "prepare_qat_fx"]
 
@@ -152,40 +153,49 @@ class FxQuantizer(QrtQuantizer):
             inside = [node for node in model.graph if covers(name, node.name or "")]
             _check_some(inside, name, model)
             if entry.qconfig_mapping is not None:
-                own = entry.qconfig_mapping.resolve((node.name or "", node.op_type) for node in inside)
-                found = {n: q for n, q in found.items() if n not in inside} | {
-                    n: q for n, q in zip(inside, own, strict=True) if q is not None
-                }
+                own = qconfigs_of(inside, entry.qconfig_mapping, f"module {name!r} of {model.name}")
+                found = {n: q for n, q in found.items() if n not in inside} | {n: q for n, q in own.items() if q is not None}
         for name in self.custom.non_traceable_module_names:
             inside = [node for node in model.graph if covers(name, node.name or "")]
             _check_some(inside, name, model)
             found = {node: q for node, q in found.items() if node not in inside}
         if self.backend is not None:
-            found = {node: q for node, q in found.items() if self._takes(self.backend, node, q)}
-        return found if self.later is None else self._kept(found, self.later)
+            found = self._taken(found, self.backend)
+        return found if self.later is None else _kept(found, qconfigs_of(model.graph, self.later, model.name))
 
-    def _takes(self, backend: BackendConfig, node: ir.Node, qconfig: QConfig) -> bool:
-        config = backend.config_of(node.op_type)
-        if config is None:
-            return False
-        reason = is_qconfig_supported(qconfig, config)
-        if reason is not None:
-            warnings.warn(f"{node.op_type} {node.name!r} stays float: the backend config: {reason}", QrtWarning, stacklevel=2)
-        return reason is None
-
-    def _kept(self, found: dict[ir.Node, QConfig], later: QConfigMapping) -> dict[ir.Node, QConfig]:
-        """The nodes that `later` does not leave float. Raises QuantizationError where it says something else than was prepared."""
-        qconfigs = later.resolve((node.name or "", node.op_type) for node in found)
-        kept = {}
-        for (node, before), now in zip(found.items(), qconfigs, strict=True):
-            if now is None:
+    def _taken(self, found: Mapping[ir.Node, QConfig], backend: BackendConfig) -> dict[ir.Node, QConfig]:
+        """The nodes that a backend can quantize as their QConfigs say; it is told which others stay float."""
+        taken, unlisted = {}, set()
+        for node, qconfig in found.items():
+            config = backend.config_of(node.op_type)
+            if config is None:
+                unlisted |= {node.op_type} & RULES.keys()
                 continue
-            if not qconfig_equals(before, now):
-                raise QuantizationError(
-                    f"node {node.name!r} was prepared with {before} and would be converted with {now}: give that or None"
-                )
-            kept[node] = before
-        return kept
+            reason = is_qconfig_supported(qconfig, config)
+            if reason is None:
+                taken[node] = qconfig
+            elif self.later is None:
+                _warn(f"{node.op_type} {node.name!r} stays float: the backend config {backend.name!r}: {reason}")
+        if unlisted and self.later is None:
+            _warn(f"these stay float, as the backend config {backend.name!r} does not list them: {', '.join(sorted(unlisted))}")
+        return taken
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, QrtWarning, stacklevel=8)  # where prepare_fx is called
+
+
+def _kept(found: Mapping[ir.Node, QConfig], later: Mapping[ir.Node, QConfigAny]) -> dict[ir.Node, QConfig]:
+    """The nodes that `later` does not leave float. Raises QuantizationError where it says something else than was prepared."""
+    kept = {}
+    for node, before in found.items():
+        now = later[node]
+        if now is None:
+            continue
+        if not qconfig_equals(before, now):
+            raise QuantizationError(f"node {node.name!r} was prepared with {before} and would be converted with {now}: give that or None")
+        kept[node] = before
+    return kept
 
 
 def _check_some(nodes: list[ir.Node], name: str, model: Model) -> None:

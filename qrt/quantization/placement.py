@@ -19,7 +19,7 @@ from qrt.observers import MinMaxObserver, NoopObserver, ReuseInputObserver
 from qrt.ops.rule import Kind, QuantRule
 from qrt.quantization.absorb import absorb_bias
 from qrt.quantization.construct import is_per_channel, sample, spec_of
-from qrt.quantization.qconfig import Constructor, QConfig, weight_observer
+from qrt.quantization.qconfig import Constructor, QConfig, QConfigAny, weight_observer
 from qrt.quantization.qconfig_mapping import QConfigMapping, get_default_qrt_qconfig_mapping
 from qrt.quantization.quantizer import (
     DerivedQuantizationSpec,
@@ -34,7 +34,7 @@ from qrt.quantization.quantizer import (
 )
 from qrt.quantization.rules import is_embedding, product_of_scales, rule_of, weight_axis
 
-__all__ = ["QrtQuantizer", "excluded_nodes"]
+__all__ = ["QrtQuantizer", "excluded_nodes", "qconfigs_of"]
 
 _FLOAT = ir.DataType.FLOAT
 # Binary operators that are curves where all but one operand are scalar constants, or both come from one tensor.
@@ -77,6 +77,19 @@ def excluded_nodes(model: Model, exclude: Iterable[str]) -> set[str]:
     return found
 
 
+def qconfigs_of(nodes: Iterable[ir.Node], mapping: QConfigMapping, name: str) -> dict[ir.Node, QConfigAny]:
+    """What a mapping says of each node. `name`: of the model, for the QuantizationError about an entry that speaks of none of the nodes."""
+    nodes = list(nodes)
+    named = [(node.name or "", node.op_type) for node in nodes]
+    missed = mapping.unmatched(named)
+    if missed:
+        raise QuantizationError(
+            f"the qconfig mapping speaks of {missed[0]}, and {name} has no such node, or none once the graph is cleaned: "
+            "`qrt inspect` lists names and operators"
+        )
+    return dict(zip(nodes, mapping.resolve(named), strict=True))
+
+
 class QrtQuantizer(Quantizer):
     """Annotates a graph for qrt's kernels, as `qrt.quantize` wants it: what the rules of the operators say, with each node's QConfig.
 
@@ -116,14 +129,7 @@ class QrtQuantizer(Quantizer):
 
     def qconfigs(self, model: Model) -> dict[ir.Node, QConfig]:
         """The QConfig of each node that may be quantized. Raises QuantizationError for an entry of the mapping that speaks of no node."""
-        nodes = [(node.name or "", node.op_type) for node in model.graph]
-        missed = self.mapping.unmatched(nodes)
-        if missed:
-            raise QuantizationError(
-                f"the qconfig mapping speaks of {missed[0]}, and {model.name} has no such node, or none once the graph is cleaned: "
-                "`qrt inspect` lists names and operators"
-            )
-        found = dict(zip(model.graph, self.mapping.resolve(nodes), strict=True))
+        found = qconfigs_of(model.graph, self.mapping, model.name)
         return {node: q for node, q in found.items() if q is not None and node.name not in self._excluded}
 
     def validate(self, model: Model) -> None:

@@ -1,0 +1,550 @@
+"""prepare_fx, convert_fx, prepare_qat_fx and fuse_fx: presets, mappings, fake quantization, custom and backend configs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cnn
+import numpy as np
+import onnx
+import pytest
+from cnn import BATCHES, FUSED, X, in_ort, in_qrt
+from graphs import F32, images, make, ops, prepared
+
+import qrt
+from qrt.core.accuracy import compute_sqnr
+from qrt.graph import constant, is_op
+from qrt.graph.rules import fuse
+from qrt.loaders import load
+from qrt.quantization import (
+    BackendConfig,
+    BackendPatternConfig,
+    ConvertCustomConfig,
+    DTypeConfig,
+    FakeQuantize,
+    FuseCustomConfig,
+    MinMaxObserver,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+    PrepareCustomConfig,
+    PreparedModel,
+    QConfig,
+    QConfigMapping,
+    convert_fx,
+    default_dynamic_qat_qconfig,
+    default_per_channel_symmetric_qnnpack_qconfig,
+    default_qconfig,
+    default_qrt_qconfig,
+    default_symmetric_qnnpack_qconfig,
+    default_weight_only_qconfig,
+    disable_fake_quant,
+    disable_observer,
+    enable_fake_quant,
+    float_qparams_weight_only_qconfig,
+    fuse_fx,
+    get_default_qat_qconfig_mapping,
+    get_default_qconfig_mapping,
+    get_qrt_backend_config,
+    per_channel_dynamic_qconfig,
+    prepare_fx,
+    prepare_qat_fx,
+    weight_observer_range_neg_127_to_127,
+)
+
+BACKENDS = ("x86", "fbgemm", "qnnpack", "onednn")
+
+
+def everywhere(qconfig: QConfig | None) -> QConfigMapping:
+    return QConfigMapping().set_global(qconfig)
+
+
+def taught(mapping: QConfigMapping | dict[str, Any], model: qrt.Model | None = None, **kwargs: Any) -> PreparedModel:
+    """The CNN, prepared, after all batches."""
+    observed = prepare_fx(model or cnn.cnn(), mapping, (X,), **kwargs)
+    for batch in BATCHES:
+        observed(batch)
+    return observed
+
+
+def fused_ops(model: qrt.Model) -> dict[str, int]:
+    """What a session makes of a quantized model."""
+    fused = prepared(model.to_proto())
+    fuse(fused)
+    return ops(fused)
+
+
+def scales(model: qrt.Model) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Value → scale and zero point of the QuantizeLinear behind it."""
+    found = {}
+    for node in model.graph:
+        if is_op(node, "QuantizeLinear") and node.inputs[0] is not None:
+            scale, zero_point = constant(node.inputs[1]), constant(node.inputs[2])
+            assert scale is not None
+            assert zero_point is not None
+            found[node.inputs[0].name or ""] = (scale, zero_point)
+    return found
+
+
+def codes_of(model: qrt.Model, weight: str) -> np.ndarray:
+    """The codes that a weight became."""
+    held = constant(model.graph.initializers[f"{weight}_quantized"])
+    assert held is not None
+    return held
+
+
+# -- presets ----------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_torchs_default_mappings(backend: str) -> None:
+    int8 = convert_fx(taught(get_default_qconfig_mapping(backend)))
+    assert fused_ops(int8) == FUSED
+    real, theirs = in_ort(cnn.proto()), in_ort(int8)
+    assert compute_sqnr(real, theirs) > 38
+    assert compute_sqnr(theirs, in_qrt(int8)) > 100
+    assert (codes_of(int8, "w").ndim, scales(int8)["q"]) == (4, (F32(1 / 256), np.uint8(0)))
+    per_channel = constant(int8.graph.initializers["w_scale"])
+    assert per_channel is not None
+    assert per_channel.shape == (() if backend == "qnnpack" else (8,))
+
+
+def test_x86_activations_use_seven_bits() -> None:
+    prepared_ = taught(get_default_qconfig_mapping("x86"))
+    assert {made.code_range for made in prepared_.observers.values()} == {(0, 127)}
+    eight = taught(get_default_qconfig_mapping("onednn")).qparams()
+    assert all(prepared_.qparams()[name].scale > 1.9 * eight[name].scale for name in prepared_.observers)
+
+
+@pytest.mark.parametrize("qconfig", [default_symmetric_qnnpack_qconfig, default_per_channel_symmetric_qnnpack_qconfig])
+def test_signed_activations(qconfig: QConfig) -> None:
+    int8 = convert_fx(taught(everywhere(qconfig)))
+    assert all(zero_point.dtype == np.int8 for _, zero_point in scales(int8).values())
+    assert scales(int8)["q"] == (F32(1 / 256), np.int8(-128))
+    assert fused_ops(int8)["QMatMulFloat"] == 1
+    theirs = in_ort(int8)
+    assert compute_sqnr(in_ort(cnn.proto()), theirs) > 38
+    assert compute_sqnr(theirs, in_qrt(int8)) > 100
+
+
+def test_dynamic_preset_needs_no_data() -> None:
+    int8 = convert_fx(prepare_fx(cnn.cnn(), everywhere(per_channel_dynamic_qconfig), None))
+    assert {op: n for op, n in fused_ops(int8).items() if op.startswith("Q")} == {"QConvFloat": 3, "QMatMulFloat": 1}
+    theirs = in_ort(int8)
+    assert compute_sqnr(in_ort(cnn.proto()), theirs) > 38
+    assert compute_sqnr(theirs, in_qrt(int8)) > 100
+
+
+def test_weights_alone() -> None:
+    int8 = convert_fx(prepare_fx(cnn.cnn(), everywhere(default_weight_only_qconfig), None))
+    assert not scales(int8)
+    assert codes_of(int8, "w").dtype == np.int8
+    # ONNX Runtime quantizes the input of such a Gemm by itself.
+    reference = onnx.reference.ReferenceEvaluator(int8.to_proto()).run(None, {"x": X})[0]
+    assert compute_sqnr(reference, in_qrt(int8)) > 100
+    assert 30 < compute_sqnr(in_ort(cnn.proto()), reference) < 60
+
+
+# -- one layer at a time --------------------------------------------------------------------------------------------------------
+def _float_products(model: qrt.Model) -> list[str]:
+    """The products that read their weight as it is."""
+    return [node.name or "" for node in model.graph if is_op(node, "Conv", "Gemm") and constant(node.inputs[1]) is not None]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "left"),
+    [
+        (lambda m: m.set_module_name("stem.conv", None), ["stem.conv"]),
+        (lambda m: m.set_module_name("head", None), ["head.conv"]),
+        (lambda m: m.set_module_name_regex(r"(stem|head)\.", None), ["stem.conv", "head.conv"]),
+        (lambda m: m.set_object_type("Conv", None), ["stem.conv", "block.conv", "head.conv"]),
+        (lambda m: m.set_object_type("linear", None), ["fc"]),
+        (lambda m: m.set_module_name_object_type_order("", "Conv", 1, None), ["block.conv"]),
+        (lambda m: m.set_module_name_object_type_order("head", "Conv", 0, None), ["head.conv"]),
+    ],
+    ids=["name", "module", "regex", "type", "torch's type", "order", "order below a module"],
+)
+def test_a_layer_left_float(mapping: Any, left: list[str]) -> None:
+    int8 = convert_fx(taught(mapping(everywhere(default_qrt_qconfig))))
+    assert _float_products(int8) == left
+    theirs = in_ort(int8)
+    assert compute_sqnr(in_ort(cnn.proto()), theirs) > 38
+    assert compute_sqnr(theirs, in_qrt(int8)) > 100
+
+
+def test_a_layer_with_a_qconfig_of_its_own() -> None:
+    signed = QConfig(MinMaxObserver.with_args(dtype=qrt.qint8), weight_observer_range_neg_127_to_127)
+    mapping = everywhere(default_qrt_qconfig).set_module_name("block.conv", signed)
+    observed = taught(mapping)
+    int8 = convert_fx(observed)
+    # A value is quantized once, as the one that makes it says: block.conv reads what stem.conv gives.
+    assert {name: zero_point.dtype for name, (_, zero_point) in scales(int8).items() if name in "rs"} == {"r": np.uint8, "s": np.int8}
+    assert isinstance(observed.observers["s"], MinMaxObserver)
+    scale = constant(int8.graph.initializers["v_scale"])
+    assert scale is not None
+    assert scale.shape == ()
+    assert compute_sqnr(in_ort(int8), in_qrt(int8)) > 40  # sums of int8 and uint8 codes become tables of their own
+
+
+def test_a_dynamic_layer_in_a_static_model() -> None:
+    int8 = convert_fx(taught(everywhere(default_qrt_qconfig).set_module_name("fc", per_channel_dynamic_qconfig)))
+    assert ops(int8)["DynamicQuantizeLinear"] == ops(int8)["MatMulInteger"] == 1
+    assert compute_sqnr(in_ort(int8), in_qrt(int8)) > 100
+
+
+def test_a_mapping_may_be_a_dict() -> None:
+    by_dict = convert_fx(taught({"": default_qconfig, "module_name": [("fc", None)]}))
+    by_object = convert_fx(taught(everywhere(default_qconfig).set_module_name("fc", None)))
+    assert by_dict.to_proto().SerializeToString() == by_object.to_proto().SerializeToString()
+    assert _float_products(by_dict) == ["fc"]
+
+
+def test_one_weight_of_two_layers_with_different_qconfigs() -> None:
+    model = make("(float[N,8] x) => (float[N,8] y) { [one] a = MatMul(x, w) [two] y = MatMul(a, w) }", w=images(8, 8))
+    mapping = everywhere(default_qconfig).set_module_name("one", default_qrt_qconfig)
+    observed = prepare_fx(load(model), mapping, None)
+    assert sorted(observed.weight_observers) == ["w.one", "w.two"]
+    observed(images(4, 8, seed=1))
+    int8 = convert_fx(observed)
+    weights = {node.name: node.inputs[1] for node in int8.graph if is_op(node, "MatMul")}
+    makers = {name: value.producer() for name, value in weights.items() if value is not None}
+    shapes = {name: constant(maker.inputs[1]).shape for name, maker in makers.items()}  # type: ignore[union-attr]
+    assert shapes == {"one": (8,), "two": ()}
+    assert compute_sqnr(in_ort(int8, images(4, 8, seed=1)), in_qrt(int8, images(4, 8, seed=1))) > 40
+
+
+# -- fake quantization ----------------------------------------------------------------------------------------------------------
+def trained(mapping: QConfigMapping) -> PreparedModel:
+    """The CNN, fake-quantized, after all batches, its observers off."""
+    observed = prepare_qat_fx(cnn.cnn(), mapping, (X,))
+    for batch in BATCHES:
+        observed(batch)
+    return observed.apply(disable_observer)
+
+
+@pytest.mark.parametrize("version", [0, 1])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_torchs_fake_quantizes_give_is_what_the_model_will(backend: str, version: int) -> None:
+    observed = trained(get_default_qat_qconfig_mapping(backend, version))
+    fake, int8 = observed(X), convert_fx(observed)
+    assert fused_ops(int8) == FUSED
+    theirs = in_ort(int8)
+    # torch's symmetric scale, range / 127.5, puts the largest weight of each channel on a tie, which falls by either rounding to
+    # another side; and (version 1) its fused operator has other scales than its observer.
+    assert compute_sqnr(theirs, fake) > 35
+    assert compute_sqnr(theirs, in_qrt(int8)) > 100
+
+
+FAKE = QConfig(
+    FakeQuantize.with_args(observer=MovingAverageMinMaxObserver, quant_min=0, quant_max=255),
+    FakeQuantize.with_args(
+        observer=MovingAveragePerChannelMinMaxObserver,
+        quant_min=-127,
+        quant_max=127,
+        dtype=qrt.qint8,
+        qscheme=qrt.per_channel_symmetric,
+        ch_axis=0,
+    ),
+)
+
+
+def test_without_ties_the_fake_quantized_model_is_the_quantized_one() -> None:
+    observed = trained(everywhere(FAKE))
+    int8 = convert_fx(observed)
+    for batch in BATCHES[1:]:  # the first one taught the averages most, so that its extremes lie on ties
+        # What is left is the bias, which only the quantized model rounds, to units of 1e-4 and less.
+        np.testing.assert_allclose(observed(batch), in_ort(int8, batch), atol=1e-4)
+        np.testing.assert_allclose(observed(batch), in_qrt(int8, batch), atol=1e-4)
+
+
+def test_switches() -> None:
+    observed = prepare_qat_fx(cnn.cnn(), everywhere(FAKE), (X,))
+    real = in_ort(cnn.proto())
+    observed(X)
+    observed.apply(disable_observer)
+    fake = observed(X)
+    assert 20 < compute_sqnr(real, fake) < 60
+    np.testing.assert_allclose(observed.apply(disable_fake_quant)(X), real, atol=1e-5)
+    np.testing.assert_array_equal(observed.apply(enable_fake_quant)(X), fake)
+    before = observed.qparams()
+    observed(100 * X)
+    assert {name: p.scale.tobytes() for name, p in observed.qparams().items()} == {name: p.scale.tobytes() for name, p in before.items()}
+
+
+def test_weights_are_fake_quantized() -> None:
+    mapping = everywhere(None).set_module_name("fc", QConfig(FAKE.activation, FAKE.weight))
+    observed = prepare_qat_fx(cnn.cnn(), mapping, (X,))
+    observed(X)
+    fake = observed.weight_observers["m"]
+    steps = fake(cnn.WEIGHTS["m"]) / fake.scale
+    np.testing.assert_allclose(steps, np.rint(steps), atol=1e-4)
+    assert np.abs(np.rint(steps)).max() == 127
+    before = observed(X)
+    fake.disable_fake_quant()
+    assert (observed(X) != before).any()
+
+
+def test_dynamic_fake_quantize() -> None:
+    observed = prepare_qat_fx(cnn.cnn(), everywhere(default_dynamic_qat_qconfig), (X,))
+    int8 = convert_fx(observed)
+    assert fused_ops(int8)["DynamicQuantizeLinear"] == 4
+    fake = observed(X)
+    assert compute_sqnr(in_ort(int8), fake) > 45
+    observed.apply(disable_fake_quant)
+    np.testing.assert_allclose(observed(X), in_ort(cnn.proto()), atol=1e-5)
+    assert compute_sqnr(observed(X), fake) < 45
+
+
+def test_nothing_to_fake_quantize() -> None:
+    with pytest.raises(qrt.QuantizationError, match=r"nothing in test would be fake-quantized: use get_default_qat_qconfig_mapping"):
+        prepare_qat_fx(cnn.cnn(), everywhere(default_qconfig), None)
+
+
+# -- custom configs -------------------------------------------------------------------------------------------------------------
+def test_a_standalone_module_has_a_mapping_of_its_own() -> None:
+    signed = everywhere(default_per_channel_symmetric_qnnpack_qconfig)
+    custom = PrepareCustomConfig().set_standalone_module_name("head", signed, (X,), None, None)
+    int8 = convert_fx(taught(everywhere(default_qrt_qconfig), prepare_custom_config=custom))
+    dtypes = {name: zero_point.dtype.name for name, (_, zero_point) in scales(int8).items()}
+    assert dtypes == {
+        "x": "uint8",
+        "r": "uint8",
+        "s": "uint8",
+        "e": "uint8",
+        "p": "uint8",
+        "h": "int8",
+        "q": "int8",
+        "g": "int8",
+        "f": "int8",
+    }
+    assert compute_sqnr(in_ort(int8), in_qrt(int8)) > 40
+
+
+def test_a_standalone_module_without_a_mapping_has_its_parents() -> None:
+    custom = PrepareCustomConfig().set_standalone_module_name("head", None, (X,), None, None)
+    mine = convert_fx(taught(everywhere(default_qconfig), prepare_custom_config=custom))
+    plain = convert_fx(taught(everywhere(default_qconfig)))
+    assert mine.to_proto().SerializeToString() == plain.to_proto().SerializeToString()
+
+
+def test_a_module_that_is_not_traced_stays_float() -> None:
+    custom = {"non_traceable_module_name": ["block"]}
+    int8 = convert_fx(taught(everywhere(default_qrt_qconfig), prepare_custom_config=custom))
+    assert _float_products(int8) == ["block.conv"]
+
+
+@pytest.mark.parametrize("qconfig", [default_qrt_qconfig, default_symmetric_qnnpack_qconfig], ids=["uint8", "int8"])
+def test_inputs_and_outputs_that_hold_codes(qconfig: QConfig) -> None:
+    custom = PrepareCustomConfig().set_input_quantized_indexes([0]).set_output_quantized_indexes([0])
+    plain = convert_fx(taught(everywhere(qconfig), prepare_custom_config=PrepareCustomConfig().set_output_quantized_indexes([0])))
+    int8 = convert_fx(taught(everywhere(qconfig), prepare_custom_config=custom))
+    dtype = np.dtype(np.uint8 if qconfig is default_qrt_qconfig else np.int8)
+    assert [v.dtype for v in (*int8.inputs, *int8.outputs)] == [f"tensor({dtype.name})"] * 2
+    scale, zero_point = scales(plain)["x"]
+    info = np.iinfo(dtype)
+    codes = np.clip(np.rint(X / scale) + zero_point, info.min, info.max).astype(dtype)
+    theirs = in_ort(int8, codes)
+    assert theirs.dtype == dtype
+    np.testing.assert_array_equal(theirs, in_qrt(int8, codes))
+    np.testing.assert_array_equal(theirs, in_ort(plain))
+    assert len(np.unique(theirs)) > 5
+
+
+@pytest.mark.parametrize(
+    ("custom", "message"),
+    [
+        (PrepareCustomConfig().set_non_traceable_module_names(["tail"]), "'tail', and no node of test lies below it"),
+        (
+            PrepareCustomConfig().set_standalone_module_name(
+                "head", everywhere(default_qconfig).set_module_name("fc", None), (), None, None
+            ),
+            "speaks of module name 'fc', and module 'head' of test has no such node",
+        ),
+        (PrepareCustomConfig().set_standalone_module_name("tail", None, (), None, None), "'tail', and no node of test lies below it"),
+        (PrepareCustomConfig().set_output_quantized_indexes([1]), "test has 1 outputs; there is none of number 1"),
+        (PrepareCustomConfig().set_input_quantized_indexes([1]), "test has 1 inputs; there is none of number 1"),
+    ],
+    ids=["non-traceable", "mapping of a standalone", "standalone", "output", "input"],
+)
+def test_custom_configs_of_nothing(custom: PrepareCustomConfig, message: str) -> None:
+    with pytest.raises(qrt.QuantizationError, match=message):
+        convert_fx(taught(everywhere(default_qconfig), prepare_custom_config=custom))
+
+
+def test_an_input_that_is_not_quantized_cannot_hold_codes() -> None:
+    custom = PrepareCustomConfig().set_input_quantized_indexes([0])
+    mapping = everywhere(default_qconfig).set_module_name("stem.conv", None)
+    with pytest.raises(qrt.QuantizationError, match=r"input 'x' of test is not quantized"):
+        convert_fx(taught(mapping, prepare_custom_config=custom))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"qconfig_mapping": default_qconfig}, "qconfig_mapping is a QConfig: give a qrt.quantization.QConfigMapping or its dict"),
+        ({"_equalization_config": {}}, "qrt does not equalize; leave it None"),
+        ({"prepare_custom_config": 5}, "prepare_custom_config is a int: give a qrt.quantization.PrepareCustomConfig or its dict"),
+        ({"backend_config": "x86"}, "backend_config is a str: give a qrt.quantization.BackendConfig or its dict"),
+        ({"model": "model.onnx"}, "the model is a str"),
+        (
+            {"prepare_custom_config": PrepareCustomConfig().set_non_traceable_module_classes([int])},
+            "non_traceable_module_classes speaks of classes of modules, and a graph has none: use names",
+        ),
+    ],
+    ids=lambda given: next(iter(given)) if isinstance(given, dict) else None,
+)
+def test_arguments_of_other_types(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(qrt.InvalidInput, match=message):
+        prepare_fx(**({"model": cnn.cnn(), "qconfig_mapping": everywhere(default_qconfig), "example_inputs": (X,)} | given))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ((X[:, :2],), r"example_inputs, input 'x' has shape \(4, 2, 8, 8\), which does not fit"),
+        ((X, X), r"test takes 1 inputs \(x\); 2 were given"),
+        ({"image": X}, r"example_inputs lacks \['x'\]"),
+        (X.astype(np.float64), "has dtype float64: give float32"),
+    ],
+    ids=["shape", "two", "name", "dtype"],
+)
+def test_example_inputs_that_do_not_fit(inputs: Any, message: str) -> None:
+    with pytest.raises(qrt.QrtError, match=message):
+        prepare_fx(cnn.cnn(), everywhere(default_qconfig), inputs)
+
+
+# -- backend configs ------------------------------------------------------------------------------------------------------------
+def test_qrts_backend_config_changes_nothing() -> None:
+    mapping = get_default_qconfig_mapping("onednn")
+    mine, plain = convert_fx(taught(mapping, backend_config=get_qrt_backend_config())), convert_fx(taught(mapping))
+    assert mine.to_proto().SerializeToString() == plain.to_proto().SerializeToString()
+
+
+def _backend(*op_types: str, weight: Any = qrt.qint8) -> BackendConfig:
+    choice = DTypeConfig(qrt.quint8, qrt.quint8, weight, np.float32)
+    made = BackendConfig("small")
+    for op_type in op_types:
+        made.set_backend_pattern_config(BackendPatternConfig(op_type).add_dtype_config(choice))
+    return made
+
+
+def test_what_a_backend_does_not_list_stays_float() -> None:
+    message = "these stay float, as the backend config 'small' does not list them: Add, Flatten, Gemm, GlobalAveragePool, MaxPool, Sigmoid"
+    with pytest.warns(qrt.QrtWarning, match=message) as told:
+        observed = taught(everywhere(default_qrt_qconfig), backend_config=_backend("Conv", "Relu"))
+    assert told[0].filename == __file__
+    int8 = convert_fx(observed)
+    assert _float_products(int8) == ["fc"]
+    assert compute_sqnr(in_ort(int8), in_qrt(int8)) > 100
+
+
+def test_a_dtype_that_a_backend_does_not_take_stays_float() -> None:
+    backend = _backend("Conv").set_backend_pattern_config(
+        BackendPatternConfig("Gemm").add_dtype_config(DTypeConfig(qrt.qint8, qrt.qint8, qrt.qint8, np.float32))
+    )
+    mapping = everywhere(None).set_object_type("Conv", default_qrt_qconfig).set_object_type("Gemm", default_qrt_qconfig)
+    with pytest.warns(
+        qrt.QrtWarning, match=r"Gemm 'fc' stays float: the backend config 'small': its activation is qrt.quint8, not qrt.qint8"
+    ):
+        observed = taught(mapping, backend_config=backend)
+    int8 = convert_fx(observed)
+    assert _float_products(int8) == ["fc"]
+
+
+# -- converting -----------------------------------------------------------------------------------------------------------------
+def test_layers_may_be_left_float_when_converting() -> None:
+    mapping = everywhere(default_qrt_qconfig)
+    observed = taught(mapping)
+    later = everywhere(default_qrt_qconfig).set_module_name("block.conv", None).set_module_name("head.conv", None)
+    int8 = convert_fx(observed, qconfig_mapping=later)
+    assert _float_products(int8) == ["block.conv", "head.conv"]
+    theirs = in_ort(int8)
+    assert compute_sqnr(in_ort(cnn.proto()), theirs) > 38
+    assert compute_sqnr(theirs, in_qrt(int8)) > 100
+    # What is quantized learned what it learned.
+    whole = convert_fx(observed)
+    assert scales(int8).items() <= scales(whole).items()
+    assert _float_products(whole) == []
+
+
+def test_a_mapping_that_disagrees_when_converting() -> None:
+    observed = taught(everywhere(default_qrt_qconfig))
+    message = r"node 'stem.conv' was prepared with .* and would be converted with .*: give that or None"
+    with pytest.raises(qrt.QuantizationError, match=message):
+        convert_fx(observed, qconfig_mapping=everywhere(default_qconfig))
+    with pytest.raises(qrt.QuantizationError, match="speaks of module name 'tail', and test has no such node"):
+        convert_fx(observed, qconfig_mapping=everywhere(default_qrt_qconfig).set_module_name("tail", None))
+    assert "QuantizeLinear" not in ops(convert_fx(observed, qconfig_mapping=everywhere(None)))
+
+
+def test_weights_may_stay_float_in_the_file() -> None:
+    observed = taught(everywhere(default_qrt_qconfig))
+    kept, folded = convert_fx(observed, keep_original_weights=True), convert_fx(observed)
+    held = constant(kept.graph.initializers["w"])
+    assert held is not None
+    np.testing.assert_array_equal(held, cnn.WEIGHTS["w"])
+    assert "w_quantized" not in kept.graph.initializers
+    assert compute_sqnr(in_ort(folded), in_ort(kept)) > 60  # but for the biases, which stay float
+    assert compute_sqnr(in_ort(kept), in_qrt(kept)) > 60
+
+
+def test_converting_again_after_more_data() -> None:
+    observed = prepare_fx(cnn.cnn(), everywhere(default_qconfig), (X,))
+    observed(BATCHES[0])
+    first = scales(convert_fx(observed))["x"]
+    observed(3 * BATCHES[0])
+    assert scales(convert_fx(observed))["x"][0] > 2 * first[0]
+
+
+def test_what_convert_takes() -> None:
+    observed = taught(everywhere(default_qconfig))
+    with pytest.raises(qrt.InvalidInput, match="convert_fx takes what prepare_fx gives, not a Model"):
+        convert_fx(cnn.cnn())  # type: ignore[arg-type]
+    with pytest.raises(qrt.InvalidInput, match="backend_config is not the one that the model was prepared with"):
+        convert_fx(observed, backend_config=get_qrt_backend_config())
+    with pytest.raises(qrt.InvalidInput, match="leave observed_to_quantized_mapping empty"):
+        convert_fx(observed, ConvertCustomConfig().set_observed_to_quantized_mapping(int, float))
+    assert convert_fx(observed, ConvertCustomConfig().set_preserved_attributes(["version"]), _remove_qconfig=False) is not None
+
+
+def test_the_model_given_is_not_changed() -> None:
+    model = cnn.cnn()
+    before = model.to_proto().SerializeToString()
+    observed = taught(everywhere(default_qconfig), model)
+    convert_fx(observed)
+    fuse_fx(model)
+    assert model.to_proto().SerializeToString() == before
+
+
+def test_fuse_folds_batch_normalization() -> None:
+    statistics = {"s": images(6, seed=1), "o": images(6, seed=2), "u": images(6, seed=3), "z": np.abs(images(6, seed=4)) + F32(0.5)}
+    text = "(float[N,3,8,8] x) => (float[N,6,6,6] y) { a = Conv(x, w) n = BatchNormalization(a, s, o, u, z) d = Dropout(n) y = Relu(d) }"
+    model = make(text, w=images(6, 3, 3, 3), **statistics)
+    x = images(2, 3, 8, 8)
+    fused = fuse_fx(load(model), FuseCustomConfig(), get_qrt_backend_config())
+    assert ops(fused) == {"Conv": 1, "Relu": 1}
+    np.testing.assert_allclose(in_ort(fused, x), in_ort(model, x), atol=1e-4)
+    with pytest.raises(qrt.InvalidInput, match="fuse_custom_config is a int"):
+        fuse_fx(load(model), 5)  # type: ignore[arg-type]
+
+
+# -- embeddings -----------------------------------------------------------------------------------------------------------------
+def test_an_embeddings_table_becomes_codes() -> None:
+    table = images(50, 12) * np.linspace(0.1, 3, 50, dtype=F32)[:, None]
+    model = make(
+        "(int64[N,T] ids) => (float[N,T,5] y) { [embed] e = Gather(t, ids) [out] y = MatMul(e, m) }", t=table, m=images(12, 5, seed=1)
+    )
+    ids = np.random.default_rng(0).integers(0, 50, (3, 7))
+    mapping = everywhere(None).set_object_type("Embedding", float_qparams_weight_only_qconfig)
+    int8 = convert_fx(prepare_fx(load(model), mapping, (ids,)))
+    codes = constant(int8.graph.initializers["t_quantized"])
+    assert codes is not None
+    assert (codes.dtype, codes.shape) == (np.uint8, table.shape)
+    assert "t" not in int8.graph.initializers
+    theirs = in_ort(int8, ids)
+    # Each row has 255 steps over its own range.
+    rows = table[ids] @ model_matrix(model)
+    np.testing.assert_allclose(theirs, rows, atol=0.2)
+    assert compute_sqnr(rows, theirs) > 38
+    np.testing.assert_allclose(in_qrt(int8, ids), theirs, atol=1e-4)
+
+
+def model_matrix(model: onnx.ModelProto) -> np.ndarray:
+    return onnx.numpy_helper.to_array(next(i for i in model.graph.initializer if i.name == "m"))
