@@ -7,7 +7,6 @@ window, padding and channel count becomes one flat k there. A tile's accumulator
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
