@@ -13,7 +13,9 @@ from qrt.cli.console import Json, nbytes, show_json, tell, watched
 from qrt.core.errors import InvalidInput
 from qrt.core.files import check_writable
 from qrt.observers import OBSERVERS
-from qrt.quantization import QConfig, QConfigMapping, default_per_channel_weight_observer, default_weight_observer
+from qrt.quantization import QConfig, QConfigMapping, QrtQuantizer, default_per_channel_weight_observer, default_weight_observer
+from qrt.quantization.prepared import prepare_model
+from qrt.quantization.shards import merge_shards, save_shard
 from qrt.report.samples import Samples
 
 __all__ = ["quantize"]
@@ -24,7 +26,8 @@ _DEFAULT = Observers("histogram")
 
 def quantize(
     model: Annotated[Path, typer.Argument(help="The float ONNX model.", metavar="IN.onnx")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the int8 model goes.", metavar="OUT.onnx")],
+    states: Annotated[list[Path] | None, typer.Argument(help="With --merge: what the shards wrote.", metavar="[STATE]...")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the int8 model goes.", metavar="OUT.onnx")] = None,
     data: Annotated[
         Path | None,
         typer.Option(
@@ -41,24 +44,85 @@ def quantize(
     exclude: Annotated[
         list[str] | None, typer.Option(help="Nodes to leave float: a name or a glob. May be repeated.", metavar="GLOB")
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Only learn from the K-th of N parts of the data, K from 1, and write that to --state.", metavar="K/N"),
+    ] = None,
+    state: Annotated[Path | None, typer.Option(help="Where what a shard learned goes.", metavar="STATE.safetensors")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Instead of data: the states of all shards, in any order.")] = False,
     json: Json = False,
 ) -> None:
-    """Quantize a float model to int8."""
-    if dynamic == (data is not None):
-        raise InvalidInput("--dynamic learns ranges at run time: leave --data out" if dynamic else "give --data CALIB.npz, or --dynamic")
+    """Quantize a float model to int8.
+
+    Machines can share the calibration: each runs with --data, --shard K/N and --state, for K from 1 to N; then one runs with -o and
+    --merge STATE... All of them take the same model, --observer and --exclude.
+    """
+    _check_sources(merge=merge, states=bool(states), dynamic=dynamic, data=data is not None)
+    mapping = _mapping(observer, per_tensor)
+    if shard is not None or state is not None:
+        if shard is None or state is None or data is None or output is not None:
+            raise InvalidInput("a shard learns from --data CALIB.npz and writes --state FILE: give these and --shard K/N, and no -o")
+        _learn(model, data, QrtQuantizer(mapping, exclude=exclude or ()), shard, state, json)
+        return
+    if output is None:
+        raise InvalidInput("give -o OUT.onnx, where the int8 model goes")
     check_writable(output)
     real = qrt.load(model)
     before = model.stat().st_size  # now: `output` may be the same file
-    if data is None:
+    if dynamic:
         int8 = qrt.quantize_dynamic(real, exclude=exclude or (), per_channel=not per_tensor)
-    else:
-        weight = default_weight_observer if per_tensor else default_per_channel_weight_observer
-        mapping = QConfigMapping().set_global(QConfig(OBSERVERS[observer.value], weight))
+    elif data is not None:
         samples = Samples(data, real)
         int8 = qrt.quantize(real, watched(samples, "Calibrating"), mapping, exclude=exclude or (), progress=False)
+    else:
+        prepared = prepare_model(real, QrtQuantizer(mapping, exclude=exclude or ()))
+        merge_shards(prepared, states or ())
+        int8 = prepared.convert()
     int8.save(output)
     after = output.stat().st_size
     if json:
         show_json({"model": str(model), "output": str(output), "bytes_before": before, "bytes_after": after})
     else:
         tell(f"{output}: {nbytes(after)}, {after / before:.0%} of {model} ({nbytes(before)})")
+
+
+def _check_sources(*, merge: bool, states: bool, dynamic: bool, data: bool) -> None:
+    """Ranges come from data, from shards' states, or at run time."""
+    if states != merge:
+        raise InvalidInput("--merge: name the states of all shards" if merge else "more than one file is given; states need --merge")
+    if dynamic and (data or merge):
+        raise InvalidInput(f"--dynamic learns ranges at run time: leave {'--data' if data else '--merge'} out")
+    if merge and data:
+        raise InvalidInput("--merge takes what shards learned: leave --data out")
+    if not (data or merge or dynamic):
+        raise InvalidInput("give --data CALIB.npz, --merge STATE... or --dynamic")
+
+
+def _mapping(observer: Observers, per_tensor: bool) -> QConfigMapping:
+    weight = default_weight_observer if per_tensor else default_per_channel_weight_observer
+    return QConfigMapping().set_global(QConfig(OBSERVERS[observer.value], weight))
+
+
+def _learn(model: Path, data: Path, quantizer: QrtQuantizer, shard: str, state: Path, json: bool) -> None:
+    """Observes one shard of the data."""
+    number, count = _shard(shard)
+    check_writable(state)
+    real = qrt.load(model)
+    samples = Samples(data, real).shard(number, count)
+    prepared = prepare_model(real, quantizer)
+    prepared.calibrate(watched(samples, f"Observing shard {shard}"))
+    save_shard(prepared, state, number, count)
+    if json:
+        show_json({"model": str(model), "state": str(state), "shard": number, "shards": count, "samples": len(samples)})
+    else:
+        tell(f"{state}: shard {number} of {count}, {len(samples)} samples")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """K and N of "K/N"."""
+    words = text.split("/")
+    if len(words) == 2 and all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
+        number, count = map(int, words)
+        if 1 <= number <= count:
+            return number, count
+    raise InvalidInput(f"--shard {text}: write K/N, with K from 1 to N: 1/3, 2/3 and 3/3 are three shards")

@@ -13,6 +13,7 @@ from qrt.observers.kernels import count_exact
 __all__ = ["Bins", "GrowingHistogram"]
 
 LEAST_EXPONENT = -148  # of the smallest float32 above zero, 2⁻¹⁴⁹ = ½ · 2⁻¹⁴⁸
+MOST_EXPONENT = 128  # of the largest
 
 
 @dataclass(eq=False)
@@ -66,7 +67,10 @@ class GrowingHistogram:
         """Take over counts and exponent. Raises QuantizationError, naming `where`, for another number of bins."""
         if state["counts"].shape != self.counts.shape or state["exponent"].ndim:
             raise QuantizationError(f"{where}: counts of shape {state['counts'].shape} do not fit {self.bins} bins on each side of zero")
-        self.counts, self.exponent = state["counts"].astype(np.int64), int(state["exponent"])
+        counts, exponent = state["counts"].astype(np.int64), int(state["exponent"])
+        if (counts < 0).any() or not LEAST_EXPONENT <= exponent <= MOST_EXPONENT:
+            raise QuantizationError(f"{where}: the state holds negative counts, or bins of a width that no float32 asks for")
+        self.counts, self.exponent = counts, exponent
 
     def _grow(self, doublings: int) -> None:
         """Make every bin 2**doublings times wider."""

@@ -73,6 +73,11 @@ class ObserverBase(Configurable, ABC):
         self._check_same(other)
 
     @property
+    def settings(self) -> str:
+        """Class and options in words: the same for observers of a kind, which `merge` takes."""
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._options().items())})"
+
+    @property
     def _where(self) -> str:
         return self.site or type(self).__name__
 
@@ -198,7 +203,9 @@ class UniformQuantizationObserverBase(ObserverBase):
         if seen and not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
             raise QuantizationError(f"{self._where}: the state holds no range: min_val {low}, max_val {high}")
         self._load_counts(arrays)
-        self._min, self._max, self._seen, self.eps = low, high, seen, float(eps.reshape(()))
+        self._min, self._max, self._seen = low, high, seen
+        if eps.reshape(()) != F32(self.eps):  # a state holds it rounded, and that makes no other observer
+            self.eps = float(eps.reshape(()))
 
     def merge(self, other: Self) -> None:
         super().merge(other)

@@ -95,7 +95,10 @@ class HistogramObserver(UniformQuantizationObserverBase, Bins):
     def _load_counts(self, state: Mapping[str, np.ndarray]) -> None:
         if state["histogram"].shape != self.histogram.shape:
             raise QuantizationError(f"{self._where}: a histogram of shape {state['histogram'].shape} does not fit {self.bins} bins")
-        self.histogram = state["histogram"].astype(F32)
+        counts = state["histogram"].astype(F32)
+        if not ((counts >= 0) & (counts < np.inf)).all():
+            raise QuantizationError(f"{self._where}: the state's histogram holds numbers that count nothing: negative, NaN or infinite")
+        self.histogram = counts
 
     def _range(self) -> tuple[np.ndarray, np.ndarray]:
         with np.errstate(over="ignore"):

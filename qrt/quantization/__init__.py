@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from qrt.quantization.prepared import *
     from qrt.quantization.pt2e import *
     from qrt.quantization.quantizer import *
+    from qrt.quantization.shards import *
     from qrt.quantization.static import *
 
 # Module → the names that are loaded from it when they are first used.
@@ -57,6 +58,7 @@ _LATE = {
         "annotate_input_qspec_map",
         "annotate_output_qspec",
     ),
+    "shards": ("calibration_state", "merge_shards", "merge_state", "save_shard"),
     "static": ("quantize", "quantize_dynamic"),
 }
 _HOME_OF = {name: home for home, names in _LATE.items() for name in names}

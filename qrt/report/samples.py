@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,13 +65,21 @@ class Samples:
         if len(counts) != 1 or counts == {0}:
             lengths = ", ".join(f"{name!r}: {len(array)}" for name, array in arrays.items())
             raise InvalidInput(f"{path} does not hold the same number of samples, 1 or more, for every input ({lengths})")
-        self._count = counts.pop()
+        self._path, self._numbers = path, range(counts.pop())
+
+    def shard(self, number: int, count: int) -> Samples:
+        """Part `number` (from 1) of `count` parts, which follow each other. Raises InvalidInput for fewer samples than parts."""
+        if count > len(self):
+            raise InvalidInput(f"{self._path} holds {len(self)} samples: they cannot make {count} shards; make {len(self)} at most")
+        part = copy.copy(self)
+        part._numbers = self._numbers[len(self) * (number - 1) // count : len(self) * number // count]
+        return part
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._numbers)
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
-        for i in range(self._count):
+        for i in self._numbers:
             yield {
                 name: array[i * self._steps[name] : (i + 1) * self._steps[name]] if self._steps[name] else array[i]
                 for name, array in self._arrays.items()

@@ -111,6 +111,45 @@ def test_quantize_from_one_array(capsys: pytest.CaptureFixture[str], folder: Pat
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
+def test_quantize_in_shards(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path) -> None:
+    """Three shards, merged, are one run."""
+    observer = "minmax"
+    data = ["--data", folder / "calibration.npz"]
+    states = [tmp_path / f"{k}.safetensors" for k in (1, 2, 3)]
+    seen = 0
+    for number, state in enumerate(states, 1):
+        given = ["quantize", DIGITS, *data, "--observer", observer, "--shard", f"{number}/3", "--state", state]
+        found = Ran(capsys, *given, "--json").json
+        assert (found["shard"], found["shards"], found["state"]) == (number, 3, str(state))
+        seen += found["samples"]
+    assert seen == len(digits()["calibration"][0])
+    assert f"shard 3 of 3, {found['samples']} samples" in Ran(capsys, *given).out
+    merged, whole = tmp_path / "merged.onnx", tmp_path / "whole.onnx"
+    to = ["quantize", DIGITS, "-o", merged, "--merge", *states[::-1]]
+    found = Ran(capsys, *to, "--observer", observer, "--json").json
+    assert found["bytes_after"] == merged.stat().st_size < found["bytes_before"]
+    assert Ran(capsys, "quantize", DIGITS, "-o", whole, *data, "--observer", observer).status == 0
+    assert merged.read_bytes() == whole.read_bytes()
+    merged.unlink()
+    Ran(capsys, *to, "--observer", "entropy").failed("give the same observer")
+    Ran(capsys, *to[:-1], "--observer", observer).failed("shard 1 of 3 is missing")
+    Ran(capsys, *to, states[0], "--observer", observer).failed("are both shard 1")
+    states[1].write_bytes(states[1].read_bytes()[:-1])
+    Ran(capsys, *to, "--observer", observer).failed(f"cannot read {states[1]}")
+    assert not merged.exists()
+
+
+def test_a_shard_that_fails_leaves_nothing(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path) -> None:
+    images = digits()["calibration"][0][:3].copy()
+    images[2] = np.nan
+    np.savez(tmp_path / "bad.npz", image=images)
+    command = ["quantize", DIGITS, "--data", tmp_path / "bad.npz", "--state", tmp_path / "s", "--shard"]
+    Ran(capsys, *command, "2/2").failed("NaN")
+    Ran(capsys, *command, "1/4").failed("holds 3 samples: they cannot make 4 shards")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "bad.npz"]
+    assert Ran(capsys, *command, "1/2").status == 0
+
+
 def test_compile(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "m.qrt"
     shapes = ["--shape", "image=1,1,8,8", "--shape", "image=3,1,8,8"]
@@ -241,6 +280,19 @@ def test_bad_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         (["quantize", DIGITS, "-o", "/no/such/q.onnx", "--dynamic"], "no folder"),
         (["quantize", DIGITS, "-o", "/tmp", "--dynamic"], "it is a folder"),
         (["quantize", DIGITS, "-o", "q.onnx"], "--data"),
+        (["quantize", DIGITS, "--dynamic"], "give -o OUT.onnx"),
+        (["quantize", DIGITS, "x.st", "-o", "q.onnx", "--data", "x.npz"], "states need --merge"),
+        (["quantize", DIGITS, "-o", "q.onnx", "--merge"], "name the states"),
+        (["quantize", DIGITS, "-o", "q.onnx", "--merge", "x.st", "--dynamic"], "leave --merge out"),
+        (["quantize", DIGITS, "-o", "q.onnx", "--merge", "x.st", "--data", "x.npz"], "leave --data out"),
+        (["quantize", DIGITS, "-o", "q.onnx", "--merge", "x.st"], "cannot read x.st: there is no such file"),
+        (["quantize", DIGITS, "--data", "x.npz", "--shard", "1/2"], "a shard learns from"),
+        (["quantize", DIGITS, "--data", "x.npz", "--state", "s"], "a shard learns from"),
+        (["quantize", DIGITS, "--dynamic", "--shard", "1/2", "--state", "s"], "a shard learns from"),
+        (["quantize", DIGITS, "-o", "q.onnx", "--data", "x.npz", "--shard", "1/2", "--state", "s"], "no -o"),
+        (["quantize", DIGITS, "--data", "x.npz", "--shard", "0/2", "--state", "s"], "--shard 0/2: write K/N"),
+        (["quantize", DIGITS, "--data", "x.npz", "--shard", "2", "--state", "s"], "--shard 2: write K/N"),
+        (["quantize", DIGITS, "--data", "x.npz", "--shard", "1/2", "--state", "/no/such/s"], "no folder"),
         (["quantize", DIGITS, "-o", "q.onnx", "--dynamic", "--data", "x.npz"], "leave --data out"),
         (["quantize", DIGITS, "-o", "q.onnx", "--dynamic", "--exclude", "nothing*"], "nothing*"),
         (["run", DIGITS], "nothing is fed to 'image'"),
