@@ -30,7 +30,7 @@ from qrt.quantization.quantizer import (
     SharedQuantizationSpec,
     annotate_input_qspec_map,
     annotate_output_qspec,
-    annotation_of,
+    annotations_in,
 )
 from qrt.quantization.rules import is_embedding, product_of_scales, rule_of, weight_axis
 
@@ -133,19 +133,12 @@ class QrtQuantizer(Quantizer):
         return {node: q for node, q in found.items() if q is not None and node.name not in self._excluded}
 
     def validate(self, model: Model) -> None:
-        """Raises QuantizationError where no weight and no product is quantized."""
-        held = (v for node in model.graph for v in _said(node) if constant(v) is not None)
-        if next(held, None) is None and not any(is_op(node, "MatMul") and _said(node) for node in model.graph):
+        """Raises QuantizationError where nothing is quantized."""
+        if not annotations_in(model):
             raise QuantizationError(
                 f"{model.name}: nothing to quantize: no Conv, ConvTranspose, Gemm or MatMul of float32 with a constant weight is left; "
                 "see `qrt inspect --why`"
             )
-
-
-def _said(node: ir.Node) -> list[ir.Value]:
-    """The inputs that a node's annotation speaks of."""
-    found = annotation_of(node)
-    return [] if found is None else [v for v, spec in found.input_qspec_map.items() if spec is not None]
 
 
 class _Placer:
@@ -155,7 +148,9 @@ class _Placer:
     def __init__(
         self, model: Model, qconfigs: Mapping[ir.Node, QConfig], default: QConfig | None, outputs: Sequence[ir.Value] = ()
     ) -> None:
-        self.model, self.qconfigs, self.default, self.outputs = model, qconfigs, default, outputs
+        self.default, self.outputs = default, outputs
+        self.others = dict(annotations_in(model))  # what other quantizers said before
+        self.qconfigs = {node: qconfig for node, qconfig in qconfigs.items() if node not in self.others}
         self.nodes = list(model.graph)
         self.samples: dict[Constructor, Any] = {}
         static = [node for node in self.nodes if self._is_static(node)]
@@ -174,11 +169,18 @@ class _Placer:
             if node in self.rules:
                 self._visit(node, self.rules[node])
         for value, wish in self.sites.items():
-            maker = value.producer()
-            annotate_output_qspec(maker if maker is not None and len(maker.outputs) == 1 else value, self._spec(wish))
+            self._say(value, self._spec(wish))
         for node in self.nodes:
             if node in self.qconfigs and node not in self.rules:
                 self._unusual(node)
+
+    def _say(self, value: ir.Value, spec: QuantizationSpecBase) -> None:
+        """Annotates the node that makes `value`, or itself; not at all where another quantizer has."""
+        maker = value.producer()
+        node = maker if maker is not None and len(maker.outputs) == 1 else None
+        said = [found for place in (node, value) if place is not None and (found := self.others.get(place)) is not None]
+        if not any(found.output_qspec is not None for found in said):
+            annotate_output_qspec(value if node is None or node in self.others else node, spec)
 
     # -- which nodes ------------------------------------------------------------------------------------------------------
     def _sample(self, ctr: Constructor, what: str) -> Any:

@@ -33,7 +33,7 @@ __all__ = [
     "annotate_input_qspec_map",
     "annotate_output_qspec",
     "annotation_of",
-    "annotations",
+    "annotations_in",
     "forget",
 ]
 
@@ -176,7 +176,7 @@ class ComposableQuantizer(Quantizer):
         seen: dict[ir.Node | ir.Value, tuple[object, Quantizer]] = {}
         for quantizer in self.quantizers:
             quantizer.annotate(model)
-            for place, found in annotations(model).items():
+            for place, found in annotations_in(model).items():
                 now = (dict(found.input_qspec_map), found.output_qspec)
                 if place in seen and seen[place][0] != now:
                     first = type(seen[place][1]).__name__
@@ -234,7 +234,7 @@ def _annotation(place: ir.Node | ir.Value) -> QuantizationAnnotation:
     return found
 
 
-def annotations(model: Model) -> Mapping[ir.Node | ir.Value, QuantizationAnnotation]:
+def annotations_in(model: Model) -> Mapping[ir.Node | ir.Value, QuantizationAnnotation]:
     """All annotations of a graph, in its order: of its inputs, then of each node and of its outputs."""
     places: list[ir.Node | ir.Value] = list(model.graph.inputs)
     for node in model.graph:
@@ -244,5 +244,5 @@ def annotations(model: Model) -> Mapping[ir.Node | ir.Value, QuantizationAnnotat
 
 def forget(model: Model) -> None:
     """Takes all annotations off a graph."""
-    for place in annotations(model):
+    for place in annotations_in(model):
         del place.meta[KEY]

@@ -20,7 +20,7 @@ from qrt.quantization.quantizer import (
     QuantizationSpec,
     QuantizationSpecBase,
     SharedQuantizationSpec,
-    annotations,
+    annotations_in,
 )
 from qrt.quantization.rules import rule_of, weight_axis
 
@@ -74,7 +74,7 @@ class _Resolver:
         self.specs: dict[Site, QuantizationSpecBase] = {}
         self.alone: set[Site] = set()  # sites whose annotation forbids implicit sharing
         self.leader: dict[Site, Site] = {}
-        for place, annotation in annotations(model).items():
+        for place, annotation in annotations_in(model).items():
             self._collect(place, annotation)
 
     # -- what is said -------------------------------------------------------------------------------------------------------
