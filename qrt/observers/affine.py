@@ -82,7 +82,12 @@ class AffineQuantizedMinMaxObserver(AffineQuantizedObserverBase):
     max_val: np.ndarray | None = None
 
     def forward(self, array: np.ndarray) -> np.ndarray:
-        """Learn from `array` (float32) and return it. Raises CalibrationError for NaN, infinity or other blocks than before."""
+        """Learn from `array` (float32; empty arrays teach nothing) and return it.
+
+        Raises CalibrationError for NaN, infinity or other blocks than before.
+        """
+        if not np.size(array):
+            return array
         low, high = self._block_extremes(np.asarray(array, F32))
         if self.min_val is None or self.max_val is None:
             self._first_update(low, high)
@@ -105,7 +110,9 @@ class AffineQuantizedMinMaxObserver(AffineQuantizedObserverBase):
         if self.mapping_type is MappingType.SYMMETRIC:
             scale = np.maximum(-low, high) / F32((qmax - qmin) / 2)
         elif self.mapping_type is MappingType.SYMMETRIC_NO_CLIPPING_ERR:
-            scale = np.maximum(low / F32(qmin), high / F32(qmax))
+            with np.errstate(divide="ignore", invalid="ignore"):  # unsigned codes have no lower side
+                of_low, of_high = low / F32(qmin), high / F32(qmax)
+            scale = np.where(of_low > of_high, of_low, of_high)
         else:
             scale = (high - low) / F32(qmax - qmin)
         scale = np.maximum(scale, F32(self.eps))
@@ -144,8 +151,8 @@ class AffineQuantizedMinMaxObserver(AffineQuantizedObserverBase):
             if block != 1:
                 axes.append(len(shape))
             shape.append(block if block != 1 else extent)
-        if not np.isfinite(x).all() or not x.size:
-            raise CalibrationError(f"{type(self).__name__}: saw NaN, infinity or an empty array; remove the sample")
+        if not np.isfinite(x).all():
+            raise CalibrationError(f"{type(self).__name__}: saw NaN or infinity; remove the sample")
         blocks = x.reshape(shape)
         return np.asarray(blocks.min(axis=tuple(axes))), np.asarray(blocks.max(axis=tuple(axes)))
 
@@ -163,7 +170,10 @@ class AffineQuantizedMinMaxObserver(AffineQuantizedObserverBase):
 
 
 class AffineQuantizedMovingAverageMinMaxObserver(AffineQuantizedMinMaxObserver, Averaging):
-    """The moving average of each block's extremes, as MovingAverageMinMaxObserver has it. `averaging_constant`: 0 < c ≤ 1."""
+    """The moving average of each block's extremes, as MovingAverageMinMaxObserver has it, merging included.
+
+    `averaging_constant`: 0 < c ≤ 1. `is_dynamic`: whether qparams are computed anew for each array; then c must be 1.
+    """
 
     def __init__(
         self,
@@ -171,11 +181,15 @@ class AffineQuantizedMovingAverageMinMaxObserver(AffineQuantizedMinMaxObserver, 
         target_dtype: QDType | TorchAODType,
         granularity: Granularity,
         averaging_constant: float = 0.01,
+        quant_min: int | None = None,
+        quant_max: int | None = None,
+        eps: float | None = None,
+        is_dynamic: bool = False,
         **options: Any,
     ) -> None:
-        AffineQuantizedMinMaxObserver.__init__(self, mapping_type, target_dtype, granularity, **options)
-        self.averaging_constant = averaging_constant
-        self._check_constant(is_dynamic=False)
+        AffineQuantizedMinMaxObserver.__init__(self, mapping_type, target_dtype, granularity, quant_min, quant_max, eps, **options)
+        self.averaging_constant, self.is_dynamic = averaging_constant, is_dynamic
+        self._check_constant(is_dynamic)
 
     def _first_update(self, low: np.ndarray, high: np.ndarray) -> None:
         super()._first_update(low, high)

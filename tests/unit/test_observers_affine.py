@@ -127,7 +127,9 @@ def test_errors() -> None:
     with pytest.raises(CalibrationError, match="saw no data"):
         observer.calculate_qparams()
     observer(X)
-    for bad in (np.full((2, 3, 4), np.nan, F32), X[:1], X[:, :0]):
+    observer(X[:, :0])
+    np.testing.assert_array_equal(observer.min_val, X.min(axis=-1))
+    for bad in (np.full((2, 3, 4), np.nan, F32), X[:1]):
         with pytest.raises(CalibrationError):
             observer(bad)
     with pytest.raises(QuantizationError, match="kind and options"):
@@ -140,3 +142,5 @@ def test_errors() -> None:
     for wrong in options:
         with pytest.raises(QuantizationError):
             AffineQuantizedMinMaxObserver(ASYMMETRIC, quint8, PerRow(), **wrong)
+    with pytest.raises(QuantizationError, match="is_dynamic"):
+        AffineQuantizedMovingAverageMinMaxObserver(ASYMMETRIC, quint8, PerRow(), is_dynamic=True)
