@@ -186,4 +186,58 @@ INVENTORY: dict[str, dict[str, dict[str, str | None]]] = {
             "StandaloneModuleConfigEntry": "qconfig_mapping, example_inputs, prepare_custom_config, backend_config",
         },
     },
+    "fx graph mode": {
+        "qrt.quantization": {
+            "MatchAllNode": "",
+            "Pattern": None,
+            "convert_fx": "graph_module, convert_custom_config, _remove_qconfig, qconfig_mapping, backend_config, keep_original_weights",
+            "fuse_fx": "model, fuse_custom_config, backend_config",
+            "get_combined_dict": "default_dict, additional_dict",
+            "get_fuser_method_new": "op_pattern, fuser_method_mapping",
+            "prepare_fx": "model, qconfig_mapping, example_inputs, prepare_custom_config, _equalization_config, backend_config",
+            "prepare_qat_fx": "model, qconfig_mapping, example_inputs, prepare_custom_config, backend_config",
+        },
+    },
+    "pt2e quantizers": {
+        "qrt.quantization.quantizer": {
+            "DerivedQuantizationSpec": "derived_from, derive_qparams_fn, dtype, quant_min, quant_max, qscheme, ch_axis, is_dynamic",
+            "EdgeOrNode": None,
+            "FixedQParamsQuantizationSpec": "dtype, scale, zero_point, quant_min, quant_max, qscheme, is_dynamic",
+            "QuantizationAnnotation": "input_qspec_map, output_qspec, allow_implicit_sharing, _annotated",
+            "QuantizationSpec": "dtype, observer_or_fake_quant_ctr, quant_min, quant_max, qscheme, ch_axis, is_dynamic",
+            "QuantizationSpecBase": "",
+            "Quantizer": "",
+            "SharedQuantizationSpec": "edge_or_node",
+        },
+        "qrt.quantization": {
+            "allow_exported_model_train_eval": "model",
+            "lower_pt2e_quantized_to_x86": "model, example_inputs",
+            "model_is_exported": "m",
+            "move_exported_model_to_eval": "model",
+            "move_exported_model_to_train": "model",
+        },
+    },
+    "jit mode": {
+        "qrt.quantization": {
+            "convert_dynamic_jit": "model, inplace, debug, preserved_attrs",
+            "convert_jit": "model, inplace, debug, preserved_attrs",
+            "fuse_conv_bn_jit": "model, inplace",
+            "prepare_dynamic_jit": "model, qconfig_dict, inplace",
+            "prepare_jit": "model, qconfig_dict, inplace",
+            "quantize_dynamic_jit": "model, qconfig_dict, inplace, debug",
+            "quantize_jit": "model, qconfig_dict, run_fn, run_args, inplace, debug",
+            "script_qconfig": "qconfig",
+            "script_qconfig_dict": "qconfig_dict",
+        },
+    },
+    "numeric debugger": {
+        "qrt.quantization": {
+            "CUSTOM_KEY": None,
+            "NUMERIC_DEBUG_HANDLE_KEY": None,
+            "compare_results": "ref_results, actual_results",
+            "extract_results_from_loggers": "model",
+            "generate_numeric_debug_handle": "ep",
+            "prepare_for_propagation_comparison": "model",
+        },
+    },
 }

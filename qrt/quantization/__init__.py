@@ -18,17 +18,26 @@ from qrt.quantization.qconfig import *
 from qrt.quantization.qconfig_mapping import *
 
 if TYPE_CHECKING:
+    from qrt.quantization.export_utils import *
     from qrt.quantization.fx import *
     from qrt.quantization.jit import *
+    from qrt.quantization.numeric_debugger import *
     from qrt.quantization.placement import *
     from qrt.quantization.prepared import *
     from qrt.quantization.pt2e import *
     from qrt.quantization.quantizer import *
     from qrt.quantization.shards import *
     from qrt.quantization.static import *
+    from qrt.quantization.utils import *
 
 # Module → the names that are loaded from it when they are first used.
 _LATE = {
+    "export_utils": (
+        "allow_exported_model_train_eval",
+        "model_is_exported",
+        "move_exported_model_to_eval",
+        "move_exported_model_to_train",
+    ),
     "fx": ("convert_fx", "fuse_fx", "prepare_fx", "prepare_qat_fx"),
     "jit": (
         "convert_dynamic_jit",
@@ -40,6 +49,20 @@ _LATE = {
         "quantize_jit",
         "script_qconfig",
         "script_qconfig_dict",
+    ),
+    "numeric_debugger": (
+        "CUSTOM_KEY",
+        "NUMERIC_DEBUG_HANDLE_KEY",
+        "LoggedModel",
+        "NodeAccuracySummary",
+        "NodeSourceDebugInfo",
+        "OutputLogger",
+        "QuantizationComparisonResult",
+        "compare_results",
+        "compute_sqnr",
+        "extract_results_from_loggers",
+        "generate_numeric_debug_handle",
+        "prepare_for_propagation_comparison",
     ),
     "placement": ("QrtQuantizer",),
     "prepared": ("PreparedModel",),
@@ -60,6 +83,7 @@ _LATE = {
     ),
     "shards": ("calibration_state", "merge_shards", "merge_state", "save_shard"),
     "static": ("quantize", "quantize_dynamic"),
+    "utils": ("MatchAllNode", "Pattern", "default_eval_fn", "get_combined_dict", "get_fuser_method_new"),
 }
 _HOME_OF = {name: home for home, names in _LATE.items() for name in names}
 

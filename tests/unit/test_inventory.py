@@ -36,4 +36,8 @@ def test_whole_groups() -> None:
         "qconfig mapping": 3,
         "backend config": 5,
         "custom config": 4,
+        "fx graph mode": 8,
+        "pt2e quantizers": 13,
+        "jit mode": 9,
+        "numeric debugger": 6,
     }
