@@ -9,7 +9,7 @@ import numpy as np
 
 from qrt.core.target import Target
 from qrt.jit import Kernel, cache_bytes, record_dtype
-from qrt.ops.gemm.table import CODES, EPILOGUES
+from qrt.ops.gemm.table import CODES, EPILOGUES, choose_tile, cost
 from qrt.ops.gemm.table import RECORD as GEMM_RECORD
 from qrt.ops.op import Array, Ref, Steps
 
@@ -22,6 +22,10 @@ __all__ = ["COLUMNS", "KERNELS", "K_STEP", "RECORD", "Lines", "add_step", "block
 ROWS = COLUMNS = 32
 K_STEP = 64
 TILE_BYTES = ROWS * K_STEP
+# Four products of tiles, 16 cycles each; zeroing, storing and finishing a block; configuring the registers. The first is the
+# instruction's; the others were measured on a Xeon with AMX (products of 49 to 12544 rows, 8 to 96 columns and bytes of k), where two
+# vector instructions a cycle are the measure of the vector kernels.
+STEP_CYCLES, BLOCK_CYCLES, CALL_CYCLES = 64, 350, 200
 
 # The product's record, with: `k`: bytes of a row and tap; `run`: taps that lie side by side; `k_steps`, and `offsets_k`: where each of
 # them lies, from a row's first byte on; `panel` (of `panel_bytes`, 0: rows are read where they lie), `acc`: scratch of each thread;
@@ -59,11 +63,21 @@ class Lines:
 
 
 def suits(target: Target, product: Product) -> bool:
-    """Whether the product is large enough to fill tiles, and its codes fit the packed store."""
-    codes = product.epilogue.name in CODES
-    # Below these sizes copying rows to the panel and emptying tiles cost more than the vector kernels: benchmarks, row `conv`.
-    large = product.m >= ROWS // 2 and product.n >= 24 and (product.k >= 48 or product.k * product.taps >= 128)
-    return target.isa == "amx" and product.epilogue.integer and product.groups == 1 and large and (product.epilogue.steps_fit or not codes)
+    """Whether tile registers are faster than vectors, and the codes fit the packed store."""
+    if target.isa != "amx" or not product.epilogue.integer or product.groups != 1 or product.m < ROWS // 2:
+        return False
+    if product.epilogue.name in CODES and not product.epilogue.steps_fit:
+        return False
+    if product.lines is None:
+        # Below these sizes copying rows to the panel costs more than vectors: benchmarks, row `conv`.
+        return product.n >= 24 and (product.k >= 48 or product.k * product.taps >= 128)
+    blocks = product.batch * product.lines.count * -(-product.lines.length // ROWS) * -(-product.n // COLUMNS)
+    m, k_steps = product.batch * product.m, product.k4 * product.taps
+    tile = choose_tile(target, m, product.n, k_steps, product.epilogue.name)
+    instructions = cost(target, tile, m, product.n, k_steps, product.epilogue.name)
+    if product.taps > 1:  # vectors look every row of a tap up
+        instructions += 2 * product.taps * m * -(-product.n // (tile.vectors * target.lanes))
+    return CALL_CYCLES + blocks * (BLOCK_CYCLES + STEP_CYCLES * product.k_steps) < instructions / 2
 
 
 def blocked(w: Array) -> Array:

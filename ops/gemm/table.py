@@ -13,7 +13,7 @@ from qrt.core.target import LADDERS, Target
 from qrt.jit import Kernel, record_dtype
 from qrt.jit.lanes import LANES
 
-__all__ = ["CODES", "EPILOGUES", "KERNELS", "RECORD", "SUMS", "TILES", "Tile", "choose_tile", "kernel_for", "packs", "vector_isa"]
+__all__ = ["CODES", "EPILOGUES", "KERNELS", "RECORD", "SUMS", "TILES", "Tile", "choose_tile", "cost", "kernel_for", "packs", "vector_isa"]
 
 RECORD = record_dtype(
     ("x", "i8"),  # A: row m of batch i, group g starts at x + i·x_batch + g·x_group + m·x_row (direct) or + offsets[m][tap]
@@ -120,22 +120,23 @@ def vector_isa(target: Target) -> str:
     return next(isa for isa in target.ladder if isa in TILES)
 
 
-def choose_tile(target: Target, m: int, n: int, k_steps: int, epilogue: str) -> Tile:
-    """The tile that takes fewest instructions for m rows, n columns and `k_steps` steps along k and taps, padding included.
+def cost(target: Target, tile: Tile, m: int, n: int, k_steps: int, epilogue: str) -> float:
+    """About how many instructions `tile` takes for m rows, n columns and `k_steps` steps along k and taps, padding included.
 
     A step is rows·vectors products, `vectors` loads of B and `rows` broadcasts of A; two loads a cycle against one or two
     products a cycle make the loads weigh about a half. An accumulator's way out costs as counted in `cpu.py`: about 8
     instructions to a code, 5 where four vectors are packed at once, 3 to a float.
     """
     isa = vector_isa(target)
+    products = tile.rows * tile.vectors
+    out = 3 if epilogue not in CODES else 5 if packs(isa, tile, epilogue) else 8
+    step = products + 0.5 * (tile.rows + tile.vectors) + 1
+    return -(-m // tile.rows) * -(-n // (tile.vectors * LANES[isa])) * (k_steps * step + products * out)
 
-    def cost(tile: Tile) -> float:
-        products = tile.rows * tile.vectors
-        out = 3 if epilogue not in CODES else 5 if packs(isa, tile, epilogue) else 8
-        step = products + 0.5 * (tile.rows + tile.vectors) + 1
-        return -(-m // tile.rows) * -(-n // (tile.vectors * LANES[isa])) * (k_steps * step + products * out)
 
-    return min(TILES[isa], key=cost)
+def choose_tile(target: Target, m: int, n: int, k_steps: int, epilogue: str) -> Tile:
+    """The tile that takes fewest instructions."""
+    return min(TILES[vector_isa(target)], key=lambda tile: cost(target, tile, m, n, k_steps, epilogue))
 
 
 def kernel_for(target: Target, tile: Tile, addressing: str, epilogue: str, packed: bool = False) -> Kernel:
