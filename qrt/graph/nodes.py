@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +23,7 @@ __all__ = [
     "producer",
     "replace",
     "unique_name",
+    "value_names",
 ]
 
 
@@ -95,13 +96,22 @@ def only_use(value: ir.Value) -> ir.Node | None:
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 
-def unique_name(graph: ir.Graph, hint: str) -> str:
-    """A name that no value of the model's top graph `graph` nor of its subgraphs has: `hint`, or `hint_1`, `hint_2` …"""
-    taken: set[str | None] = set()
+def value_names(graph: ir.Graph) -> set[str | None]:
+    """The names of all values of the model's top graph `graph` and of its subgraphs."""
+    names: set[str | None] = set()
     for g in all_graphs(graph):
-        taken.update(g.initializers)
-        taken.update(v.name for v in g.inputs)
-        taken.update(v.name for node in g for v in node.outputs)
+        names.update(g.initializers)
+        names.update(v.name for v in g.inputs)
+        names.update(v.name for node in g for v in node.outputs)
+    return names
+
+
+def unique_name(graph: ir.Graph, hint: str, taken: Container[str | None] | None = None) -> str:
+    """A name that no value of the model's top graph `graph` nor of its subgraphs has: `hint`, or `hint_1`, `hint_2` …
+
+    `taken`: `value_names(graph)`, for who asks for several, as it takes a walk over all nodes.
+    """
+    taken = value_names(graph) if taken is None else taken
     name, count = hint, 0
     while name in taken:
         count += 1
@@ -109,12 +119,12 @@ def unique_name(graph: ir.Graph, hint: str) -> str:
     return name
 
 
-def new_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """A new initializer of the model's top graph that holds `array`, called `name` or, where that is taken, `name_1` …
+def new_initializer(graph: ir.Graph, name: str, array: np.ndarray, taken: Container[str | None] | None = None) -> ir.Value:
+    """A new initializer of the model's top graph that holds `array`, called `name` or, where that is `taken`, `name_1` … (`unique_name`).
 
     Nodes of subgraphs may read it as well: constants all live in the top graph.
     """
-    tensor = ir.tensor(np.asarray(array, order="C"), name=unique_name(graph, name))
+    tensor = ir.tensor(np.asarray(array, order="C"), name=unique_name(graph, name, taken))
     value = ir.Value(name=tensor.name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from qrt.graph.nodes import new_initializer, replace
+from qrt.graph.nodes import new_initializer, replace, value_names
 
 __all__ = ["DOMAIN", "Attributes", "Rule", "WhyNot", "add_node", "graph_of", "is_fused", "kept", "single_use", "substitute"]
 
@@ -83,7 +83,8 @@ def add_node(
     graph = graph_of(before)
     maker = like[0].producer()
     name = name or (maker.name if maker is not None else None) or before.name or op_type
-    values = [_held(graph, f"{name}_input{i}", v) for i, v in enumerate(inputs)]
+    taken = value_names(graph)
+    values = [_held(graph, f"{name}_input{i}", v, taken) for i, v in enumerate(inputs)]
     while values and values[-1] is None:
         values.pop()
     outputs = [
@@ -95,8 +96,12 @@ def add_node(
     return node
 
 
-def _held(graph: ir.Graph, name: str, value: ir.Value | np.ndarray | np.generic | None) -> ir.Value | None:
-    return value if value is None or isinstance(value, ir.Value) else new_initializer(graph, name, np.asarray(value))
+def _held(graph: ir.Graph, name: str, value: ir.Value | np.ndarray | np.generic | None, taken: set[str | None]) -> ir.Value | None:
+    if value is None or isinstance(value, ir.Value):
+        return value
+    made = new_initializer(graph, name, np.asarray(value), taken)
+    taken.add(made.name)
+    return made
 
 
 def substitute(old: ir.Node, outputs: Sequence[ir.Value]) -> None:
