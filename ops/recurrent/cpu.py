@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import types
 
-from qrt.jit.lang import device, f32, fields, share
+from qrt.jit.lang import device, f32, fields, i32, share
 from qrt.jit.lang.math import sigmoid, tanh
 
 _ONE = np.float32(1)
@@ -25,28 +26,51 @@ def accumulate(acc, h, r, size, width, begin, end):  # type: ignore[no-untyped-d
 
 
 @device
-def lstm_cell(gates, h, c, y, peepholes, n, peeping):  # type: ignore[no-untyped-def]
+def within(x, limit, bounded):  # type: ignore[no-untyped-def]
+    """x, brought to -limit … limit if `bounded`; NaN stays."""
+    if bounded and x > limit:
+        return limit
+    if bounded and x < -limit:
+        return -limit
+    return x
+
+
+@device
+def lstm_cell(gates, h, c, y, peepholes, n, peeping, clip, coupled, general):  # type: ignore[no-untyped-def]
     """Gates i, o, f, c before their activations → the next states."""
     for j in range(n):
         i, o, f, g = gates[j], gates[n + j], gates[2 * n + j], gates[3 * n + j]
         if peeping:
             i, f = i + peepholes[j] * c[j], f + peepholes[2 * n + j] * c[j]
-        cell = sigmoid(f) * c[j] + sigmoid(i) * tanh(g)
+        enters, stays = sigmoid(within(i, clip, general)), sigmoid(within(f, clip, general))
+        if general and coupled != 0:
+            stays = _ONE - enters
+        cell = stays * c[j] + enters * tanh(within(g, clip, general))
         if peeping:
             o = o + peepholes[n + j] * cell
         c[j] = cell
-        h[j] = sigmoid(o) * tanh(cell)
+        h[j] = sigmoid(within(o, clip, general)) * tanh(cell)
         y[j] = h[j]
 
 
-def recurrent(cell):  # type: ignore[no-untyped-def]
-    """`cell`: lstm, lstm_peeping, gru, gru_reset_after, rnn_tanh or rnn_relu."""
+@device
+def length_of(lengths, row, time):  # type: ignore[no-untyped-def]
+    """How many steps the sequence `row` has: 0 … time; and its entry if that says otherwise, else 0."""
+    if lengths == 0:
+        return time, types.int64(0)
+    given = types.int64(i32(lengths)[row])
+    length = max(0, min(given, time))
+    return length, given if length != given else types.int64(0)
+
+
+def recurrent(cell, general):  # type: ignore[no-untyped-def]
+    """`cell`: lstm, lstm_peeping, gru, gru_reset_after, rnn_tanh or rnn_relu. `general`: with lengths, clip and coupled gates."""
     lstm, gru, peeping = cell.startswith("lstm"), cell.startswith("gru"), cell == "lstm_peeping"
     reset_after, relu = cell == "gru_reset_after", cell == "rnn_relu"
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        n, width = r.n, r.width
+        n, width, clip, coupled = r.n, r.width, r.clip, r.coupled
         gates = f32(r.gates + tid * 2 * width * 4)
         own = f32(r.gates + tid * 2 * width * 4 + width * 4)
         lo, hi = share(r.directions * r.batch, tid, nthreads)
@@ -56,20 +80,31 @@ def recurrent(cell):  # type: ignore[no-untyped-def]
             h0, c0 = f32(r.h0 + unit * n * 4), f32(r.c0 + unit * n * 4)
             weights = f32(r.weights + direction * n * width * 4)
             extra = f32(r.extra + direction * r.extra_n * 4)
+            length = r.time
+            if general:
+                length, wrong = length_of(r.lengths, row, r.time)
+                if wrong != 0:
+                    r.refused = wrong
+            empty = general and length == 0 and r.time != 0
             for j in range(n):
-                h[j] = h0[j]
+                h[j] = np.float32(0) if empty else h0[j]
             if lstm:
                 for j in range(n):
-                    c[j] = c0[j]
-            for step in range(r.time):
-                t = r.time - 1 - step if direction == 1 or r.reverse != 0 else step
+                    c[j] = np.float32(0) if empty else c0[j]
+            if general:
+                for t in range(length, r.time):
+                    y = f32(r.y + ((t * r.directions + direction) * r.batch + row) * n * 4)
+                    for j in range(n):
+                        y[j] = np.float32(0)
+            for step in range(length):
+                t = length - 1 - step if direction == 1 or r.reverse != 0 else step
                 x = f32(r.x + ((t * r.batch + row) * r.directions + direction) * width * 4)
                 y = f32(r.y + ((t * r.directions + direction) * r.batch + row) * n * 4)
                 for j in range(width):
                     gates[j] = x[j]
                 if lstm:
                     accumulate(gates, h, weights, n, width, 0, width)
-                    lstm_cell(gates, h, c, y, extra, n, peeping)
+                    lstm_cell(gates, h, c, y, extra, n, peeping, clip, coupled, general)
                 elif gru:
                     accumulate(gates, h, weights, n, width, 0, 2 * n)
                     if reset_after:
@@ -78,22 +113,23 @@ def recurrent(cell):  # type: ignore[no-untyped-def]
                             own[2 * n + j] = extra[j]
                         accumulate(own, h, weights, n, width, 2 * n, 3 * n)
                         for j in range(n):
-                            gates[2 * n + j] = gates[2 * n + j] + sigmoid(gates[n + j]) * own[2 * n + j]
+                            gates[2 * n + j] = gates[2 * n + j] + sigmoid(within(gates[n + j], clip, general)) * own[2 * n + j]
                     else:
                         for j in range(n):
-                            own[j] = sigmoid(gates[n + j]) * h[j]
+                            own[j] = sigmoid(within(gates[n + j], clip, general)) * h[j]
                         accumulate(gates, own, weights, n, width, 2 * n, 3 * n)
                     for j in range(n):
-                        z = sigmoid(gates[j])
-                        h[j] = (_ONE - z) * tanh(gates[2 * n + j]) + z * h[j]
+                        z = sigmoid(within(gates[j], clip, general))
+                        h[j] = (_ONE - z) * tanh(within(gates[2 * n + j], clip, general)) + z * h[j]
                         y[j] = h[j]
                 else:
                     accumulate(gates, h, weights, n, width, 0, width)
                     for j in range(n):
+                        gate = within(gates[j], clip, general)
                         if relu:
-                            h[j] = gates[j] if gates[j] > np.float32(0) else np.float32(0)
+                            h[j] = gate if gate > np.float32(0) else np.float32(0)
                         else:
-                            h[j] = tanh(gates[j])
+                            h[j] = tanh(gate)
                         y[j] = h[j]
 
     return kernel

@@ -7,19 +7,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qrt.core.errors import ModelError, UnsupportedOp
+from qrt.core.errors import InvalidInput, ModelError, UnsupportedOp
 from qrt.jit import Kernel, record_dtype
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, Op, Operand, Spec, Steps, refusal
 
 __all__ = ["GATES", "KERNELS", "Recurrent"]
 
 _RECORD = record_dtype(
     *((name, "i8") for name in ("x", "y", "h", "c", "h0", "c0", "weights", "extra", "gates")),
-    *((name, "i8") for name in ("time", "batch", "directions", "n", "width", "extra_n", "reverse")),
+    *((name, "i8") for name in ("time", "batch", "directions", "n", "width", "extra_n", "reverse", "lengths", "refused", "coupled")),
+    ("clip", "f4"),
 )
 # Gates of each cell, in the order of ONNX: i o f c, z r h, or the state itself.
 GATES = {"lstm": 4, "lstm_peeping": 4, "gru": 3, "gru_reset_after": 3, "rnn_tanh": 1, "rnn_relu": 1}
-_CELLS = {cell: Kernel(f"recurrent_f32_{cell}__generic", _RECORD, "qrt.ops.recurrent.cpu:recurrent", (cell,)) for cell in GATES}
+_CELLS = {
+    (cell, general): Kernel(
+        f"recurrent_f32_{cell}{'_general' if general else ''}__generic", _RECORD, "qrt.ops.recurrent.cpu:recurrent", (cell, general)
+    )
+    for cell in GATES
+    for general in (False, True)
+}
 KERNELS: tuple[Kernel, ...] = tuple(_CELLS.values())
 
 F32 = np.dtype(np.float32)
@@ -35,18 +42,24 @@ def _sigmoid(x: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Recurrent(Op):
-    """Inputs: projected inputs with biases [T, B, D, G·n] and the first states [D, B, n] (h; for an LSTM also c), float32.
+    """Inputs: projected inputs with biases [T, B, D, G·n] and the first states [D, B, n] (h; for an LSTM also c), float32; perhaps the
+    lengths of the sequences [B], int32 in 0 … T: past its length a sequence has states of 0, and its last ones are those before (0 if
+    there are none).
     Outputs: all states h [T, D, B, n], the last h [D, B, n] and, for an LSTM, the last c [D, B, n].
 
     `cell`: a key of GATES (G). `weights`: recurrence [D, G·n, n]. `extra`: peepholes i, o, f [D, 3·n] of "lstm_peeping", the
     recurrence bias of the hidden gate [D, n] of "gru_reset_after". `reverse`: the one direction runs backwards; the second
-    of two always does. Formulas as in ONNX's operators LSTM, GRU and RNN with their default activations.
+    of two always does. `clip`: gates are brought to −clip … clip before their activations. `coupled`: an LSTM's f is 1 − i. `label`:
+    what errors call the lengths. Formulas as in ONNX's operators LSTM, GRU and RNN with their default activations.
     """
 
     cell: str
     weights: Array
     extra: Array | None = None
     reverse: bool = False
+    clip: float = float("inf")
+    coupled: bool = False
+    label: str = "lengths"
 
     @property
     def has_cell_state(self) -> bool:
@@ -55,8 +68,11 @@ class Recurrent(Op):
 
     def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
         directions, width, n = self.weights.shape
-        x, *states = inputs
-        if any(i.dtype != F32 for i in inputs) or self.weights.dtype != F32:
+        x, *states = inputs[: 2 + self.has_cell_state]
+        lengths = inputs[2 + self.has_cell_state :]
+        if lengths not in ([], [Spec(x.shape[1:2], np.dtype(np.int32))]):
+            raise ModelError(f"lengths {[f'{v.dtype}{v.shape}' for v in lengths]} of {x.shape[1:2]} sequences")
+        if any(i.dtype != F32 for i in (x, *states)) or self.weights.dtype != F32:
             raise UnsupportedOp(f"a recurrence over {[str(i.dtype) for i in inputs]}: there are kernels for float32")
         if len(x.shape) != 4 or x.shape[2:] != (directions, width) or width != GATES[self.cell] * n or directions not in (1, 2):
             raise ModelError(f"projected inputs of shape {x.shape} do not fit weights of shape {self.weights.shape}")
@@ -73,47 +89,75 @@ class Recurrent(Op):
         return inputs[0].size * int(self.weights.shape[2])
 
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        x, h, *rest = (array.copy() for array in inputs)
+        x, h, *rest = (array.copy() for array in inputs[: 2 + self.has_cell_state])
         c = rest[0] if rest else h
-        y = np.empty((x.shape[0], self.weights.shape[0], x.shape[1], self.weights.shape[2]), F32)
+        lengths = self._lengths(inputs)
+        if x.shape[0]:
+            h[:, lengths == 0] = c[:, lengths == 0] = 0
+        y = np.zeros((x.shape[0], self.weights.shape[0], x.shape[1], self.weights.shape[2]), F32)
         for d in range(self.weights.shape[0]):
             backwards = d == 1 or self.reverse
             for t in range(x.shape[0])[:: -1 if backwards else 1]:
-                h[d], c[d] = self._step(d, x[t, :, d], h[d], c[d])
-                y[t, d] = h[d]
+                live = t < lengths
+                h[d, live], c[d, live] = self._step(d, x[t, live, d], h[d, live], c[d, live])
+                y[t, d, live] = h[d, live]
         return (y, h, c) if rest else (y, h)
+
+    def _lengths(self, inputs: Sequence[Array]) -> Array:
+        """[B]; InvalidInput where they are not 0 … T."""
+        time, batch = inputs[0].shape[:2]
+        if len(inputs) == 2 + self.has_cell_state:
+            return np.full(batch, time)
+        lengths = inputs[-1].astype(np.int64)
+        wrong = lengths[(lengths < 0) | (lengths > time)]
+        if wrong.size:
+            raise InvalidInput(refusal(self._rule(time), int(wrong[-1])))
+        return lengths
+
+    def _rule(self, time: int) -> str:
+        return f"{self.label} must be within 0 … {time}"
 
     def _step(self, d: int, x: Array, h: Array, c: Array) -> tuple[Array, Array]:
         """One step of direction `d`: the next h and c. Without a cell state c is h."""
         n = h.shape[1]
         recurrence = self.weights[d].T
         extra = self.extra[d] if self.extra is not None else np.zeros(3 * n, F32)
+        limit = np.float32(self.clip)
+
+        def sigmoid(x: Array) -> Array:
+            return _sigmoid(np.clip(x, -limit, limit))
+
+        def tanh(x: Array) -> Array:
+            return np.asarray(np.tanh(np.clip(x, -limit, limit)))
+
         if self.cell.startswith("gru"):
-            z, r = np.split(_sigmoid(x[:, : 2 * n] + h @ recurrence[:, : 2 * n]), 2, 1)
+            z, r = np.split(sigmoid(x[:, : 2 * n] + h @ recurrence[:, : 2 * n]), 2, 1)
             if self.cell == "gru":
-                hidden = np.tanh(x[:, 2 * n :] + (r * h) @ recurrence[:, 2 * n :])
+                hidden = tanh(x[:, 2 * n :] + (r * h) @ recurrence[:, 2 * n :])
             else:
-                hidden = np.tanh(x[:, 2 * n :] + r * (h @ recurrence[:, 2 * n :] + extra))
+                hidden = tanh(x[:, 2 * n :] + r * (h @ recurrence[:, 2 * n :] + extra))
             h = (ONE - z) * hidden + z * h
             return h, h
         gates = x + h @ recurrence
         if not self.has_cell_state:
-            h = np.tanh(gates) if self.cell == "rnn_tanh" else np.maximum(gates, np.float32(0))
+            h = tanh(gates) if self.cell == "rnn_tanh" else np.clip(gates, np.float32(0), limit)
             return h, h
         i, o, f, g = np.split(gates, 4, 1)
         peep_i, peep_o, peep_f = np.split(extra, 3)
-        c = _sigmoid(f + peep_f * c) * c + _sigmoid(i + peep_i * c) * np.tanh(g)
-        return _sigmoid(o + peep_o * c) * np.tanh(c), c
+        enters = sigmoid(i + peep_i * c)
+        c = (ONE - enters if self.coupled else sigmoid(f + peep_f * c)) * c + enters * tanh(g)
+        return sigmoid(o + peep_o * c) * np.tanh(c), c
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        x, first, last = inputs[0], inputs[1:], outputs[1:]
+        states = 1 + self.has_cell_state
+        x, first, lengths, last = inputs[0], inputs[1 : 1 + states], inputs[1 + states :], outputs[1:]
         directions, width, n = self.weights.shape
         if last[0].spec.size == 0:
             return
         weights = steps.packed(self.weights, "columns", lambda: np.ascontiguousarray(self.weights.transpose(0, 2, 1)))
-        extra = self.extra
+        extra, general = self.extra, bool(lengths) or self.coupled or self.clip != float("inf")
         steps.step(
-            _CELLS[self.cell],
+            _CELLS[self.cell, general],
             1 if x.spec.size * n < SERIAL_MACS else None,
             x=x.ref,
             y=outputs[0].ref,
@@ -131,4 +175,10 @@ class Recurrent(Op):
             width=width,
             extra_n=0 if extra is None else extra.shape[1],
             reverse=int(self.reverse),
+            lengths=lengths[0].ref if lengths else 0,
+            refused=0,
+            coupled=int(self.coupled),
+            clip=self.clip,
         )
+        if general:
+            steps.rule(self._rule(x.spec.shape[0]))

@@ -27,6 +27,22 @@ def test_cells(cell: str, time: int, batch: int, directions: int, n: int, revers
     check(op, [real(time, batch, directions, width), *states], exact=False, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("cell", list(GATES))
+@pytest.mark.parametrize(("directions", "reverse"), [(1, False), (1, True), (2, False)])
+def test_sequences_that_end_early_and_clipped_gates(cell: str, directions: int, reverse: bool) -> None:
+    n, lengths = 5, np.array([3, 0, 7, 1], np.int32)
+    width = GATES[cell] * n
+    extra = {"lstm_peeping": 3 * n, "gru_reset_after": n}.get(cell)
+    weights, late = real(directions, width, n), None if extra is None else real(directions, extra)
+    inputs = [real(7, 4, directions, width), *(real(directions, 4, n, seed=k) for k in range(1 + cell.startswith("lstm")))]
+    for op in (Recurrent(cell, weights, late, reverse, 0.4), Recurrent(cell, weights, late, reverse, coupled=True)):
+        y, h = check(op, [*inputs, lengths], exact=False, rtol=1e-4, atol=1e-5)[:2]
+        assert not y[3:, :, 0].any()
+        assert not h[:, 1].any()
+        np.testing.assert_array_equal(y[0 if reverse else 6, 0, 2], h[0, 2])
+        check(op, inputs, exact=False, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("shapes", "extra"),
     [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qrt.core.errors import ModelError
-from qrt.graph import attr_int, attr_str, ir
+from qrt.graph import attr_float, attr_int, attr_str, ir
 from qrt.lower.handlers.reading import optional, required
 from qrt.lower.lowering import Handler, Lowering, NotNative
 from qrt.ops.gemm import Dense, Float, Weights
@@ -19,8 +19,6 @@ _DEFAULTS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"], "R
 
 def _cell(low: Lowering, node: ir.Node, directions: int) -> str:
     """The kernels' name of the cell. NotNative for what they do not do."""
-    if "clip" in node.attributes or attr_int(node, "input_forget", 0):
-        raise NotNative("clipped cells, or coupled input and forget gates")
     attr = node.attributes.get("activations")
     activations = [name.lower() for name in attr.as_strings()] if attr is not None else _DEFAULTS[node.op_type] * directions
     if node.op_type == "RNN" and activations in (["tanh"] * directions, ["relu"] * directions):
@@ -64,10 +62,15 @@ def _state(low: Lowering, node: ir.Node, index: int, shape: tuple[int, ...], bat
     return low.get(value, (1, 0, 2) if batch_first else None)
 
 
-def _full_length(low: Lowering, node: ir.Node, time: int) -> None:
-    lengths = optional(node, 4)
-    if lengths is not None and (low.require_const(lengths, "the lengths of the sequences") != time).any():
-        raise NotNative("sequences that end early")
+def _lengths(low: Lowering, node: ir.Node, time: int) -> list[int]:
+    """The lengths of the sequences, if they may be shorter than `time`."""
+    value = optional(node, 4)
+    if value is None:
+        return []
+    known = low.const(value)
+    if known is not None and ((known < 0) | (known > time)).any():
+        raise ModelError(f"node {node.name!r}: lengths {value.name!r} must be within 0 … {time}")
+    return [] if known is not None and (known == time).all() else [low.get(value)]
 
 
 def _recurrent(low: Lowering, node: ir.Node) -> None:
@@ -90,13 +93,15 @@ def _recurrent(low: Lowering, node: ir.Node) -> None:
 
     index = low.get(x, (1, 0, 2) if batch_first else None)
     time, batch, inputs = low.program.specs[index].shape
-    _full_length(low, node, time)
     matrix = low.constants.derived(w, "projection", lambda: np.ascontiguousarray(w.reshape(-1, inputs).T)[None, None])
     projected = low.call(Dense(Weights(matrix, None, bias), Float()), [index])[0]
     projected = low.call(View((time, batch, directions, gates * n)), [projected])[0]
-    op = Recurrent(cell, r, extra, direction == "reverse")
+    lengths = optional(node, 4)
+    label = "lengths" if lengths is None else f"lengths {lengths.name!r}"
+    clip = attr_float(node, "clip", 0.0) or float("inf")
+    op = Recurrent(cell, r, extra, direction == "reverse", clip, bool(attr_int(node, "input_forget", 0)), label)
     states = [_state(low, node, k, (directions, batch, n), batch_first) for k in (5, 6)[: 1 + op.has_cell_state]]
-    y, *last = low.call(op, [projected, *states])
+    y, *last = low.call(op, [projected, *states, *_lengths(low, node, time)])
     layouts = ((1, 2, 0, 3), (1, 0, 2)) if batch_first else (None, None)
     for target, result, perm in zip(node.outputs, (y, *last), (layouts[0], layouts[1], layouts[1]), strict=False):
         if target.name:
