@@ -19,7 +19,13 @@ from qrt.graph.passes.name_everything import name_everything
 from qrt.graph.rules import fuse
 from qrt.jit.host import host_target
 from qrt.lower import Executable
-from qrt.observers import FakeQuantizeBase, FixedQParamsFakeQuantize, FixedQParamsObserver, ObserverBase, ObserverOrFakeQuantize
+from qrt.observers import (
+    FakeQuantizeBase,
+    FixedQParamsFakeQuantize,
+    FixedQParamsObserver,
+    ObserverOrFakeQuantize,
+    UniformQuantizationObserverBase,
+)
 from qrt.quantization.batches import Batch, feeds_of
 from qrt.quantization.construct import make_observer, observed
 from qrt.quantization.qdq import open_input, open_output, qparams_of, write_qdq
@@ -127,12 +133,16 @@ class PreparedModel:
         """Run on checked feeds and let every observer see its values. The outputs, in order."""
         if self._fake is not None:
             return self._fake.run(feeds)
-        watchers = {name: (self._made[group]) for group in self._made if not group.held for name in group.watched}
+        watchers: dict[str, list[ObserverOrFakeQuantize]] = {}
+        for group, maker in self._made.items():
+            for name in () if group.held else group.watched:
+                watchers.setdefault(name, []).append(maker)
         if self._executable is None:
             self._executable = _executable(self.model, list(watchers))
 
         def tap(name: str, array: np.ndarray) -> None:
-            watchers[name](in_memory_order(array, watchers[name]))
+            for watcher in watchers[name]:
+                watcher(in_memory_order(array, watcher))
 
         return self._executable.run(feeds, tap)
 
@@ -284,7 +294,7 @@ def _executable(model: Model, names: Sequence[str]) -> Executable:
 
 
 def in_memory_order(array: np.ndarray, observer: ObserverOrFakeQuantize) -> np.ndarray:
-    """`array` with its axes as they lie in memory, which saves an observer of the whole tensor a copy."""
-    if isinstance(observer, ObserverBase) and observer.axis is not None:
+    """`array` with its axes as they lie in memory, which saves an observer of one range a copy; others get it as it is."""
+    if not isinstance(observer, UniformQuantizationObserverBase) or observer.axis is not None:
         return array
     return array.transpose(sorted(range(array.ndim), key=lambda axis: -array.strides[axis]))

@@ -243,7 +243,9 @@ class _Writer:
             rows.append(self._before(node, "Gather", [held, node.inputs[1]], part, held.dtype))
         real = self._before(node, "Cast", rows[:1], "real", ir.DataType.FLOAT, {"to": int(ir.DataType.FLOAT)})
         centred = self._before(node, "Sub", [real, rows[1]], "centred", ir.DataType.FLOAT)
-        replace(output, self._before(node, "Mul", [centred, rows[2]], "dequantized", ir.DataType.FLOAT))
+        result = self._before(node, "Mul", [centred, rows[2]], "dequantized", ir.DataType.FLOAT)
+        result.shape, self.values[output.name or ""] = output.shape, result
+        replace(output, result)
         self.graph.remove(node, safe=True)
 
     def _before(

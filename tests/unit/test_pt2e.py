@@ -1,0 +1,509 @@
+"""prepare_pt2e and convert_pt2e: quantizers of one's own, each kind of spec, edges and values, quantizers composed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import cnn
+import numpy as np
+import pytest
+from cnn import BATCHES, FUSED, X, in_ort, in_qrt
+from graphs import F32, images, make, ops, prepared
+from minilm import feeds, minilm, needs_minilm
+
+import qrt
+from qrt.core.accuracy import compute_sqnr
+from qrt.core.qparams import QParams
+from qrt.graph import Model, constant, ir, is_op
+from qrt.graph.rules import fuse
+from qrt.loaders import load
+from qrt.observers import ObserverBase
+from qrt.quantization import (
+    ComposableQuantizer,
+    DerivedQuantizationSpec,
+    EdgeOrNode,
+    EmbeddingQuantizer,
+    FakeQuantize,
+    FixedQParamsQuantizationSpec,
+    MinMaxObserver,
+    MovingAverageMinMaxObserver,
+    PerChannelMinMaxObserver,
+    PlaceholderObserver,
+    PreparedModel,
+    QConfig,
+    QConfigMapping,
+    QrtQuantizer,
+    QuantizationAnnotation,
+    QuantizationSpec,
+    Quantizer,
+    SharedQuantizationSpec,
+    annotate_input_qspec_map,
+    annotate_output_qspec,
+    convert_pt2e,
+    default_dynamic_qconfig,
+    get_default_qrt_qconfig_mapping,
+    lower_pt2e_quantized_to_x86,
+    prepare_fx,
+    prepare_pt2e,
+    prepare_qat_pt2e,
+    quantize_dynamic,
+)
+
+ACTIVATION = QuantizationSpec(qrt.quint8, MinMaxObserver)
+WEIGHT = QuantizationSpec(qrt.qint8, PerChannelMinMaxObserver, -127, 127, qrt.per_channel_symmetric, 0)
+MINE = QConfig(
+    MinMaxObserver, PerChannelMinMaxObserver.with_args(dtype=qrt.qint8, qscheme=qrt.per_channel_symmetric, quant_min=-127, quant_max=127)
+)
+COLUMNS = QuantizationSpec(qrt.qint8, PerChannelMinMaxObserver, -127, 127, qrt.per_channel_symmetric, 1)
+
+
+class Annotated(Quantizer):
+    """Whatever a function does to the nodes, by their names."""
+
+    def __init__(self, annotate: Callable[[dict[str, ir.Node]], None]) -> None:
+        self.function = annotate
+
+    def annotate(self, model: Model) -> Model:
+        self.function({node.name or "": node for node in model.graph})
+        return model
+
+
+def taught(model: qrt.Model, quantizer: Quantizer | Callable[[dict[str, ir.Node]], None], *batches: np.ndarray) -> PreparedModel:
+    """A prepared model, after some batches; by default those of the CNN."""
+    observed = prepare_pt2e(model, quantizer if isinstance(quantizer, Quantizer) else Annotated(quantizer))
+    for batch in batches or BATCHES:
+        observed(batch)
+    return observed
+
+
+def file(model: qrt.Model) -> bytes:
+    return model.to_proto().SerializeToString(deterministic=True)
+
+
+def inputs(node: ir.Node) -> list[ir.Value]:
+    return [value for value in node.inputs if value is not None]
+
+
+# -- a quantizer of one's own ---------------------------------------------------------------------------------------------------
+def product_of_scales(observers: Any) -> tuple[np.ndarray, np.ndarray]:
+    (x, _), (w, _) = (observer.calculate_qparams() for observer in observers)
+    return x * w, np.zeros(np.shape(x * w), np.int64)
+
+
+class ByHand(Quantizer):
+    """For convolutional networks: each kind of spec does its part."""
+
+    def annotate(self, model: Model) -> Model:
+        for node in model.graph:
+            if is_op(node, "Conv", "Gemm"):
+                self._product(node)
+            elif is_op(node, "Relu"):
+                annotate_output_qspec(node, ACTIVATION)
+            elif is_op(node, "Sigmoid"):
+                annotate_output_qspec(node, FixedQParamsQuantizationSpec(qrt.quint8, 1 / 256, 0))
+            elif is_op(node, "MaxPool", "Flatten"):
+                annotate_output_qspec(node, SharedQuantizationSpec(inputs(node)[0]))
+            elif is_op(node, "GlobalAveragePool"):
+                annotate_output_qspec(node, ACTIVATION)
+        annotate_output_qspec(model.graph.inputs[0], ACTIVATION)
+        return model
+
+    def _product(self, node: ir.Node) -> None:
+        x, weight, *bias = inputs(node)
+        annotate_input_qspec_map(node, weight, COLUMNS if is_op(node, "Gemm") else WEIGHT)
+        for value in bias:
+            derived = DerivedQuantizationSpec([(x, node), (weight, node)], product_of_scales, qrt.qint32, ch_axis=0)
+            annotate_input_qspec_map(node, value, derived)
+        reader = next(iter(node.outputs[0].uses()), None)
+        if reader is not None and not is_op(reader.node, "Relu"):
+            annotate_output_qspec(node, ACTIVATION)
+
+    def validate(self, model: Model) -> None:
+        if not any(is_op(node, "Conv") for node in model.graph):
+            raise qrt.QuantizationError("this backend is for convolutions")
+
+
+def test_a_quantizer_written_by_hand_gives_what_qrts_own_does() -> None:
+    mine = convert_pt2e(taught(cnn.cnn(), ByHand()))
+    theirs = convert_pt2e(taught(cnn.cnn(), QrtQuantizer(QConfigMapping().set_global(MINE))))
+    assert file(mine) == file(theirs)
+    fused = prepared(mine.to_proto())
+    fuse(fused)
+    assert ops(fused) == FUSED
+    assert compute_sqnr(in_ort(mine), in_qrt(mine)) > 100
+
+
+def test_validate_is_asked() -> None:
+    with pytest.raises(qrt.QuantizationError, match="this backend is for convolutions"):
+        prepare_pt2e(load(make("(float[N,8] x) => (float[N,5] y) { y = MatMul(x, w) }", w=images(8, 5))), ByHand())
+
+
+def test_the_hooks_are_called_in_their_order() -> None:
+    called = []
+
+    class Told(ByHand):
+        def transform_for_annotation(self, model: Model) -> Model:
+            called.append("transform_for_annotation")
+            return super().transform_for_annotation(model)
+
+        def annotate(self, model: Model) -> Model:
+            called.append("annotate")
+            return super().annotate(model)
+
+        def validate(self, model: Model) -> None:
+            called.append("validate")
+
+        def prepare_obs_or_fq_callback(self, model: Model, edge_or_node_to_obs_or_fq: dict[EdgeOrNode, Any]) -> None:
+            called.append("prepare_obs_or_fq_callback")
+
+    prepare_pt2e(cnn.cnn(), Told())
+    assert called == ["transform_for_annotation", "annotate", "validate", "prepare_obs_or_fq_callback"]
+
+
+def test_transform_for_annotation_may_rewrite_the_graph() -> None:
+    class Halved(ByHand):
+        def transform_for_annotation(self, model: Model) -> Model:
+            for node in model.graph:
+                if node.name == "fc":
+                    weight = constant(node.inputs[1])
+                    assert weight is not None
+                    node.inputs[1].const_value = ir.tensor(weight / 2)  # type: ignore[union-attr]
+            return model
+
+    halved, whole = convert_pt2e(taught(cnn.cnn(), Halved())), convert_pt2e(taught(cnn.cnn(), ByHand()))
+    np.testing.assert_allclose(in_qrt(halved) - cnn.WEIGHTS["d"], (in_qrt(whole) - cnn.WEIGHTS["d"]) / 2, atol=0.02)
+
+
+def test_the_callback_may_replace_observers() -> None:
+    class Wide(ByHand):
+        def prepare_obs_or_fq_callback(self, model: Model, edge_or_node_to_obs_or_fq: dict[EdgeOrNode, Any]) -> None:
+            (x,) = model.graph.inputs
+            wide = MinMaxObserver()
+            wide(np.array([-100, 100], F32))
+            edge_or_node_to_obs_or_fq[x] = wide
+
+    observed = taught(cnn.cnn(), Wide())
+    assert observed.qparams()["x"].scale == F32(200 / 255)
+    node = next(node for node in convert_pt2e(observed).graph if is_op(node, "QuantizeLinear"))
+    assert constant(node.inputs[1]) == F32(200 / 255)
+    assert constant(node.inputs[2]) == 128 or constant(node.inputs[2]) == 127
+
+
+# -- edges ----------------------------------------------------------------------------------------------------------------------
+TWO = "(float[N,8] x) => (float[N,5] y, float[N,5] z) { [one] y = MatMul(x, w) [two] z = MatMul(x, v) }"
+TWO_WEIGHTS = {"w": images(8, 5), "v": images(8, 5, seed=1)}
+FLAT = [images(4, 8, seed=k) for k in range(3, 6)]
+SIGNED = QuantizationSpec(qrt.qint8, MovingAverageMinMaxObserver)
+
+
+def two() -> qrt.Model:
+    return load(make(TWO, **TWO_WEIGHTS))
+
+
+def readers(model: qrt.Model) -> dict[str, tuple[np.ndarray, np.ndarray] | None]:
+    """Product → scale and zero point of what it reads; None where that is float."""
+    found: dict[str, tuple[np.ndarray, np.ndarray] | None] = {}
+    for node in model.graph:
+        if is_op(node, "MatMul") and node.inputs[0] is not None:
+            maker = node.inputs[0].producer()
+            parts = None if maker is None or not is_op(maker, "DequantizeLinear") else [constant(v) for v in maker.inputs[1:3]]
+            found[node.name or ""] = None if parts is None else (parts[0], parts[1])  # type: ignore[assignment]
+    return found
+
+
+def test_an_edge_is_quantized_for_its_reader_alone() -> None:
+    def annotate(nodes: dict[str, ir.Node]) -> None:
+        node = nodes["one"]
+        node.meta["quantization_annotation"] = QuantizationAnnotation({inputs(node)[0]: ACTIVATION, inputs(node)[1]: COLUMNS})
+
+    int8 = convert_pt2e(taught(two(), annotate, *FLAT))
+    found = readers(int8)
+    assert found["one"] is not None
+    assert found["two"] is None
+    assert compute_sqnr(in_ort(int8, FLAT[0]), in_qrt(int8, FLAT[0])) > 100
+    z = qrt.InferenceSession(int8).run(["z"], {"x": FLAT[0]})[0]
+    np.testing.assert_allclose(z, FLAT[0] @ TWO_WEIGHTS["v"], atol=1e-5)
+
+
+def test_two_readers_with_different_specs() -> None:
+    def annotate(nodes: dict[str, ir.Node]) -> None:
+        for name, spec in (("one", ACTIVATION), ("two", SIGNED)):
+            x, weight = inputs(nodes[name])
+            annotate_input_qspec_map(nodes[name], x, spec)
+            annotate_input_qspec_map(nodes[name], weight, COLUMNS)
+
+    observed = taught(two(), annotate, *FLAT)
+    assert sorted(observed.observers) == ["x.one", "x.two"]
+    int8 = convert_pt2e(observed)
+    one, other = (readers(int8)[name] for name in ("one", "two"))
+    assert one is not None
+    assert other is not None
+    assert (one[1].dtype, other[1].dtype) == (np.uint8, np.int8)
+    assert one[0] != other[0]
+    for mine, theirs in zip(qrt.InferenceSession(int8).run(None, {"x": FLAT[0]}), [in_ort(int8, FLAT[0])], strict=False):
+        assert compute_sqnr(theirs, mine) > 100
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_equal_specs_share_unless_they_may_not(share: bool) -> None:
+    def annotate(nodes: dict[str, ir.Node]) -> None:
+        for node in nodes.values():
+            x, weight = inputs(node)
+            node.meta["quantization_annotation"] = QuantizationAnnotation({x: ACTIVATION, weight: COLUMNS}, allow_implicit_sharing=share)
+
+    observed = taught(two(), annotate, *FLAT)
+    assert sorted(observed.observers) == (["x.one"] if share else ["x.one", "x.two"])
+    int8 = convert_pt2e(observed)
+    assert ops(int8)["QuantizeLinear"] == 1  # observers that learned the same need no second copy
+    assert compute_sqnr(in_ort(int8, FLAT[0]), in_qrt(int8, FLAT[0])) > 100
+
+
+def test_a_value_and_one_of_its_edges() -> None:
+    """The value is uint8 for all, and what it is read as there becomes int8 for one."""
+
+    def annotate(nodes: dict[str, ir.Node]) -> None:
+        x = inputs(nodes["two"])[0]
+        annotate_output_qspec(x, ACTIVATION)
+        annotate_input_qspec_map(nodes["two"], x, SIGNED)
+        for node in nodes.values():
+            annotate_input_qspec_map(node, inputs(node)[1], COLUMNS)
+
+    observed = taught(two(), annotate, *FLAT)
+    assert sorted(observed.observers) == ["x", "x.two"]
+    int8 = convert_pt2e(observed)
+    one, other = (readers(int8)[name] for name in ("one", "two"))
+    assert one is not None
+    assert other is not None
+    assert (one[1].dtype, other[1].dtype) == (np.uint8, np.int8)
+    assert ops(int8)["QuantizeLinear"] == 2
+    assert compute_sqnr(in_ort(int8, FLAT[0]), in_qrt(int8, FLAT[0])) > 100
+
+
+def test_an_edge_whose_value_has_the_same_spec_adds_nothing() -> None:
+    def annotate(nodes: dict[str, ir.Node]) -> None:
+        for node in nodes.values():
+            x, weight = inputs(node)
+            annotate_output_qspec(x, ACTIVATION)
+            annotate_input_qspec_map(node, x, ACTIVATION)
+            annotate_input_qspec_map(node, weight, COLUMNS)
+
+    observed = taught(two(), annotate, *FLAT)
+    assert list(observed.observers) == ["x"]
+    assert ops(convert_pt2e(observed))["QuantizeLinear"] == 1
+
+
+# -- shared, fixed, derived, dynamic ----------------------------------------------------------------------------------------------
+CHAIN = "(float[N,8] x) => (float[N,8] y) { [a] a = Relu(x) [b] b = Relu(a) [c] c = Relu(b) [d] y = MatMul(c, w) }"
+
+
+def test_chains_of_shared_specs_end_in_one_observer() -> None:
+    def annotate(nodes: dict[str, ir.Node]) -> None:
+        annotate_output_qspec(nodes["a"], SharedQuantizationSpec(nodes["b"]))
+        annotate_output_qspec(nodes["b"], SharedQuantizationSpec((nodes["c"].outputs[0], nodes["d"])))
+        annotate_input_qspec_map(nodes["d"], nodes["c"].outputs[0], ACTIVATION)
+
+    model = load(make(CHAIN, w=images(8, 8)))
+    observed = taught(model, annotate, *FLAT)
+    assert len(observed.observers) == 1
+    (params,) = {p.scale.tobytes() for name, p in observed.qparams().items()}
+    assert np.frombuffer(params, F32)[0] == F32(max(batch.max() for batch in FLAT) / 255)
+    assert ops(convert_pt2e(observed))["QuantizeLinear"] == 3
+
+
+def test_fixed_qparams() -> None:
+    spec = FixedQParamsQuantizationSpec(qrt.quint8, 0.25, 100)
+    int8 = convert_pt2e(prepare_pt2e(two(), Annotated(lambda nodes: annotate_output_qspec(inputs(nodes["one"])[0], spec))))
+    assert {node: tuple(float(part) for part in parts) for node, parts in readers(int8).items() if parts} == {
+        "one": (0.25, 100.0),
+        "two": (0.25, 100.0),
+    }
+    np.testing.assert_array_equal(in_qrt(int8, F32([[0.25] * 8])), in_ort(int8, F32([[0.25] * 8])))
+
+
+def test_qparams_that_derive_from_two_activations() -> None:
+    """A sum gets twice the scale of its operands' mean: anything may be derived."""
+
+    def both(observers: Any) -> tuple[np.ndarray, np.ndarray]:
+        scales = [observer.calculate_qparams().scale for observer in observers]
+        return np.mean(scales, dtype=F32) * F32(2), np.array(128)
+
+    def annotate(nodes: dict[str, ir.Node]) -> None:
+        one, two_ = nodes["one"], nodes["two"]
+        for node in (one, two_):
+            annotate_output_qspec(node, ACTIVATION)
+        annotate_output_qspec(nodes["sum"], DerivedQuantizationSpec([one, two_], both, qrt.quint8))
+
+    text = TWO.replace("(float[N,5] y, float[N,5] z)", "(float[N,5] s)").replace(" }", " [sum] s = Add(y, z) }")
+    observed = taught(load(make(text, **TWO_WEIGHTS)), annotate, *FLAT)
+    found = observed.qparams()
+    assert found["s"].scale == F32(found["y"].scale + found["z"].scale)
+    assert found["s"].zero_point == 128
+    in_ort(convert_pt2e(observed), FLAT[0])
+
+
+def test_dynamic_specs() -> None:
+    dynamic = QuantizationSpec(qrt.quint8, PlaceholderObserver, is_dynamic=True)
+
+    def annotate(nodes: dict[str, ir.Node]) -> None:
+        for node in nodes.values():
+            x, weight = inputs(node)
+            annotate_input_qspec_map(node, x, dynamic)
+            annotate_input_qspec_map(node, weight, COLUMNS)
+
+    int8 = convert_pt2e(prepare_pt2e(two(), Annotated(annotate)))
+    assert file(int8) == file(quantize_dynamic(two()))
+    assert ops(int8)["DynamicQuantizeLinear"] == 1
+
+
+# -- quantizers together --------------------------------------------------------------------------------------------------------
+LOOKUP = "(int64[N,T] ids) => (float[N,T,5] y) { [embed] e = Gather(t, ids) [out] y = MatMul(e, m) }"
+
+
+def test_an_embedding_and_a_product() -> None:
+    model = load(make(LOOKUP, t=images(50, 12), m=images(12, 5, seed=1)))
+    ids = np.random.default_rng(0).integers(0, 50, (3, 7))
+    observed = prepare_pt2e(model, ComposableQuantizer([EmbeddingQuantizer(), QrtQuantizer()]))
+    observed(ids)
+    int8 = convert_pt2e(observed)
+    assert "t_quantized" in int8.graph.initializers
+    assert "m_quantized" in int8.graph.initializers
+    real = qrt.InferenceSession(model).run(None, {"ids": ids})[0]
+    assert compute_sqnr(real, in_ort(int8, ids)) > 30
+    assert compute_sqnr(in_ort(int8, ids), in_qrt(int8, ids)) > 50
+
+
+def _bytes(value: ir.Value) -> int:
+    held = constant(value)
+    return 0 if held is None else held.nbytes
+
+
+@needs_minilm
+def test_a_transformers_embeddings_and_products() -> None:
+    mapping = QConfigMapping().set_global(default_dynamic_qconfig)
+    quantizer = ComposableQuantizer([EmbeddingQuantizer(), QrtQuantizer(mapping)])
+    model = load(minilm())
+    both = convert_pt2e(prepare_pt2e(model, quantizer))
+    products = convert_pt2e(prepare_pt2e(model, QrtQuantizer(mapping)))
+    names = [name for name in both.graph.initializers if name.endswith("_quantized")]
+    tables = [constant(both.graph.initializers[name]) for name in names]
+    assert sum(table is not None and table.dtype == np.uint8 for table in tables) >= 1
+    assert sum(map(_bytes, both.graph.initializers.values())) < 0.5 * sum(map(_bytes, products.graph.initializers.values()))
+    feed = feeds(["my card has not arrived"])
+    real, found, other = (qrt.InferenceSession(m).run(None, feed)[0] for m in (model, both, products))
+    assert compute_sqnr(real, other) > 10
+    assert abs(compute_sqnr(real, other) - compute_sqnr(real, found)) < 2
+
+
+def test_conflicting_annotations() -> None:
+    wide = QuantizationSpec(qrt.quint8, MovingAverageMinMaxObserver)
+
+    def annotate(spec: QuantizationSpec) -> Annotated:
+        return Annotated(lambda nodes: annotate_output_qspec(nodes["one"], spec))
+
+    with pytest.raises(qrt.QuantizationError, match=r"'one' has conflicting annotations, of Annotated and of Annotated: let the second"):
+        prepare_pt2e(two(), ComposableQuantizer([annotate(ACTIVATION), annotate(wide)]))
+    same = prepare_pt2e(two(), ComposableQuantizer([annotate(ACTIVATION), annotate(ACTIVATION)]))
+    assert list(same.observers) == ["y"]
+    with pytest.raises(qrt.InvalidInput, match="ComposableQuantizer holds a str: give"):
+        ComposableQuantizer(["x86"])  # type: ignore[list-item]
+
+
+def test_qrts_quantizer_leaves_alone_what_is_annotated() -> None:
+    signed = QuantizationSpec(qrt.qint8, MinMaxObserver)
+    first = Annotated(lambda nodes: annotate_output_qspec(nodes["stem.relu"], signed))
+    observed = taught(cnn.cnn(), ComposableQuantizer([first, QrtQuantizer()]))
+    assert observed.qparams()["r"].dtype == qrt.qint8
+    assert observed.qparams()["s"].dtype == qrt.quint8
+    assert compute_sqnr(in_ort(cnn.proto()), in_ort(convert_pt2e(observed))) > 35
+
+
+# -- what torch's users know besides ---------------------------------------------------------------------------------------------
+def test_weights_may_stay_float_in_the_file() -> None:
+    observed = taught(cnn.cnn(), ByHand())
+    folded, kept = convert_pt2e(observed), convert_pt2e(observed, fold_quantize=False)
+    assert "w" in kept.graph.initializers
+    assert "w" not in folded.graph.initializers
+    assert compute_sqnr(in_ort(folded), in_ort(kept)) > 60
+    assert compute_sqnr(in_ort(kept), in_qrt(kept)) > 60
+
+
+def test_lowering() -> None:
+    int8 = convert_pt2e(taught(cnn.cnn(), QrtQuantizer()))
+    lowered = lower_pt2e_quantized_to_x86(int8, (X,))
+    np.testing.assert_array_equal(lowered(X), in_qrt(int8))
+    np.testing.assert_array_equal(lowered(x=X[:1]), in_qrt(int8, X[:1]))
+    with pytest.raises(qrt.CalibrationError, match="does not fit"):
+        lowered(X[:, :2])
+
+
+def test_fake_quantizes() -> None:
+    mapping = QConfigMapping().set_global(
+        QConfig(FakeQuantize.with_args(observer=MovingAverageMinMaxObserver, quant_min=0, quant_max=255), MINE.weight)
+    )
+    observed = prepare_qat_pt2e(cnn.cnn(), QrtQuantizer(mapping))
+    for batch in BATCHES:
+        observed(batch)
+    observed.apply(qrt.quantization.disable_observer)
+    np.testing.assert_allclose(observed(X), in_ort(convert_pt2e(observed)), atol=0.05)
+    with pytest.raises(qrt.QuantizationError, match=r"nothing in test would be fake-quantized: use specs whose observer_or_fake_quant_ctr"):
+        prepare_qat_pt2e(cnn.cnn(), QrtQuantizer())
+
+
+def test_what_convert_takes() -> None:
+    with pytest.raises(qrt.InvalidInput, match="convert_pt2e takes what prepare_pt2e gives, not a Model"):
+        convert_pt2e(cnn.cnn())  # type: ignore[arg-type]
+    with pytest.raises(qrt.InvalidInput, match="use_reference_representation"):
+        convert_pt2e(taught(cnn.cnn(), QrtQuantizer()), use_reference_representation=True)
+    with pytest.raises(qrt.InvalidInput, match="the quantizer is a QConfigMapping: give a"):
+        prepare_pt2e(cnn.cnn(), get_default_qrt_qconfig_mapping())  # type: ignore[arg-type]
+
+
+# -- an observer of one's own -----------------------------------------------------------------------------------------------------
+class Peak(ObserverBase):
+    """A range of four standard deviations, symmetric."""
+
+    def __init__(self, dtype: qrt.QDType = qrt.quint8, deviations: float = 4.0) -> None:
+        super().__init__(dtype)
+        self.deviations = deviations
+        self.count, self.squares = 0, 0.0
+
+    def forward(self, array: np.ndarray) -> np.ndarray:
+        self.count += array.size
+        self.squares += float(np.square(array, dtype=np.float64).sum())
+        return array
+
+    def calculate_qparams(self) -> QParams:
+        if not self.count:
+            raise qrt.CalibrationError(f"{self.site}: saw no data")
+        reach = self.deviations * np.sqrt(self.squares / self.count)
+        assert isinstance(self.dtype, qrt.QDType)
+        return QParams(np.asarray(reach / 127, F32), np.asarray(128 if self.dtype == qrt.quint8 else 0), self.dtype)
+
+
+@pytest.mark.parametrize("where", ["qconfig", "spec"])
+def test_an_observer_of_ones_own(where: str) -> None:
+    if where == "qconfig":
+        mapping = QConfigMapping().set_global(QConfig(Peak, Peak.with_args(dtype=qrt.qint8, deviations=3.0)))
+        observed = taught(cnn.cnn(), QrtQuantizer(mapping))
+    else:
+
+        def annotate(nodes: dict[str, ir.Node]) -> None:
+            x, weight, _ = inputs(nodes["stem.conv"])
+            annotate_output_qspec(x, QuantizationSpec(qrt.quint8, Peak))
+            annotate_input_qspec_map(nodes["stem.conv"], weight, QuantizationSpec(qrt.qint8, Peak.with_args(deviations=3.0)))
+
+        observed = taught(cnn.cnn(), annotate)
+    found = observed.qparams()
+    scale = 4 * np.sqrt(np.mean(np.square(np.concatenate(BATCHES), dtype=np.float64))) / 127
+    np.testing.assert_allclose(found["x"].scale, scale, rtol=1e-6)
+    np.testing.assert_allclose(found["w"].scale, 3 * np.sqrt(np.mean(np.square(cnn.WEIGHTS["w"], dtype=np.float64))) / 127, rtol=1e-6)
+    int8 = convert_pt2e(observed)
+    assert compute_sqnr(in_ort(cnn.proto()), in_ort(int8)) > 25
+    assert compute_sqnr(in_ort(int8), in_qrt(int8)) > 40
+
+
+def test_an_observer_of_ones_own_says_where_it_saw_nothing() -> None:
+    observed = prepare_fx(cnn.cnn(), QConfigMapping().set_global(QConfig(Peak, MINE.weight)), None)
+    with pytest.raises(qrt.CalibrationError, match="x: saw no data"):
+        convert_pt2e(observed)
