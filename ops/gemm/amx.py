@@ -26,6 +26,9 @@ TILE_BYTES = ROWS * K_STEP
 # instruction's; the others were measured on a Xeon with AMX (products of 49 to 12544 rows, 8 to 96 columns and bytes of k), where two
 # vector instructions a cycle are the measure of the vector kernels.
 STEP_CYCLES, BLOCK_CYCLES, CALL_CYCLES = 64, 350, 200
+# How many times larger than A's rows B has to be for threads to share columns. Between 4 and 16 ResNet-50 takes the same time on two
+# threads, at 1 a tenth more: lines that the other core wrote cost more than lines of the L3 cache.
+B_OVER_A = 8
 
 # The product's record, with: `k`: bytes of a row and tap; `run`: taps that lie side by side; `k_steps`, and `offsets_k`: where each of
 # them lies, from a row's first byte on; `panel` (of `panel_bytes`, 0: rows are read where they lie), `acc`: scratch of each thread;
@@ -110,8 +113,8 @@ def add_step(steps: Steps, product: Product, fields: dict[str, int | float | Ref
     chunk = 1 if b_bytes <= cache_bytes(1) // 2 else max(1, cache_bytes(2) // 2 // a_block)
     by_columns = blocks < threads
     if product.lines is not None:
-        by_rows, across = -(-blocks // threads) * column_blocks, -(-column_blocks // threads) * blocks
-        by_columns = across < by_rows or (across == by_rows and b_bytes > blocks * a_block)
+        # By rows a thread reads what it wrote the layer before, and all of B; by columns its part of B, and what the others wrote.
+        by_columns |= b_bytes > B_OVER_A * blocks * ROWS * lines.position
     else:
         chunk = min(chunk, -(-blocks // threads)) if not by_columns else chunk
     filled: dict[str, int | float | Ref] = dict.fromkeys(RECORD.names or (), 0)
