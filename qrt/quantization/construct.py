@@ -15,7 +15,7 @@ from qrt.core.qparams import QParams
 from qrt.observers import FakeQuantizeBase, ObserverBase, ObserverOrFakeQuantize, PartialWrapper
 from qrt.quantization.quantizer import DerivedQuantizationSpec, FixedQParamsQuantizationSpec, QuantizationSpec
 
-__all__ = ["Known", "derive", "fixed_qparams", "is_per_channel", "make_observer", "observed", "sample", "spec_of"]
+__all__ = ["Known", "derive", "fixed_qparams", "is_dynamic", "is_per_channel", "make_observer", "observed", "sample", "spec_of"]
 
 
 class Known(ObserverBase):
@@ -33,22 +33,36 @@ class Known(ObserverBase):
 
 
 def sample(ctr: Callable[..., Any], what: str) -> Any:
-    """One object of what `ctr` makes, to be asked what it is. Raises QuantizationError, which names `what`, if that cannot be called."""
+    """One object of what `ctr` makes, to be asked what it is.
+
+    Raises QuantizationError, which names `what`, if that makes neither an observer nor a fake-quantize, or one without a dtype.
+    """
+    if isinstance(ctr, ObserverOrFakeQuantize):
+        name = type(ctr).__name__
+        raise QuantizationError(f"{what} holds a {name} that is made already: give the class, or {name}.with_args(…)")
     try:
         made = ctr()
     except TypeError as error:
         raise QuantizationError(f"{what}: {ctr!r} makes no observer: {error}") from error
+    if not isinstance(made, ObserverOrFakeQuantize) or not hasattr(made, "dtype"):
+        lacks = "that has no dtype" if isinstance(made, ObserverOrFakeQuantize) else "which is neither an observer nor a fake-quantize"
+        raise QuantizationError(f"{what}: {ctr!r} makes a {type(made).__name__}, {lacks}: give a subclass of ObserverBase with a dtype")
     return made
 
 
 def is_per_channel(observer: Any) -> bool:
     """Whether an observer or fake-quantize has a range for each channel."""
-    return observer.ch_axis >= 0 if hasattr(observer, "is_per_channel") else observer.axis is not None
+    return observer.ch_axis >= 0 if hasattr(observer, "is_per_channel") else getattr(observer, "axis", None) is not None
+
+
+def is_dynamic(observer: Any) -> bool:
+    """Whether an observer or fake-quantize stands for qparams that are computed in each run."""
+    return bool(getattr(observer, "is_dynamic", False))
 
 
 def spec_of(ctr: Callable[..., Any], made: Any, axis: int | None = None) -> QuantizationSpec:
     """The spec that a constructor of a QConfig stands for; `made`: a sample of what it makes. `axis`: the channel axis there."""
-    return QuantizationSpec(made.dtype, ctr, ch_axis=axis, is_dynamic=made.is_dynamic)
+    return QuantizationSpec(made.dtype, ctr, ch_axis=axis, is_dynamic=is_dynamic(made))
 
 
 def make_observer(spec: QuantizationSpec, where: str) -> ObserverOrFakeQuantize:
@@ -68,7 +82,9 @@ def make_observer(spec: QuantizationSpec, where: str) -> ObserverOrFakeQuantize:
         raise QuantizationError(f"{where}: its spec makes a {type(made).__name__}: give what makes an observer or a fake-quantize")
     if getattr(made, "dtype", spec.dtype) != spec.dtype:
         raise QuantizationError(f"{where}: its spec says {spec.dtype!r}, and its observer gives another: make them agree")
-    observed(made).site = where
+    inner = getattr(made, "activation_post_process", made)
+    if isinstance(inner, ObserverBase):
+        inner.site = where
     return made
 
 

@@ -18,7 +18,7 @@ from qrt.graph import Model, constant, ir, is_op, only_use
 from qrt.observers import MinMaxObserver, NoopObserver, ReuseInputObserver
 from qrt.ops.rule import Kind, QuantRule
 from qrt.quantization.absorb import absorb_bias
-from qrt.quantization.construct import is_per_channel, sample, spec_of
+from qrt.quantization.construct import is_dynamic, is_per_channel, sample, spec_of
 from qrt.quantization.qconfig import Constructor, QConfig, QConfigAny, weight_observer
 from qrt.quantization.qconfig_mapping import QConfigMapping, get_default_qrt_qconfig_mapping
 from qrt.quantization.quantizer import (
@@ -193,7 +193,7 @@ class _Placer:
         if node not in self.qconfigs:
             return False
         made = self._sample(self.qconfigs[node].activation, f"the QConfig of {node.name!r}")
-        return isinstance(made, ReuseInputObserver) or (isinstance(made.dtype, QDType) and not made.is_dynamic)
+        return isinstance(made, ReuseInputObserver) or (isinstance(made.dtype, QDType) and not is_dynamic(made))
 
     def _wanted(self) -> set[ir.Value]:
         """The values that lead, through nodes with rules, to a product, or to an output that is to be codes."""
@@ -309,12 +309,12 @@ class _Placer:
         data = node.inputs[rule.inputs[0]]
         activation = self.qconfigs[node].activation
         made = self._sample(activation, "")
-        if rule.kind is Kind.PRODUCT and made.is_dynamic and data is not None:
+        if rule.kind is Kind.PRODUCT and is_dynamic(made) and data is not None:
             if not rule.dynamic or constant(data) is not None or data.dtype != _FLOAT:
                 return
             annotate_input_qspec_map(node, data, spec_of(activation, made))
             self._weights(node, rule, bias=False)
-        elif not made.is_dynamic and (rule.kind is Kind.PRODUCT or is_embedding(node)):
+        elif not is_dynamic(made) and (rule.kind is Kind.PRODUCT or is_embedding(node)):
             self._weights(node, rule, bias=False)
 
     def _spec(self, wish: _Wish) -> QuantizationSpecBase:
