@@ -64,6 +64,9 @@ class Team:
         self._record["executor"] = address(EXECUTOR, target)
         self._record["spins"], self._record["yields"] = _SPINS, _YIELDS
         self._address = self._record.ctypes.data
+        for array in (self._words, self._record):
+            # Workers look at them until the process ends, and so after Python has freed everything that it knows of.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(array))
         self._lead, worker = _entry(LEAD.name, target), _entry(WORKER.name, target)
         for tid in range(size):
             ctypes.CDLL(None).sem_init(ctypes.c_void_p(int(self._record["beds"]) + SEMAPHORE_BYTES * tid), 0, 0)

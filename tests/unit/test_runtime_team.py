@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import threading
 import time
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -170,3 +172,12 @@ def test_threads_follow_affinity_and_quota(quota: str, wanted: int, monkeypatch:
         assert available_cpus() == wanted
     finally:
         available_cpus.cache_clear()
+
+
+def test_memory_of_workers_outlives_the_team() -> None:
+    """Workers look for jobs until the process ends; what they look at must not be freed when Python shuts down before."""
+    crew = Team(2)
+    words = weakref.ref(crew._words), weakref.ref(crew._record)
+    del crew
+    gc.collect()
+    assert all(word() is not None for word in words)
