@@ -74,6 +74,10 @@ def _passed_over(graph: GraphProto) -> str:
             usual = _GATES[node.op_type]
             if activations not in ([], usual, usual * 2):
                 return f"activations {', '.join(activations)}"
+        if node.op_type == "LRN":
+            return "channels past the number of images"
+        if node.op_type == "MaxPool" and "storage_order" in attributes and attributes["storage_order"].i and len(node.output) > 1:
+            return "indices in column order"
         for attribute in node.attribute:
             found = _passed_over(attribute.g)
             if found:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from data import ort_session
 from lowered import check_node, one_node, run_model
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
@@ -216,6 +217,21 @@ def test_what_does_not_fit_is_a_model_error(op_type: str, inputs: list[np.ndarra
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     with pytest.raises(ModelError):
         run_model(model, {f"i{k}": a for k, a in enumerate(inputs)})
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect"])
+@pytest.mark.parametrize("pads", [(0, 0, -1, 2, 0, 0, 2, -1), (0, -1, -1, 0, 0, 0, -1, 0), (-1, 0, 1, -2, 0, -3, 1, 1)])
+def test_padding_that_takes_elements_away(mode: str, pads: tuple[int, ...]) -> None:
+    if mode != "constant" and pads[5] < 0:
+        pads = (*pads[:5], 0, *pads[6:])  # nothing is left to be repeated
+    model, feeds = one_node("Pad", [X, ints(*pads)], [1], mode=mode)
+    check_node("Pad", [X, ints(*pads)], [1], wanted=ort_session(model.SerializeToString()).run(None, feeds), mode=mode)
+
+
+def test_padding_that_takes_more_than_there_is() -> None:
+    model, feeds = one_node("Pad", [X, ints(0, 0, -3, 0, 0, 0, -2, 0)], [])
+    with pytest.raises(ModelError, match="takes more than there is"):
+        run_model(model, feeds)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from fused import run as run_fused
 from lowered import as_model, check_node, one_node, run_model
 from onnx import TensorProto, helper
 
-from qrt.core.errors import ModelError
+from qrt.core.errors import ModelError, UnsupportedOp
 
 
 def real(*shape: int) -> np.ndarray:
@@ -44,6 +44,33 @@ def test_max_pool(shape: tuple[int, ...], attributes: dict[str, Any]) -> None:
     for dtype in (np.uint8, np.int8):
         x = (real(*shape) * 50).astype(np.int8).view(dtype)
         check_node("MaxPool", [x], wanted=ort("MaxPool", [x], (), **attributes), **attributes)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 4, 3), (5, 2, 3, 3), (2, 40, 2, 2), (0, 3, 2, 2)])
+@pytest.mark.parametrize("size", [1, 3, 5, 15])
+def test_local_response_normalization(shape: tuple[int, ...], size: int) -> None:
+    attributes = {"size": size, "alpha": 0.3, "beta": 0.6, "bias": 1.5}
+    wanted = ort("LRN", [real(*shape)], (), **attributes)
+    check_node("LRN", [real(*shape)], wanted=wanted, rtol=1e-5, atol=1e-6, **attributes)
+
+
+def test_a_response_over_an_even_number_of_channels_reaches_further_up() -> None:
+    x = np.float32([[[1.0], [2.0], [3.0], [4.0]]])
+    sums = np.float32([[[1 + 4 + 9], [1 + 4 + 9 + 16], [4 + 9 + 16], [9 + 16]]])
+    check_node("LRN", [x], wanted=[x / (1 + sums / 4)], rtol=1e-6, size=4, alpha=1.0, beta=1.0)
+
+
+@pytest.mark.parametrize(
+    ("op_type", "x", "outputs", "attributes"),
+    [
+        ("LRN", real(1, 3, 2, 2).astype(np.float64), 1, {"size": 3}),
+        ("MaxPool", real(1, 1, 4, 4), 2, {"kernel_shape": [2, 2], "storage_order": 1}),
+    ],
+)
+def test_what_the_reference_computes_otherwise_is_refused(op_type: str, x: np.ndarray, outputs: int, attributes: dict[str, Any]) -> None:
+    model, feeds = one_node(op_type, [x], (), outputs, **attributes)
+    with pytest.raises(UnsupportedOp, match=f"nor onnx.reference can run {op_type} with"):
+        run_model(model, feeds)
 
 
 @pytest.mark.parametrize(("shape", "attributes"), POOLS)

@@ -240,12 +240,17 @@ def _pad(low: Lowering, node: ir.Node) -> None:
     )
     if len(pads) != 2 * len(axes):
         raise ModelError(f"node {node.name!r}: {len(pads)} widths of padding for {len(axes)} axes")
-    if min(pads, default=0) < 0:
-        raise NotNative("negative padding")
     before, after = [0] * rank, [0] * rank
     for k, axis in enumerate(axes):
         before[axis], after[axis] = pads[k], pads[k + len(axes)]
     inputs = [low.get(value, perm)]
+    if min(pads, default=0) < 0:  # takes elements away, before others are put there
+        starts = tuple(max(0, -before[axis]) for axis in perm)
+        shape = tuple(low.shape(value)[axis] - start - max(0, -after[axis]) for axis, start in zip(perm, starts, strict=True))
+        if min(shape) < 0:
+            raise ModelError(f"node {node.name!r}: padding by {pads} takes more than there is of a value of shape {low.shape(value)}")
+        inputs = [low.call(Slice(starts, shape, (1,) * rank), inputs)[0]]
+        before, after = [max(0, n) for n in before], [max(0, n) for n in after]
     if mode == "constant":
         filler = optional(node, 2)
         inputs.append(low.constant(np.zeros((), low.dtype(value))) if filler is None else low.get(filler))

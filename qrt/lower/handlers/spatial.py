@@ -1,4 +1,4 @@
-"""Handlers of pooling; resizing has a file of its own."""
+"""Handlers of pooling and of local response normalization; resizing has a file of its own."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from dataclasses import replace
 import numpy as np
 
 from qrt.core.errors import ModelError
-from qrt.graph import attr_int, attr_ints, ir
+from qrt.graph import attr_float, attr_int, attr_ints, ir
 from qrt.lower.handlers import resize
 from qrt.lower.handlers.convolution import window
 from qrt.lower.handlers.products import QRT, scalar
 from qrt.lower.handlers.reading import optional, required
 from qrt.lower.lowering import Handler, Lowering, NotNative
 from qrt.ops.conv import Window
+from qrt.ops.elementwise import Binary
+from qrt.ops.movement import Pad, Slice
 from qrt.ops.pool import AveragePool, MaxPool, QAveragePool
 
 __all__ = ["HANDLERS"]
@@ -81,9 +83,40 @@ def _global_average_of_codes(low: Lowering, node: ir.Node) -> None:
     low.bind_image(node.outputs[0], low.call(_codes(low, node, look, None), [low.image(required(node))])[0])
 
 
+def _lrn(low: Lowering, node: ir.Node) -> None:
+    """y = x / (bias + alpha / size · Σ x²)^beta, the sum over `size` neighbouring channels: their slices are added in order."""
+    x = required(node)
+    if low.dtype(x) != np.float32:
+        raise NotNative(f"a response normalized over {low.dtype(x)}")
+    size, perm = attr_int(node, "size", 0), low.perm(x)
+    if size < 1 or len(perm) < 2:
+        raise ModelError(f"node {node.name!r}: {size} channels of a value of shape {low.shape(x)}")
+    index, axis = low.get(x, perm), perm.index(1)
+    shape = low.program.specs[index].shape
+
+    def along(n: int) -> tuple[int, ...]:
+        return tuple(n if k == axis else 0 for k in range(len(perm)))
+
+    def number(value: float) -> int:
+        return low.constant(np.full((1,) * len(perm), value, np.float32))
+
+    last = max(shape[axis] - 1, 0)
+    before, after = min((size - 1) // 2, last), min(size // 2, last)
+    squares = low.call(Binary("mul"), [index, index])[0]
+    padded = low.call(Pad(along(before), along(after), "constant"), [squares, low.constant(np.zeros((), np.float32))])[0]
+    total, *rest = (low.call(Slice(along(k), shape, (1,) * len(perm)), [padded])[0] for k in range(before + after + 1))
+    for part in rest:
+        total = low.call(Binary("add"), [total, part])[0]
+    scaled = low.call(Binary("mul"), [total, number(attr_float(node, "alpha", 1e-4) / size)])[0]
+    scaled = low.call(Binary("add"), [scaled, number(attr_float(node, "bias", 1.0))])[0]
+    scaled = low.call(Binary("pow"), [scaled, number(attr_float(node, "beta", 0.75))])[0]
+    low.bind(node.outputs[0], low.call(Binary("div"), [index, scaled])[0], perm)
+
+
 HANDLERS: dict[tuple[str, str], Handler] = {
     **resize.HANDLERS,
     ("", "AveragePool"): _average_pool,
+    ("", "LRN"): _lrn,
     ("", "MaxPool"): _max_pool,
     (QRT, "QAveragePool"): _average_pool,
     (QRT, "QGlobalAveragePool"): _global_average_of_codes,
