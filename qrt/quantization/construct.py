@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from qrt.core.dtypes import QDType
 from qrt.core.errors import QuantizationError
 from qrt.core.qparams import QParams
 from qrt.observers import FakeQuantizeBase, ObserverBase, ObserverOrFakeQuantize, PartialWrapper
@@ -106,7 +105,10 @@ def _accepted(ctr: Callable[..., Any]) -> set[str]:
         call = inner.p if isinstance(inner, PartialWrapper) else inner
         given = {**call.keywords, **given}
         inner = call.func
-    parameters = inspect.signature(inner).parameters
+    try:
+        parameters = inspect.signature(inner).parameters
+    except (TypeError, ValueError):  # what cannot be called, and most of Python's own classes
+        return set()
     names = {p.name for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     if "observer" in names:
         observer = given.get("observer", parameters["observer"].default)
@@ -124,9 +126,11 @@ def derive(spec: DerivedQuantizationSpec, sources: list[QParams], where: str) ->
     """The qparams that a spec derives from those of its sources. Raises QuantizationError if what it gives are none."""
     try:
         scale, zero_point = (np.asarray(part) for part in spec.derive_qparams_fn([Known(params) for params in sources]))
-    except (TypeError, ValueError) as error:
-        raise QuantizationError(f"{where}: its derive_qparams_fn fails: {error}; it has to return scale and zero point") from error
+    except Exception as error:  # whatever a user's function may raise
+        raise QuantizationError(f"{where}: its derive_qparams_fn fails: {error!r}; it has to return scale and zero point") from error
     if scale.shape == zero_point.shape == (1,) and spec.ch_axis is None and all(params.axis is None for params in sources):
         scale, zero_point = scale.reshape(()), zero_point.reshape(())
-    dtype: QDType = spec.dtype
-    return QParams(scale, zero_point, dtype, (spec.ch_axis or 0) if scale.ndim else None)
+    try:
+        return QParams(scale, zero_point, spec.dtype, (spec.ch_axis or 0) if scale.ndim else None)
+    except QuantizationError as error:
+        raise QuantizationError(f"{where}: its derive_qparams_fn gives no qparams: {error}") from error

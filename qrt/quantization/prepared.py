@@ -210,12 +210,15 @@ def _fixed_fake_quantize(spec: FixedQParamsQuantizationSpec) -> FixedQParamsFake
 
 
 def sample_feeds(model: Model, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What a call like a function's means: inputs in order, or by name, or one dict of them. Raises InvalidInput for too many."""
+    """What a call like a function's means: inputs in order, or by name, or one dict of them. Raises InvalidInput for too many, or twice."""
     names = [v.name or "" for v in model.graph.inputs]
     if len(args) == 1 and isinstance(args[0], Mapping) and not kwargs:
         return dict(args[0])
     if len(args) > len(names):
         raise InvalidInput(f"{model.name} takes {len(names)} inputs ({', '.join(names)}); {len(args)} were given")
+    twice = [name for name in names[: len(args)] if name in kwargs]
+    if twice:
+        raise InvalidInput(f"input {twice[0]!r} of {model.name} was given twice, in order and by name")
     return dict(zip(names, args, strict=False)) | dict(kwargs)
 
 

@@ -40,6 +40,13 @@ def qparams_of(model: Model, groups: Iterable[Group], learned: Callable[[Group],
         return found[group]
 
     def find(group: Group) -> QParams:
+        params = given(group)
+        held = constant(model.graph.initializers[group.sites[0].value]) if group.held else None
+        if held is not None:
+            _check_channels(group, params, held)
+        return params
+
+    def given(group: Group) -> QParams:
         spec, name = group.spec, str(group.sites[0])
         if isinstance(spec, FixedQParamsQuantizationSpec):
             return fixed_qparams(spec)
@@ -66,6 +73,16 @@ def _room_for_bias(params: QParams, bias: np.ndarray, x: QParams) -> QParams:
     most = np.abs(bias.reshape(-1)) if params.scale.ndim else np.abs(bias).max(initial=0)
     floor = (most / (np.float64(x.scale) * _BIAS_LIMIT)).astype(np.float32)
     return QParams(np.maximum(params.scale, floor), params.zero_point, params.dtype, params.axis)
+
+
+def _check_channels(group: Group, params: QParams, held: np.ndarray) -> None:
+    """Raises QuantizationError where a constant has other channels than its qparams."""
+    if params.axis is None or (params.dtype == qint32 and held.size in (1, params.scale.size)):  # a bias is spread over the channels
+        return
+    if params.axis >= held.ndim or held.shape[params.axis] != params.scale.size:
+        raise QuantizationError(
+            f"{group.sites[0]} of shape {held.shape} has {params.scale.size} scales along axis {params.axis}: give one for each channel"
+        )
 
 
 def _check(group: Group, params: QParams, nodes: Mapping[str, ir.Node]) -> None:

@@ -1,0 +1,434 @@
+"""What the quantization engine refuses: each its own message, which names the site and the remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cnn
+import numpy as np
+import pytest
+from cnn import BATCHES, X
+from graphs import F32, images, make
+from safetensors.numpy import load_file, save_file
+
+import qrt
+from qrt.graph import Model, ir
+from qrt.loaders import load
+from qrt.observers import FakeQuantizeBase, get_observer_state_dict, load_observer_state_dict
+from qrt.quantization import (
+    DerivedQuantizationSpec,
+    FixedQParamsQuantizationSpec,
+    MinMaxObserver,
+    NoopObserver,
+    PerChannelMinMaxObserver,
+    PlaceholderObserver,
+    QConfig,
+    QConfigMapping,
+    QuantizationAnnotation,
+    QuantizationSpec,
+    Quantizer,
+    SharedQuantizationSpec,
+    annotate_input_qspec_map,
+    annotate_output_qspec,
+    convert_fx,
+    convert_pt2e,
+    default_debug_qconfig,
+    default_per_channel_qconfig,
+    default_qconfig,
+    default_qrt_qconfig,
+    float16_dynamic_qconfig,
+    float16_static_qconfig,
+    float_qparams_weight_only_qconfig_4bit,
+    get_default_qat_qconfig_mapping,
+    per_channel_weight_observer,
+    prepare_fx,
+    prepare_pt2e,
+    prepare_qat_fx,
+)
+
+Nodes = dict[str, ir.Node]
+ACTIVATION = QuantizationSpec(qrt.quint8, MinMaxObserver)
+
+
+class Annotated(Quantizer):
+    """Whatever a function does to the nodes, by their names."""
+
+    def __init__(self, annotate: Callable[[Nodes], None]) -> None:
+        self.function = annotate
+
+    def annotate(self, model: Model) -> Model:
+        self.function({node.name or "": node for node in model.graph})
+        return model
+
+
+def weight(spec: QuantizationSpec) -> Callable[[Nodes], None]:
+    return lambda nodes: annotate_input_qspec_map(nodes["stem.conv"], _input(nodes["stem.conv"], 1), spec)
+
+
+def activation(spec: Any, node: str = "stem.conv", index: int = 0) -> Callable[[Nodes], None]:
+    return lambda nodes: annotate_input_qspec_map(nodes[node], _input(nodes[node], index), spec)
+
+
+def output(spec: Any, node: str = "stem.relu") -> Callable[[Nodes], None]:
+    return lambda nodes: annotate_output_qspec(nodes[node], spec)
+
+
+def _input(node: ir.Node, index: int) -> ir.Value:
+    value = node.inputs[index]
+    assert value is not None
+    return value
+
+
+def _ring(nodes: Nodes) -> None:
+    annotate_output_qspec(nodes["stem.relu"], SharedQuantizationSpec(nodes["block.relu"]))
+    annotate_output_qspec(nodes["block.relu"], SharedQuantizationSpec(nodes["head.conv"]))
+    annotate_output_qspec(nodes["head.conv"], SharedQuantizationSpec(nodes["stem.relu"]))
+
+
+def _itself(nodes: Nodes) -> None:
+    annotate_output_qspec(nodes["stem.relu"], SharedQuantizationSpec(nodes["stem.relu"]))
+
+
+def _derived_ring(nodes: Nodes) -> None:
+    one, two = nodes["stem.relu"], nodes["block.relu"]
+    annotate_output_qspec(one, DerivedQuantizationSpec([two], lambda o: o[0].calculate_qparams(), qrt.quint8))
+    annotate_output_qspec(two, DerivedQuantizationSpec([one], lambda o: o[0].calculate_qparams(), qrt.quint8))
+
+
+def _derived_float(nodes: Nodes) -> None:
+    node = nodes["stem.conv"]
+    edges = [(_input(node, 0), node), (_input(node, 1), node)]
+    annotate_input_qspec_map(node, _input(node, 2), DerivedQuantizationSpec(edges, lambda o: o[0].calculate_qparams(), qrt.qint32))
+
+
+def _no_input(nodes: Nodes) -> None:
+    annotate_input_qspec_map(nodes["head.conv"], _input(nodes["stem.conv"], 0), ACTIVATION)
+
+
+def _of_a_value(nodes: Nodes) -> None:
+    x = _input(nodes["stem.conv"], 0)
+    x.meta["quantization_annotation"] = QuantizationAnnotation({x: ACTIVATION})
+
+
+def _no_annotation(nodes: Nodes) -> None:
+    nodes["fc"].meta["quantization_annotation"] = {"output": ACTIVATION}
+
+
+PER_CHANNEL = PerChannelMinMaxObserver.with_args(qscheme=qrt.per_channel_symmetric)
+REFUSED: dict[str, tuple[Callable[[Nodes], None], str]] = {
+    "ring": (_ring, "shared specs go round in a ring: 'r' → 'e' → 'h' → 'r'; give one of them a spec of its own"),
+    "ring of one": (_itself, "shared specs go round in a ring: 'r' → 'r'; give one of them a spec of its own"),
+    "derived in a ring": (_derived_ring, "the qparams of 'r' derive from themselves in the end"),
+    "derived from float": (
+        _derived_float,
+        "'b' on its way to 'stem.conv' derives its qparams from 'x', which is not quantized: annotate that, or leave 'b' on its way to "
+        "'stem.conv' float",
+    ),
+    "none of its inputs": (_no_input, "the annotation of 'head.conv' names 'x', which is none of its inputs"),
+    "inputs of a value": (_of_a_value, "the annotation of 'x' names 'x', which is none of its inputs"),
+    "no annotation": (_no_annotation, "'fc' is annotated with a dict: give a QuantizationAnnotation"),
+    "no spec": (output(qrt.quint8), "'r' is annotated with a QDType: give a QuantizationSpec or one of its kin"),
+    "channel axis beyond the rank": (
+        weight(QuantizationSpec(qrt.qint8, PER_CHANNEL, ch_axis=4)),
+        "'w' on its way to 'stem.conv' has 4 axes; its spec's ch_axis is 4: give one of 0 … 3",
+    ),
+    "other channel axis": (
+        weight(QuantizationSpec(qrt.qint8, PER_CHANNEL, ch_axis=1)),
+        "'w' on its way to 'stem.conv', the weight of Conv 'stem.conv', has a spec with ch_axis 1: its output channels lie along axis 0",
+    ),
+    "activation per channel": (
+        activation(QuantizationSpec(qrt.quint8, PerChannelMinMaxObserver, qscheme=qrt.per_channel_affine, ch_axis=1)),
+        "'x' on its way to 'stem.conv' is an activation; its spec is qrt.per_channel_affine: activations take one scale per tensor",
+    ),
+    "int16": (
+        activation(QuantizationSpec(qrt.qint16, MinMaxObserver)),
+        "'x' on its way to 'stem.conv' would become qrt.qint16, which its operator's rule does not support: activations may be "
+        "qrt.quint8 or qrt.qint8; change the dtype of its qconfig or spec, or leave it float (None)",
+    ),
+    "weight of uint8": (
+        weight(QuantizationSpec(qrt.quint8, MinMaxObserver)),
+        "'w' on its way to 'stem.conv' would become qrt.quint8, which its operator's rule does not support: the weight of Conv 'stem.conv' "
+        "may be qrt.qint8; change the dtype",
+    ),
+    "dynamic where nothing is": (
+        lambda nodes: annotate_input_qspec_map(
+            nodes["block.pool"], _input(nodes["block.pool"], 0), QuantizationSpec(qrt.quint8, PlaceholderObserver, is_dynamic=True)
+        ),
+        "'e' on its way to 'block.pool' is quantized dynamically, which MaxPool 'block.pool' cannot read: only a Conv, Gemm or MatMul",
+    ),
+    "observer of another dtype": (
+        activation(QuantizationSpec(qrt.quint8, lambda: MinMaxObserver(dtype=qrt.qint8))),
+        "x.stem.conv: its spec says qrt.quint8, and its observer gives another: make them agree",
+    ),
+    "no observer": (activation(QuantizationSpec(qrt.quint8, dict)), "x.stem.conv: its spec makes a dict: give what makes an observer"),
+    "observer that cannot be made": (
+        activation(QuantizationSpec(qrt.quint8, lambda threshold: MinMaxObserver())),
+        "x.stem.conv: its observer cannot be made: .*threshold",
+    ),
+    "observer with options that contradict": (
+        activation(QuantizationSpec(qrt.quint8, MinMaxObserver, qscheme=qrt.per_channel_affine)),
+        "is an activation; its spec is qrt.per_channel_affine",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_annotations_that_are_refused(name: str) -> None:
+    annotate, message = REFUSED[name]
+    with pytest.raises(qrt.QrtError, match=message if ".*" in message else re.escape(message)):
+        prepare_pt2e(cnn.cnn(), Annotated(annotate))
+
+
+def test_shared_with_a_float_value() -> None:
+    def annotate(nodes: Nodes) -> None:
+        annotate_output_qspec(nodes["stem.relu"], SharedQuantizationSpec(nodes["block.conv"]))
+
+    with pytest.raises(qrt.QuantizationError, match="'r' shares the qparams of 's', which is not quantized: annotate that too"):
+        prepare_pt2e(cnn.cnn(), Annotated(annotate))
+
+
+def test_a_spec_that_names_a_node_of_several_outputs() -> None:
+    model = make("(float[N,8] x) => (float[N,4] y) { [cut] a, b = Split<axis: int = 1, num_outputs: int = 2>(x) [sum] y = Add(a, b) }")
+
+    def annotate(nodes: Nodes) -> None:
+        annotate_output_qspec(nodes["sum"], SharedQuantizationSpec(nodes["cut"]))
+
+    with pytest.raises(qrt.QuantizationError, match="a spec names node 'cut', which has 2 outputs: name the value"):
+        prepare_pt2e(load(model), Annotated(annotate))
+
+
+def test_integers_do_not_become_codes() -> None:
+    model = make("(int64[N] ids) => (float[N,4] y) { [embed] y = Gather(t, ids) }", t=images(9, 4))
+    with pytest.raises(
+        qrt.QuantizationError, match="'ids' on its way to 'embed' is annotated, but holds INT64: only float32 becomes codes"
+    ):
+        prepare_pt2e(load(model), Annotated(activation(ACTIVATION, "embed", 1)))
+
+
+@pytest.mark.parametrize(
+    ("make_spec", "message"),
+    [
+        (lambda: QuantizationSpec(qrt.quint8, MinMaxObserver, 200, 100), "quant_min 200 is above quant_max 100: exchange them"),
+        (lambda: FixedQParamsQuantizationSpec(qrt.quint8, 0.1, 0, 9, 8), "quant_min 9 is above quant_max 8: exchange them"),
+        (lambda: DerivedQuantizationSpec([], lambda o: o, qrt.qint32, 1, 0), "quant_min 1 is above quant_max 0: exchange them"),
+        (
+            lambda: QuantizationSpec(qrt.qint8, MinMaxObserver, ch_axis=-1),
+            "ch_axis is -1: count the channel axis from the first",
+        ),
+    ],
+)
+def test_specs_that_are_refused(make_spec: Callable[[], Any], message: str) -> None:
+    with pytest.raises(qrt.QuantizationError, match=message):
+        make_spec()
+
+
+# -- qconfigs -------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        (QConfigMapping().set_module_name("stem.conv2", default_qconfig), "speaks of module name 'stem.conv2', and test has no such node"),
+        (
+            QConfigMapping().set_module_name_regex("tail.*", default_qconfig),
+            r"speaks of module name regex 'tail\.\*', and test has no such",
+        ),
+        (QConfigMapping().set_object_type("LSTM", default_qconfig), "speaks of object type 'LSTM', and test has no such node"),
+        (
+            QConfigMapping().set_module_name_object_type_order("head", "Conv", 1, default_qconfig),
+            "speaks of number 1 of type 'Conv' below 'head', and test has no such node, or none once the graph is cleaned: `qrt inspect`",
+        ),
+    ],
+    ids=["name", "regex", "type", "order"],
+)
+def test_qconfigs_of_nothing(mapping: QConfigMapping, message: str) -> None:
+    with pytest.raises(qrt.QuantizationError, match=message):
+        prepare_fx(cnn.cnn(), mapping.set_global(default_qconfig), None)
+
+
+@pytest.mark.parametrize(
+    ("qconfig", "message"),
+    [
+        (float16_static_qconfig, r"'w' .* would become dtype\('float16'\), which its operator's rule does not support: the weight of Conv"),
+        (float16_dynamic_qconfig, r"would become dtype\('float16'\), which its operator's rule does not support"),
+        (
+            float_qparams_weight_only_qconfig_4bit,
+            "would become qrt.quint4x2, which its operator's rule does not support",
+        ),
+        (QConfig(MinMaxObserver.with_args(dtype=qrt.qint16), per_channel_weight_observer), "would become qrt.qint16, which its"),
+        (QConfig(dict, per_channel_weight_observer), "the QConfig of 'stem.conv': <class 'dict'> makes a dict, which is neither"),
+        (QConfig(lambda size: size, per_channel_weight_observer), "the QConfig of 'stem.conv': .* makes no observer: .*size"),
+        (QConfig(NoopObserver, NoopObserver), "test: nothing to quantize"),
+    ],
+    ids=["float16", "float16 dynamic", "4 bits", "int16", "no observer", "arguments missing", "nothing"],
+)
+def test_qconfigs_that_are_refused(qconfig: QConfig, message: str) -> None:
+    with pytest.raises(qrt.QuantizationError, match=message):
+        prepare_fx(cnn.cnn(), QConfigMapping().set_global(qconfig), None)
+
+
+def test_a_recorder_has_no_qparams() -> None:
+    observed = prepare_fx(cnn.cnn(), QConfigMapping().set_global(default_debug_qconfig), None)
+    observed(X)
+    np.testing.assert_array_equal(observed.observers["x"].get_tensor_value()[0], X)  # type: ignore[union-attr]
+    assert observed.observers["r"].get_tensor_value()[0].shape == (4, 8, 8, 8)  # type: ignore[union-attr]
+    with pytest.raises(qrt.QuantizationError, match="x: a RecordingObserver has no qparams: it records arrays"):
+        convert_fx(observed)
+
+
+# -- data -----------------------------------------------------------------------------------------------------------------------
+def test_an_observer_that_saw_nothing() -> None:
+    observed = prepare_fx(cnn.cnn(), QConfigMapping().set_global(default_qconfig), None)
+    with pytest.raises(qrt.CalibrationError, match="x: saw no data; give calibration data that reaches it"):
+        convert_fx(observed)
+    with pytest.raises(qrt.CalibrationError, match="no calibration data: give at least one batch"):
+        observed.calibrate([])
+    fake = prepare_qat_fx(cnn.cnn(), get_default_qat_qconfig_mapping(), None)
+    with pytest.raises(qrt.CalibrationError, match="x: saw no data"):
+        convert_fx(fake)
+
+
+@pytest.mark.parametrize("fake", [False, True], ids=["observers", "fake-quantizes"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite(value: float, fake: bool) -> None:
+    bad = X.copy()
+    bad[0, 0, 0, 0] = value
+    mapping = get_default_qat_qconfig_mapping() if fake else QConfigMapping().set_global(default_qconfig)
+    observed = (prepare_qat_fx if fake else prepare_fx)(cnn.cnn(), mapping, None)
+    with pytest.raises(qrt.CalibrationError, match="the call, input 'x' holds NaN or infinity; remove the sample"):
+        observed(bad)
+
+
+@pytest.mark.parametrize("fake", [False, True], ids=["observers", "fake-quantizes"])
+def test_values_that_become_infinite_inside(fake: bool) -> None:
+    model = make("(float[N,8] x) => (float[N,5] y) { [one] a = MatMul(x, w) [two] y = MatMul(a, v) }", w=images(8, 8), v=images(8, 5))
+    mapping = get_default_qat_qconfig_mapping() if fake else QConfigMapping().set_global(default_qconfig)
+    observed = (prepare_qat_fx if fake else prepare_fx)(load(model), mapping, None)
+    with pytest.raises(qrt.CalibrationError, match=r"a: saw (infinity|NaN); remove the sample or mend the model before this site"):
+        observed(np.full((1, 8), 3e38, F32))
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        ((X, X), {}, r"test takes 1 inputs \(x\); 2 were given"),
+        ((), {"image": X}, r"the call lacks \['x'\]"),
+        ((), {}, r"the call lacks \['x'\]; the inputs of test are x"),
+        ((X[0],), {}, r"the call, input 'x' has shape \(3, 8, 8\), which does not fit"),
+        ((X,), {"x": X}, "input 'x' of test was given twice, in order and by name"),
+    ],
+    ids=["too many", "other name", "none", "shape", "twice"],
+)
+def test_calls_that_do_not_fit(args: tuple[Any, ...], kwargs: dict[str, Any], message: str) -> None:
+    observed = prepare_fx(cnn.cnn(), QConfigMapping().set_global(default_qconfig), None)
+    with pytest.raises(qrt.QrtError, match=message):
+        observed(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("derive", "message"),
+    [
+        (lambda o: None, "'b' on its way to 'stem.conv': its derive_qparams_fn fails"),
+        (lambda o: o[5].calculate_qparams(), "'b' on its way to 'stem.conv': its derive_qparams_fn fails"),
+        (lambda o: (np.array(-1.0, F32), np.array(0)), "'stem.conv': its derive_qparams_fn gives no qparams: scale -1.0 is not"),
+        (lambda o: (np.ones(3, F32), np.zeros(3, int)), r"'stem.conv' of shape \(8,\) has 3 scales along axis 0: give one for each"),
+    ],
+    ids=["nothing", "error", "negative", "channels"],
+)
+def test_functions_that_derive_no_qparams(derive: Callable[[Any], Any], message: str) -> None:
+    def annotate(nodes: Nodes) -> None:
+        node = nodes["stem.conv"]
+        x, w, b = node.inputs
+        assert x is not None
+        assert w is not None
+        assert b is not None
+        annotate_input_qspec_map(node, x, ACTIVATION)
+        annotate_input_qspec_map(node, w, QuantizationSpec(qrt.qint8, PER_CHANNEL, ch_axis=0))
+        annotate_input_qspec_map(node, b, DerivedQuantizationSpec([(x, node), (w, node)], derive, qrt.qint32))
+
+    observed = prepare_pt2e(cnn.cnn(), Annotated(annotate))
+    observed(X)
+    with pytest.raises(qrt.QuantizationError, match=message):
+        convert_pt2e(observed)
+
+
+# -- states -----------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("qconfig", [default_qrt_qconfig, default_per_channel_qconfig], ids=["histogram", "min and max"])
+def test_a_state_goes_through_safetensors(qconfig: QConfig, tmp_path: Path) -> None:
+    mapping = QConfigMapping().set_global(qconfig)
+    observed = prepare_fx(cnn.cnn(), mapping, None)
+    for batch in BATCHES:
+        observed(batch)
+    save_file(get_observer_state_dict(observed), tmp_path / "state.safetensors")
+    again = prepare_fx(cnn.cnn(), mapping, None)
+    load_observer_state_dict(again, load_file(tmp_path / "state.safetensors"))
+    assert _file(convert_fx(again)) == _file(convert_fx(observed))
+
+
+def test_a_state_of_fake_quantizes() -> None:
+    mapping = get_default_qat_qconfig_mapping("onednn", 0)
+    observed = prepare_qat_fx(cnn.cnn(), mapping, None)
+    for batch in BATCHES:
+        observed(batch)
+    observed.apply(qrt.quantization.disable_observer)
+    again = prepare_qat_fx(cnn.cnn(), mapping, None)
+    load_observer_state_dict(again, get_observer_state_dict(observed))
+    assert _file(convert_fx(again)) == _file(convert_fx(observed))
+    np.testing.assert_array_equal(again(X), observed(X))
+
+
+def _file(model: qrt.Model) -> bytes:
+    return model.to_proto().SerializeToString(deterministic=True)
+
+
+def test_states_of_other_observers() -> None:
+    observed = prepare_fx(cnn.cnn(), QConfigMapping().set_global(default_qrt_qconfig), None)
+    observed(X)
+    state = get_observer_state_dict(observed)
+    other = prepare_fx(cnn.cnn(), QConfigMapping().set_global(default_per_channel_qconfig), None)
+    with pytest.raises(qrt.QuantizationError, match=r"x: the state is not that of a MinMaxObserver: it holds .*histogram"):
+        load_observer_state_dict(other, state)
+    less = {key: array for key, array in state.items() if not key.startswith("h.")}
+    with pytest.raises(qrt.QuantizationError, match="h: the state is not that of a HistogramObserver: it lacks"):
+        load_observer_state_dict(observed, less)
+    more = state | {"tail.activation_post_process.min_val": np.zeros(1, F32)}
+    with pytest.raises(qrt.QuantizationError, match=r"holds 'tail.activation_post_process.min_val', and there is no such observer"):
+        load_observer_state_dict(observed, more)
+
+
+def test_a_model_is_not_prepared() -> None:
+    for convert in (convert_fx, convert_pt2e):
+        with pytest.raises(qrt.InvalidInput, match="gives, not a Model"):
+            convert(cnn.cnn())  # type: ignore[arg-type]
+    by_quantizer = prepare_pt2e(cnn.cnn(), Annotated(activation(ACTIVATION)))
+    with pytest.raises(qrt.InvalidInput, match="convert_fx takes what prepare_fx gives, not a PreparedModel"):
+        convert_fx(by_quantizer)
+
+
+# -- fake-quantizes of one's own ----------------------------------------------------------------------------------------------------
+class Steps(FakeQuantizeBase):
+    """A fixed grid of 1/16, without an observer inside."""
+
+    def __init__(self, dtype: qrt.QDType = qrt.quint8) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        return np.rint(x * F32(16)) / F32(16) if self.fake_quant_enabled[0] else x
+
+    def calculate_qparams(self) -> qrt.QParams:
+        return qrt.QParams(np.asarray(1 / 16, F32), np.asarray(128 if self.dtype == qrt.quint8 else 0), self.dtype)
+
+    def state_dict(self, *, mergeable: bool = False) -> dict[str, np.ndarray]:
+        return {}
+
+    def load_state_dict(self, state: Any) -> None:
+        return None
+
+
+def test_a_fake_quantize_of_ones_own() -> None:
+    mapping = QConfigMapping().set_global(None).set_module_name("fc", QConfig(Steps, Steps.with_args(dtype=qrt.qint8)))
+    observed = prepare_qat_fx(cnn.cnn(), mapping, None)
+    # The bias is rounded to units of 1/256.
+    np.testing.assert_allclose(observed(X), cnn.in_ort(convert_fx(observed)), atol=1 / 512 + 1e-5)
