@@ -26,8 +26,9 @@ class HistogramObserver(UniformQuantizationObserverBase, Bins):
     the new bins. Equals torch.ao.quantization's observer of this name: it leaves infinities out, and gives a QrtWarning. Only where
     squared errors overflow float32 (values beyond about 10¹²) does it keep the whole range, where torch cuts off half of it.
 
-    Merging keeps min_val, max_val and the number of values exactly. A value's bin may differ from that of the whole stream by
-    one bin for each time that either range grew, for that is how far one re-sorting moves it.
+    Merging keeps min_val, max_val and the number of values exactly. A value's bin may differ from that of the whole stream by one bin (and
+    as many as lie between neighbouring float32 at the range's ends, where bins are narrower than that) for each time that either range
+    grew, for that is how far one re-sorting moves it. Values beyond about 10³⁴, whose place overflows float32, have no bin to speak of.
     """
 
     def __post_init__(self) -> None:

@@ -90,8 +90,8 @@ class MinMaxObserver(UniformQuantizationObserverBase):
 class MovingAverageMinMaxObserver(MinMaxObserver, Averaging):
     """Exponential moving average of each array's extremes: m ← m + c · (current − m), in float32.
 
-    `averaging_constant` is c, 0 < c ≤ 1; the first array sets m. Merging is exact but for the
-    rounding of n float32 updates: n · 2⁻²³ of the largest magnitude.
+    `averaging_constant` is c, 0 < c ≤ 1; the first array sets m. Merging is exact but for the rounding of float32 updates: after n arrays,
+    (n + 3) · 2⁻²² of the largest magnitude at most.
     """
 
     def __post_init__(self) -> None:

@@ -108,20 +108,6 @@ def test_mappings() -> None:
     assert zero_point.dtype == F32
 
 
-@pytest.mark.parametrize("kind", [AffineQuantizedMinMaxObserver, AffineQuantizedMovingAverageMinMaxObserver])
-def test_merging(kind: Any) -> None:
-    for seed in range(STREAMS):
-        arrays = stream(seed)
-        whole, merged, later = (kind(ASYMMETRIC, quint8, PerRow()) for _ in range(3))
-        for i, array in enumerate(arrays):
-            whole(array)
-            (merged if i < len(arrays) // 2 else later)(array)
-        merged.merge(later)
-        bound = 0.0 if kind is AffineQuantizedMinMaxObserver else len(arrays) * 2.0**-23 * max(float(np.abs(a).max()) for a in arrays)
-        np.testing.assert_allclose(merged.min_val, whole.min_val, rtol=0, atol=bound)
-        np.testing.assert_allclose(merged.max_val, whole.max_val, rtol=0, atol=bound)
-
-
 def test_errors() -> None:
     observer = AffineQuantizedMinMaxObserver(ASYMMETRIC, quint8, PerRow())
     with pytest.raises(CalibrationError, match="saw no data"):

@@ -1,4 +1,4 @@
-"""States of observers, and merging what several have seen."""
+"""States of observers: torch's, those of many as one, and those of something else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from observer_streams import STREAMS, stream
+from observer_streams import stream
+from observing import LEARNING, same, watch
 from safetensors.numpy import load, save
 
 from qrt import quantization
@@ -17,7 +18,6 @@ from qrt.core.dtypes import per_channel_affine_float_qparams, per_channel_symmet
 from qrt.core.errors import CalibrationError, QuantizationError
 from qrt.core.qparams import QParams
 from qrt.observers import (
-    EntropyObserver,
     FakeQuantize,
     FixedQParamsObserver,
     HistogramObserver,
@@ -26,12 +26,10 @@ from qrt.observers import (
     MovingAveragePerChannelMinMaxObserver,
     NoopObserver,
     ObserverBase,
-    PercentileObserver,
     PerChannelMinMaxObserver,
     PlaceholderObserver,
     RecordingObserver,
     ReuseInputObserver,
-    UniformQuantizationObserverBase,
     _DerivedObserverOrFakeQuantize,
     get_observer_state_dict,
     load_observer_state_dict,
@@ -39,9 +37,6 @@ from qrt.observers import (
 
 F32 = np.float32
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "fake_quantize.npz")
-EXACT: list[type[UniformQuantizationObserverBase]] = [MinMaxObserver, PerChannelMinMaxObserver, PercentileObserver, EntropyObserver]
-AVERAGES: list[Callable[..., Any]] = [MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver]
-LEARNING: list[Callable[..., Any]] = [*EXACT, *AVERAGES, HistogramObserver]
 TORCH = [
     "MinMaxObserver",
     "MovingAverageMinMaxObserver",
@@ -52,110 +47,6 @@ TORCH = [
     "PlaceholderObserver",
     "RecordingObserver",
 ]
-
-
-def watch(make: Callable[..., Any], arrays: list[np.ndarray]) -> Any:
-    """A new observer that has seen `arrays`."""
-    observer = make()
-    for array in arrays:
-        observer(array)
-    return observer
-
-
-def merged(make: Callable[..., Any], shards: list[list[np.ndarray]]) -> Any:
-    """What one observer a shard learned, merged in order by way of their states."""
-    whole = make()
-    for shard in shards:
-        part = make()
-        part.load_state_dict(load(save(watch(make, shard).state_dict(mergeable=True))))
-        whole.merge(part)
-    return whole
-
-
-def splits(seed: int) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
-    """Stream `seed` and its shards: cut after its first third and its second, an empty shard between."""
-    arrays = stream(seed)
-    first, second = (len(arrays) + 2) // 3, (2 * len(arrays) + 2) // 3
-    width = min(a.shape[1] for a in arrays)
-    assert width
-    return arrays, [arrays[:first], [], arrays[first:second], arrays[second:]]
-
-
-def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
-    return list(a) == list(b) and all(np.array_equal(a[key], b[key]) for key in a)
-
-
-@pytest.mark.parametrize("make", EXACT)
-def test_merging_is_exact(make: Callable[..., Any]) -> None:
-    for seed in range(STREAMS):
-        arrays, shards = splits(seed)
-        assert same(merged(make, shards).state_dict(), watch(make, arrays).state_dict()), seed
-
-
-@pytest.mark.parametrize("make", [lambda make=make, c=c: make(averaging_constant=c) for make in AVERAGES for c in (0.01, 0.5, 1.0)])
-def test_merged_averages_differ_by_rounding_only(make: Callable[..., Any]) -> None:
-    for seed in range(STREAMS):
-        arrays, shards = splits(seed)
-        one, other = merged(make, shards), watch(make, arrays)
-        bound = len(arrays) * 2.0**-23 * max(float(np.abs(a).max()) for a in arrays)
-        np.testing.assert_allclose(one.min_val, other.min_val, rtol=0, atol=bound)
-        np.testing.assert_allclose(one.max_val, other.max_val, rtol=0, atol=bound)
-
-
-def growths(arrays: list[np.ndarray]) -> int:
-    """How often the range of a stream grows after its first array."""
-    low = np.minimum.accumulate([a.min() for a in arrays])
-    high = np.maximum.accumulate([a.max() for a in arrays])
-    return int(((np.diff(low) != 0) | (np.diff(high) != 0)).sum())
-
-
-def test_merged_histograms_move_values_by_a_bin_a_growth() -> None:
-    for seed in range(STREAMS):
-        arrays, shards = splits(seed)
-        one, other = merged(HistogramObserver, shards), watch(HistogramObserver, arrays)
-        assert one.min_val == other.min_val
-        assert one.max_val == other.max_val
-        a, b = np.cumsum(one.histogram, dtype=np.float64), np.cumsum(other.histogram, dtype=np.float64)
-        assert a[-1] == pytest.approx(sum(x.size for x in arrays), rel=1e-6)
-        # Each shard grows alone, then twice more as shards meet.
-        moves = growths(arrays) + sum(growths(shard) for shard in shards if shard) + 2 * sum(bool(shard) for shard in shards) - 2
-        slack = 1e-5 * a[-1]
-        padded = np.pad(b, moves, mode="edge")
-        padded[:moves] = 0.0
-        assert (a <= padded[2 * moves :] + slack).all(), seed
-        assert (a >= padded[: b.size] - slack).all(), seed
-
-
-def test_histograms_over_one_range_merge_exactly() -> None:
-    ends = np.array([-1, 1], F32)
-    arrays = [np.concatenate([ends, np.clip(stream(seed)[0].reshape(-1), -1, 1)]) for seed in (0, 1, 2)]
-    assert same(merged(HistogramObserver, [[a] for a in arrays]).state_dict(), watch(HistogramObserver, arrays).state_dict())
-
-
-@pytest.mark.parametrize("make", LEARNING)
-def test_merging_with_what_saw_nothing(make: Callable[..., Any]) -> None:
-    seen = watch(make, stream(30))
-    before = seen.state_dict(mergeable=True)
-    seen.merge(make())
-    assert same(seen.state_dict(mergeable=True), before)
-    empty = make()
-    empty.merge(seen)
-    assert same(empty.state_dict(mergeable=True), before)
-    empty(np.full((3, 1), 1e6, F32))
-    assert same(seen.state_dict(mergeable=True), before), "the source changed with its copy"
-
-
-def test_merging_what_does_not_fit() -> None:
-    with pytest.raises(QuantizationError, match="cannot merge a PerChannelMinMaxObserver"):
-        MinMaxObserver().merge(PerChannelMinMaxObserver())  # type: ignore[arg-type]
-    with pytest.raises(QuantizationError, match="conv1: cannot merge an observer that differs in dtype"):
-        MinMaxObserver(site="conv1").merge(MinMaxObserver(qint8))
-    with pytest.raises(QuantizationError, match="2 channels into 3"):
-        watch(PerChannelMinMaxObserver, [np.ones((3, 2), F32)]).merge(watch(PerChannelMinMaxObserver, [np.ones((2, 2), F32)]))
-    plain = MovingAverageMinMaxObserver()
-    plain.load_state_dict(watch(MovingAverageMinMaxObserver, stream(0)).state_dict())
-    with pytest.raises(QuantizationError, match="mergeable=True"):
-        watch(MovingAverageMinMaxObserver, stream(1)).merge(plain)
 
 
 @pytest.mark.parametrize("name", TORCH)
