@@ -114,7 +114,7 @@ def add_step(steps: Steps, product: Product, fields: dict[str, int | float | Ref
     by_columns = blocks < threads
     if product.lines is not None:
         # By rows a thread reads what it wrote the layer before, and all of B; by columns its part of B, and what the others wrote.
-        by_columns |= b_bytes > B_OVER_A * blocks * ROWS * lines.position
+        by_columns |= column_blocks >= threads and b_bytes > B_OVER_A * blocks * ROWS * lines.position
     else:
         chunk = min(chunk, -(-blocks // threads)) if not by_columns else chunk
     filled: dict[str, int | float | Ref] = dict.fromkeys(RECORD.names or (), 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from numba import types
 
 from qrt.jit.lang import device, fields, i32, i64, share, u8, u16, u32, u64
+from qrt.jit.lang.tables import look_up_some
 
 _POINTER = {1: u8, 2: u16, 4: u32, 8: u64}
 _INDEX = {4: i32, 8: i64}
@@ -47,21 +48,32 @@ def point(index, k, r, refused):  # type: ignore[no-untyped-def]
     return at, refused
 
 
-def lut_rows():  # type: ignore[no-untyped-def]
-    """Rows of codes through a table of 256."""
+def lut_rows(permuted):  # type: ignore[no-untyped-def]
+    """Rows of codes through a table of 256: by byte permutes, or one by one."""
+
+    @device
+    def one_by_one(table, x, y, n):  # type: ignore[no-untyped-def]
+        source, target, codes = u8(x), u8(y), u8(table)
+        for i in range(n):
+            target[i] = codes[source[i]]
+
+    @device
+    def by_vectors(table, x, y, n):  # type: ignore[no-untyped-def]
+        for i in range(0, n, 64):
+            look_up_some(u8(table), u8(x + i), u8(y + i), min(64, n - i))
+
+    look = by_vectors if permuted else one_by_one
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        x, y, table = u8(r.x), u8(r.y), u8(r.table)
         split = 1
         if r.rows < nthreads:
             split = nthreads
         lo, hi = share(r.rows * split, tid, nthreads)
         for unit in range(lo, hi):
             begin, end = share(r.n, unit % split, split)
-            at, to = unit // split * r.n, unit // split * r.stride
-            for i in range(begin, end):
-                y[to + i] = table[x[at + i]]
+            at, to = unit // split * r.n + begin, unit // split * r.stride + begin
+            look(r.table, r.x + at, r.y + to, end - begin)
 
     return kernel
 

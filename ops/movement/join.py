@@ -13,20 +13,18 @@ from qrt.core.dtypes import quint8
 from qrt.core.errors import ModelError
 from qrt.core.numerics import dequantize, quantize
 from qrt.core.qparams import QParams
-from qrt.jit import Kernel, record_dtype
+from qrt.jit import Kernel, choose, record_dtype
 from qrt.ops.movement.strided import SERIAL_BYTES, contiguous, emit_strided
 from qrt.ops.op import Array, Op, Operand, Spec, Steps
 
 __all__ = ["KERNELS", "Concat", "Pad", "QConcat"]
 
 # Rows of `n` codes, one after the other in x and `stride` apart in y.
-LUT_ROWS = Kernel(
-    "copy_u8_lut_rows__generic",
-    record_dtype(("x", "i8"), ("y", "i8"), ("table", "i8"), ("rows", "i8"), ("n", "i8"), ("stride", "i8")),
-    "qrt.ops.movement.cpu_index:lut_rows",
+_RECORD = record_dtype(("x", "i8"), ("y", "i8"), ("table", "i8"), ("rows", "i8"), ("n", "i8"), ("stride", "i8"))
+KERNELS: tuple[Kernel, ...] = (
+    Kernel("copy_u8_lut_rows__amx", _RECORD, "qrt.ops.movement.cpu_index:lut_rows", (True,)),
+    Kernel("copy_u8_lut_rows__generic", _RECORD, "qrt.ops.movement.cpu_index:lut_rows", (False,)),
 )
-
-KERNELS: tuple[Kernel, ...] = (LUT_ROWS,)
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ class QConcat(Op):
                 table = _table(self.qparams[k], self.qparams[-1], self.qmin, self.qmax)
                 ref = steps.packed(table, "table", table.copy)
                 threads = None if x.spec.nbytes > SERIAL_BYTES else 1
-                steps.step(LUT_ROWS, threads, x=x.ref, y=y.ref + begin, table=ref, rows=rows, n=n, stride=stride)
+                steps.step(choose(KERNELS, steps.target)[0], threads, x=x.ref, y=y.ref + begin, table=ref, rows=rows, n=n, stride=stride)
             begin += n
 
 

@@ -11,7 +11,7 @@ from qrt.jit.lang.math import fma
 from qrt.jit.lang.rounding import round_clamp
 from qrt.jit.lang.rows import row_max, row_min
 from qrt.jit.lang.streams import POINTERS, read, write
-from qrt.jit.lang.tables import look_up
+from qrt.jit.lang.tables import look_up, look_up_some
 from qrt.ops.elementwise.cpu import pairs
 
 F = np.float32
@@ -86,6 +86,18 @@ def lut(width):  # type: ignore[no-untyped-def]
         lo, hi = share(r.n, tid, nthreads)
         for i in range(vectors(table, x, y, lo, hi), hi):
             write(y, i, read(table, read(x, i)))
+
+    return kernel
+
+
+def lut_permuted():  # type: ignore[no-untyped-def]
+    """y = table[x] over n bytes, by byte permutes."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        lo, hi = share(r.n, tid, nthreads)
+        for i in range(lo, hi, 64):
+            look_up_some(u8(r.table), u8(r.x + i), u8(r.y + i), min(64, hi - i))
 
     return kernel
 

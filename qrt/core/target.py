@@ -38,10 +38,12 @@ class Target:
 
 _AVX2 = frozenset({"avx2", "fma", "bmi2", "f16c"})
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"}
+# Every processor with AMX permutes bytes as well.
+_AMX = _AVX512 | {"avx512vbmi", "amx-tile", "amx-int8"}
 
 # CPU names are LLVM's ISA levels, not the host's model: the same object code serves every machine of the rung.
 TARGETS: tuple[Target, ...] = (
-    Target("amx", "x86_64", "x86-64-v4", "+avx512vnni,-prefer-256-bit,+amx-tile,+amx-int8", _AVX512 | {"amx-tile", "amx-int8"}, 16),
+    Target("amx", "x86_64", "x86-64-v4", "+avx512vnni,+avx512vbmi,-prefer-256-bit,+amx-tile,+amx-int8", _AMX, 16),
     Target("avx512vnni", "x86_64", "x86-64-v4", "+avx512vnni,-prefer-256-bit", _AVX512, 16),
     Target("avxvnni", "x86_64", "x86-64-v3", "+avxvnni", _AVX2 | {"avxvnni"}, 8),
     Target("avx2", "x86_64", "x86-64-v3", "", _AVX2, 8),

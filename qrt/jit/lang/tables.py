@@ -1,4 +1,4 @@
-"""Tables of 256 bytes, looked up a vector at a time by byte shuffles."""
+"""Tables of 256 bytes, looked up a vector at a time: by byte permutes where there are some, else by byte shuffles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-__all__ = ["look_up"]
+__all__ = ["look_up", "look_up_some"]
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _SHUFFLE = {64: "llvm.x86.avx512.pshuf.b.512", 32: "llvm.x86.avx2.pshuf.b"}
@@ -60,3 +60,34 @@ def look_up(width: int) -> Any:
         return types.int64(byte, byte, byte, types.int64, types.int64), codegen
 
     return look_up_vectors
+
+
+@intrinsic
+def look_up_some(typing_context, table, x, y, count):  # type: ignore[no-untyped-def]
+    """y[i] = table[x[i]] for the first `count` (0 … 64) bytes; no others are touched. For targets with AVX512-VBMI, whose permute
+    looks up 128 entries, by seven bits."""
+    vector, bits = ir.VectorType(I8, 64), ir.VectorType(ir.IntType(1), 64)
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        def call(name: str, result: ir.Type, *operands: Any) -> Any:
+            kind = ir.FunctionType(result, [a.type for a in operands])
+            return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), operands)
+
+        table, x, y, count = args
+        parts = []
+        for k in range(4):
+            part = builder.load(builder.bitcast(builder.gep(table, [I64(64 * k)]), vector.as_pointer()))
+            part.align = 1
+            parts.append(part)
+        whole = builder.icmp_signed(">=", count, I64(64))
+        some = builder.sub(builder.shl(I64(1), count), I64(1))
+        mask = builder.bitcast(builder.select(whole, I64(-1), some), bits)
+        at = [builder.bitcast(pointer, vector.as_pointer()) for pointer in (x, y)]
+        index = call("llvm.masked.load.v64i8.p0", vector, at[0], mask, ir.Constant(vector, None))
+        low, high = (call("llvm.x86.avx512.vpermi2var.qi.512", vector, parts[k], index, parts[k + 1]) for k in (0, 2))
+        upper = builder.icmp_signed("<", index, ir.Constant(vector, None))
+        call("llvm.masked.store.v64i8.p0", ir.VoidType(), builder.select(upper, high, low), at[1], mask)
+        return context.get_dummy_value()
+
+    byte = types.CPointer(types.uint8)
+    return types.void(byte, byte, byte, types.int64), codegen
