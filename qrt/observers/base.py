@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -122,6 +122,8 @@ class UniformQuantizationObserverBase(ObserverBase):
     is_dynamic: bool = False
     site: str = field(default="", kw_only=True)
 
+    _may_cross: ClassVar[bool] = False  # whether what was learned may have min_val above max_val
+
     def __post_init__(self) -> None:
         if self.qscheme.per_channel != (self.axis is not None):
             raise QuantizationError(f"{type(self).__name__} cannot give {self.qscheme!r} qparams")
@@ -200,7 +202,7 @@ class UniformQuantizationObserverBase(ObserverBase):
             shapes = f"min_val {low.shape}, max_val {high.shape}, eps {eps.shape}"
             raise QuantizationError(f"{self._where}: the state is not that of a {type(self).__name__}: it has {shapes}")
         seen = bool(low.size) and not np.isinf(low).all()
-        if seen and not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
+        if seen and not (np.isfinite(low).all() and np.isfinite(high).all() and (self._may_cross or (low <= high).all())):
             raise QuantizationError(f"{self._where}: the state holds no range: min_val {low}, max_val {high}")
         self._load_counts(arrays)
         self._min, self._max, self._seen = low, high, seen

@@ -94,6 +94,8 @@ class MovingAverageMinMaxObserver(MinMaxObserver, Averaging):
     (n + 3) · 2⁻²² of the largest magnitude at most.
     """
 
+    _may_cross = True  # by rounding, where a narrow range follows a wide one
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_constant(self.is_dynamic)
@@ -150,6 +152,8 @@ class PerChannelMinMaxObserver(UniformQuantizationObserverBase, _Channels):
 @dataclass(eq=False)
 class MovingAveragePerChannelMinMaxObserver(PerChannelMinMaxObserver, Averaging):
     """MovingAverageMinMaxObserver for each index of axis `ch_axis`."""
+
+    _may_cross = True  # by rounding, where a narrow range follows a wide one
 
     def __post_init__(self) -> None:
         super().__post_init__()

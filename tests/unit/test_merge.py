@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from observer_streams import STREAMS, stream
@@ -131,9 +131,6 @@ def test_averages(make: Callable[..., Any], parts: list[Stream], constant: float
     def observer() -> Any:
         return make(averaging_constant=constant)
 
-    for part in parts:  # rounding may leave the average of the smallest above that of the largest; such states are refused
-        seen = watch(observer, part)
-        assume((seen.min_val <= seen.max_val).all() or not part)
     close(merged(observer, parts), watch(observer, joined(parts)), rounding(joined(parts)))
 
 
