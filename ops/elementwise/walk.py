@@ -11,7 +11,7 @@ __all__ = ["MAX_AXES", "SMALL", "broadcast_shape", "threads_for", "walk_fields",
 
 MAX_AXES = 6
 # Bytes below which handing work to another thread costs more than it saves.
-SMALL = 1 << 15
+SMALL = 1 << 16
 # Elements that one tile of the walk holds at most; threads share tiles.
 TILE = 4096
 

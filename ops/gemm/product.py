@@ -19,7 +19,7 @@ __all__ = ["COPY", "Product", "Weights", "int8_parts", "overread_safe"]
 COPY = Kernel("copy_u8_flat__generic", record_dtype(("x", "i8"), ("y", "i8"), ("n", "i8")), "qrt.ops.gemm.cpu_pack:copy")
 
 # Below this many multiply-accumulates a barrier costs more than a second thread saves.
-SMALL = 1 << 15
+SMALL = 1 << 18
 
 Fields = dict[str, int | float | Ref]
 

@@ -225,7 +225,7 @@ def _assemble(program: Program, builder: _Builder, taps: list[Tap]) -> Plan:
         offsets=offsets,
         constants=builder.constants,
         outputs=[program.specs[v] for v in program.outputs],
-        threads=builder.threads,
+        threads=max((step.threads for step in builder.steps), default=1),  # a plan of small steps wakes nobody
         names=[s.name for s in builder.steps],
         rules={i: s.rule for i, s in enumerate(builder.steps) if s.rule},
         taps=taps,
