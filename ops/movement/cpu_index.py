@@ -66,14 +66,14 @@ def lut_rows(permuted):  # type: ignore[no-untyped-def]
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        split = 1
-        if r.rows < nthreads:
-            split = nthreads
-        lo, hi = share(r.rows * split, tid, nthreads)
-        for unit in range(lo, hi):
-            begin, end = share(r.n, unit % split, split)
-            at, to = unit // split * r.n + begin, unit // split * r.stride + begin
-            look(r.table, r.x + at, r.y + to, end - begin)
+        if r.rows >= nthreads:
+            lo, hi = share(r.rows, tid, nthreads)
+            for row in range(lo, hi):
+                look(r.table, r.x + row * r.n, r.y + row * r.stride, r.n)
+        else:
+            begin, end = share(r.n, tid, nthreads)
+            for row in range(r.rows):
+                look(r.table, r.x + row * r.n + begin, r.y + row * r.stride + begin, end - begin)
 
     return kernel
 

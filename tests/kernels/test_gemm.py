@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kernels.check import TARGETS_HERE, check, program_of
 from kernels.native import guarded
@@ -37,6 +37,7 @@ from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.core.target import TARGETS, Target
 from qrt.jit.lanes import LANES
 from qrt.ops.conv import Conv, Window
+from qrt.ops.conv.lines import lines_of
 from qrt.ops.gemm import BatchedMatMul, Codes, CodesAdd, Dense, DynamicFloat, Epilogue, Float, Int32, Weights, amx
 from qrt.ops.gemm.batched import _merge
 from qrt.ops.gemm.product import Product, int8_parts
@@ -245,6 +246,71 @@ def test_tile_registers_through_a_window(channels: int, size: int, stride: int, 
         w = weights(1, look.taps, channels, 40, asymmetric, bias=epilogue.name != "f32d")
         op = Conv(look, w, epilogue, 0 if epilogue.name == "f32d" else 200)
         check(op, [codes(2, 9, 11, channels), *extra(epilogue, *y)], targets=AMX)
+
+
+@st.composite
+def images_in_lines(draw: st.DrawFn) -> tuple[Window, tuple[int, ...]]:
+    rank = draw(st.integers(1, 2))
+    some = lambda low, high: draw(st.tuples(*(st.integers(low, high),) * rank))  # noqa: E731
+    kernel, strides, dilations = some(1, 4), some(1, 3), some(1, 3)
+    return Window(kernel, strides, dilations, (*some(0, 3), *some(0, 3))), (*some(1, 9)[1:], draw(st.integers(10, 70)))
+
+
+@settings(max_examples=100)
+@given(images_in_lines(), st.integers(1, 5))
+def test_lines_find_what_the_table_of_offsets_finds(image: tuple[Window, tuple[int, ...]], pixel: int) -> None:
+    look, space = image
+    try:
+        table = look.offsets(space, 1)
+    except ModelError:
+        assume(False)
+    lines = lines_of(look, space, pixel)
+    assume(lines is not None)
+    assert lines is not None
+    # The image's pixels by their number, -1 for padding, laid out as `padded` says.
+    rank, gap = len(space), max(look.pads[len(space) - 1], look.pads[-1], look.out_space(space)[-1] - space[-1])
+    top, bottom, height = (look.pads[0], look.pads[2], space[0]) if rank == 2 else (0, 0, 1)
+    laid = np.full((top + height + bottom, gap + space[-1]), -1)
+    laid[top : top + height, gap:] = np.arange(prod(space)).reshape(height, space[-1])
+    flat = np.concatenate([laid.reshape(-1), np.full(gap, -1)])
+    found = []
+    for line in range(lines.count):
+        for position in range(lines.length):
+            if position % lines.pitch < lines.width:
+                at = line * lines.line + position * lines.position + np.array(lines.taps)
+                assert (at % pixel == 0).all()
+                found.append(flat[at // pixel])
+    np.testing.assert_array_equal(found, table)
+
+
+@pytest.mark.skipif(not AMX, reason="this machine has no AMX")
+@pytest.mark.parametrize("channels", [3, 24, 64])
+@pytest.mark.parametrize(
+    ("look", "space"),
+    [
+        (Window((3, 3), (1, 1), (1, 1), (1,) * 4), (7, 30)),
+        (Window((3, 3), (2, 2), (1, 1), (0, 1, 1, 0)), (9, 40)),  # lines of less than two tiles
+        (Window((7, 7), (2, 2), (1, 1), (3,) * 4), (6, 140)),
+        (Window((1, 1), (3, 2), (1, 1), (0,) * 4), (7, 75)),
+        (Window((3, 2), (1, 1), (2, 3), (2, 0, 1, 3)), (8, 11)),
+        (Window((1, 2), (1, 1), (1, 1), (0, 3, 1, 2)), (5, 9)),  # rows of results longer than the image's
+        (Window((5,), (1,), (1,), (2, 1)), (33,)),
+        (Window((4,), (2,), (1,), (1, 2)), (90,)),
+    ],
+)
+def test_tile_registers_read_images_in_lines(look: Window, space: tuple[int, ...], channels: int) -> None:
+    assert lines_of(look, space, channels) is not None
+    for asymmetric, n in ((False, 70), (True, 40)):
+        for epilogue in integer_epilogues(n, look.taps * channels):
+            w = weights(1, look.taps, channels, n, asymmetric, bias=epilogue.name != "f32d")
+            op = Conv(look, w, epilogue, 0 if epilogue.name == "f32d" else 200)
+            check(op, [codes(2, *space, channels), *extra(epilogue, 2, *look.out_space(space), n)], targets=AMX)
+
+
+@pytest.mark.skipif(not AMX, reason="this machine has no AMX")
+@pytest.mark.parametrize(("m", "n", "k"), [(16, 320, 1000), (49, 640, 256), (4000, 32, 64), (300, 96, 4096)])
+def test_threads_share_rows_or_columns_of_tiles(m: int, n: int, k: int) -> None:
+    check(Dense(weights(1, 1, k, n), added(n, k), 13), [codes(m, k), codes(m, n)], targets=AMX)
 
 
 # -- two computed operands ------------------------------------------------------------------------------------------------
