@@ -34,7 +34,10 @@ def run(
     """Run a model on arrays from files."""
     if output is not None:
         check_writable(output)
-    feeds = dict(_feed(pair) for pair in input_ or ())
+    given = [_feed(pair) for pair in input_ or ()]
+    feeds = dict(given)
+    if len(feeds) != len(given):
+        raise InvalidInput("--input names one input twice")
     session = qrt.InferenceSession(model)
     results = dict(zip([arg.name for arg in session.get_outputs()], session.run(None, feeds), strict=True))
     if output is not None:

@@ -62,6 +62,11 @@ class Ran:
         assert message in self.err
 
 
+def test_an_input_given_twice(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    pair = f"image={folder / 'x.npy'}"
+    Ran(capsys, "run", DIGITS, "--input", pair, "--input", pair).failed("--input names one input twice")
+
+
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     listed = Ran(capsys, "--help")
     assert listed.status == 0
