@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from data import ASSETS, REPOSITORY, digits
+from data import ASSETS, REPOSITORY, RESNET20, cifar10, digits, needs_data, normalised
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 
@@ -46,6 +46,16 @@ def test_readme(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES[1:] if blocks(page)], ids=lambda page: page.stem)
 def test_docs(page: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes((ASSETS / "digits.onnx").read_bytes())
+    np.save(tmp_path / "samples.npy", digits()["calibration"][0][:64])
+    run_page(page, tmp_path)
+
+
+@needs_data("cifar10-resnets", "cifar10-data")
+@pytest.mark.parametrize("page", [page for page in PAGES[1:] if "samples.npy" in page.read_text("utf-8")], ids=lambda page: page.stem)
+def test_docs_on_a_residual_network(page: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(RESNET20.read_bytes())
+    np.save(tmp_path / "samples.npy", normalised(cifar10(0)[0][:32]))
     run_page(page, tmp_path)
 
 
