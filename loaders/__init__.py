@@ -1,5 +1,5 @@
 """File → Model, with limits and typed errors. Loading a file runs no code from it."""
 
-from qrt.loaders.onnx_file import is_whole, load
+from qrt.loaders.onnx_file import load
 
-__all__ = ["is_whole", "load"]
+__all__ = ["load"]

@@ -14,7 +14,7 @@ from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.graph import ir
 from qrt.loaders._limits import MAX_MODEL_BYTES, MAX_RANK
 
-__all__ = ["attribute_graphs", "check_tensors", "has_external_data"]
+__all__ = ["attribute_graphs", "check_tensors"]
 
 _INT32 = "int32_data"
 # The typed field that holds a tensor's data when `raw_data` does not (onnx.proto, TensorProto).
@@ -48,12 +48,12 @@ def attribute_graphs(attribute: AttributeProto) -> Iterator[GraphProto]:
     yield from attribute.graphs
 
 
-def check_tensors(proto: ModelProto, folder: Path | None, where: str) -> None:
+def check_tensors(proto: ModelProto, folder: Path | None, where: str) -> bool:
     """Check every tensor of a model, and read into it what lies in files of `folder` (None: the model has no folder).
 
-    Raises ModelError naming `where`, the tensor and what is wrong; UnsupportedOp for sparse tensors.
+    Gives whether none does. Raises ModelError naming `where`, the tensor and what is wrong; UnsupportedOp for sparse tensors.
     """
-    total = 0
+    total, in_one_file = 0, True
     for tensor in _tensors(proto, where):
         label = f"{where}: tensor {tensor.name!r}"
         size = _byte_size(tensor, label)
@@ -64,13 +64,10 @@ def check_tensors(proto: ModelProto, folder: Path | None, where: str) -> None:
             )
         if tensor.data_location == TensorProto.EXTERNAL:
             _read_external(tensor, size, folder, label)
+            in_one_file = False
         else:
             _check_length(tensor, size, label)
-
-
-def has_external_data(proto: ModelProto) -> bool:
-    """Whether a tensor of the model lies in another file."""
-    return any(tensor.data_location == TensorProto.EXTERNAL for tensor in _tensors(proto, ""))
+    return in_one_file
 
 
 def _tensors(proto: ModelProto, where: str) -> Iterator[TensorProto]:

@@ -16,9 +16,9 @@ from qrt.graph.passes.inline_functions import inline_functions
 from qrt.graph.proto import skeleton
 from qrt.loaders._limits import MAX_FILE_BYTES
 from qrt.loaders._structure import check_structure
-from qrt.loaders._tensors import check_tensors, has_external_data
+from qrt.loaders._tensors import check_tensors
 
-__all__ = ["is_whole", "load"]
+__all__ = ["load"]
 
 _NOT_COMPUTED = (ir.DataType.STRING, ir.DataType.COMPLEX64, ir.DataType.COMPLEX128)
 
@@ -48,9 +48,9 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Mo
         where, folder = path.name, path.parent
         proto = _parse(_read(path), str(path))
     try:
-        check_tensors(proto, folder, where)
+        in_one_file = check_tensors(proto, folder, where)
         check_structure(proto, where)
-        model = _build(proto, where)
+        model = _build(proto, where, in_one_file)
         _check_graph(model)
     except QrtError:
         raise
@@ -59,11 +59,6 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Mo
             f"{where} is not a sound ONNX model: {_first_line(error)}; check it with onnx.checker or export it again"
         ) from error
     return model
-
-
-def is_whole(data: bytes) -> bool:
-    """Whether `data`, the bytes of an ONNX file that can be loaded, hold all its weights, and none lie in files beside it."""
-    return not has_external_data(_parse(data, "<bytes>"))
 
 
 def _read(path: Path) -> bytes:
@@ -89,7 +84,7 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
         raise ModelError(f"{where} is no ONNX file, or it is cut off or damaged ({error}); export or download it again") from error
 
 
-def _build(proto: onnx.ModelProto, where: str) -> Model:
+def _build(proto: onnx.ModelProto, where: str, in_one_file: bool) -> Model:
     for imports in (proto.opset_import, *(f.opset_import for f in proto.functions)):
         for entry in imports:
             entry.domain = "" if entry.domain == "ai.onnx" else entry.domain  # its long name
@@ -105,7 +100,7 @@ def _build(proto: onnx.ModelProto, where: str) -> Model:
             inner.sort()
         except ValueError as error:
             raise ModelError(f"{where}: graph {inner.name!r} has a cycle: a node needs its own result; export the model again") from error
-    return Model(model, where)
+    return Model(model, where, in_one_file)
 
 
 def _check_graph(model: Model) -> None:

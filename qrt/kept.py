@@ -81,13 +81,10 @@ class Kept:
 
     def keep(self, interface: Interface, shapes: Shapes, whole: Whole) -> None:
         """Keeps a plan in place of what was kept. What cannot be kept costs planning again next time, and nothing else."""
-        from qrt.loaders import is_whole
-
         try:
             onnx = self._model.read_bytes()
-            # The file may be another by now, or hold a part of the weights only.
-            if hashlib.sha256(onnx).hexdigest() != self._digest or not is_whole(onnx):
-                return
+            if hashlib.sha256(onnx).hexdigest() != self._digest:
+                return  # the file is another by now
             packed = pack_plans(onnx, interface, {shapes: whole}, self._threads, self._target)
             if packed.nbytes <= _limit():
                 self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -71,7 +71,10 @@ class InferenceSession:
             else:
                 from qrt.api import open_model  # here, because it brings onnx, which planned models do without
 
-                self._interface, self._executable = open_model(path_or_bytes, num_threads=threads, target=target)
+                self._interface, executable = open_model(path_or_bytes, num_threads=threads, target=target)
+                self._executable = executable
+                if not executable.model.in_one_file:
+                    self._kept = None  # a change of the other files would pass unnoticed
         self._contract = Contract(self._interface.feeds)
         self._positions = {arg.name: index for index, arg in enumerate(self._interface.outputs)}
         self._profile = Profile() if self._options.enable_profiling else None

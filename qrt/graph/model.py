@@ -36,14 +36,18 @@ class TensorInfo:
 
 
 class Model:
-    """A model: `ir` is its onnx_ir form, which passes and rules change in place; `name` is its file's name, for messages."""
+    """A model: `ir` is its onnx_ir form, which passes and rules change in place; `name` is its file's name, for messages.
+
+    `in_one_file`: whether the file that it came from held all its weights.
+    """
 
     # Other forms a model can be saved in, by suffix: floors above, which know how, add theirs.
     savers: ClassVar[dict[str, Callable[[Model, Path], None]]] = {}
 
-    def __init__(self, model: ir.Model, name: str = "model") -> None:
+    def __init__(self, model: ir.Model, name: str = "model", in_one_file: bool = True) -> None:
         self.ir = model
         self.name = name
+        self.in_one_file = in_one_file
 
     @property
     def graph(self) -> ir.Graph:
@@ -62,7 +66,7 @@ class Model:
 
     def clone(self) -> Model:
         """A copy that may be changed without changing this one; the weights, which nobody changes in place, are shared."""
-        return Model(self.ir.clone(), self.name)
+        return Model(self.ir.clone(), self.name, self.in_one_file)
 
     def to_proto(self) -> onnx.ModelProto:
         """The model as a new ModelProto with all weights inside (it cannot be serialized past 2 GiB; `save` can)."""
