@@ -22,7 +22,7 @@ FLOORS: dict[str, set[str]] = {
     "runtime": {"ops", "jit", "core"},
     "loaders": {"graph", "core"},
     "lower": {"graph", "runtime", "ops", "core"},
-    "quantization": {"lower", "loaders", "graph", "observers", "ops", "jit", "core"},
+    "quantization": {"lower", "loaders", "runtime", "graph", "observers", "ops", "jit", "core"},
     "face": {"quantization", "lower", "loaders", "runtime", "observers", "graph", "ops", "jit", "core"},
 }
 

@@ -70,7 +70,7 @@ SURFACE: dict[str, str | None] = {
     "qscheme": None,
     "qint8": None,
     "quantization": None,
-    "quantize": "model, calibration_data, qconfig_mapping=, *, exclude=, progress=",
+    "quantize": "model, calibration_data, qconfig_mapping=, *, exclude=, never_slower=, progress=",
     "quantize_dynamic": "model, *, exclude=, per_channel=",
     "quantize_per_channel": "input, scales, zero_points, axis, dtype",
     "quantize_per_tensor": "input, scale, zero_point, dtype",

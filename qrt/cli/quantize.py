@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -9,11 +10,13 @@ from typing import Annotated
 import typer
 
 import qrt
-from qrt.cli.console import Json, nbytes, show_json, tell, watched
+from qrt.cli.console import Json, nbytes, progress, show_json, show_table, tell, watched
 from qrt.core.errors import InvalidInput
 from qrt.core.files import check_writable
+from qrt.graph import Model
 from qrt.observers import OBSERVERS
 from qrt.quantization import QConfig, QConfigMapping, QrtQuantizer, default_per_channel_weight_observer, default_weight_observer
+from qrt.quantization.never_slower import NeverSlower, time_layers
 from qrt.quantization.prepared import prepare_model
 from qrt.quantization.shards import merge_shards, save_shard
 from qrt.report.samples import Samples
@@ -44,6 +47,9 @@ def quantize(
     exclude: Annotated[
         list[str] | None, typer.Option(help="Nodes to leave float: a name or a glob. May be repeated.", metavar="GLOB")
     ] = None,
+    never_slower: Annotated[
+        bool, typer.Option("--never-slower", help="Time each layer on the first sample; those that int8 makes slower here stay float.")
+    ] = False,
     shard: Annotated[
         str | None,
         typer.Option(help="Only learn from the K-th of N parts of the data, K from 1, and write that to --state.", metavar="K/N"),
@@ -62,18 +68,28 @@ def quantize(
     if shard is not None or state is not None:
         if shard is None or state is None or data is None or output is not None:
             raise InvalidInput("a shard learns from --data CALIB.npz and writes --state FILE: give these and --shard K/N, and no -o")
+        if never_slower:
+            raise InvalidInput("--never-slower times layers, which shards do not: --exclude what it found in all of them")
         _learn(model, data, QrtQuantizer(mapping, exclude=exclude or ()), shard, state, json)
         return
+    if never_slower and data is None:
+        raise InvalidInput("--never-slower times a sample: give --data")
     if output is None:
         raise InvalidInput("give -o OUT.onnx, where the int8 model goes")
     check_writable(output)
     real = qrt.load(model)
     before = model.stat().st_size  # now: `output` may be the same file
+    times = None
     if dynamic:
         int8 = qrt.quantize_dynamic(real, exclude=exclude or (), per_channel=not per_tensor)
     elif data is not None:
         samples = Samples(data, real)
-        int8 = qrt.quantize(real, watched(samples, "Calibrating"), mapping, exclude=exclude or (), progress=False)
+        left = exclude or []
+        if never_slower:
+            times = _timed(real, samples, mapping, left)
+            left = [*left, *times.exclude]
+        all_float = times is not None and times.all_float
+        int8 = real if all_float else qrt.quantize(real, watched(samples, "Calibrating"), mapping, exclude=left, progress=False)
     else:
         prepared = prepare_model(real, QrtQuantizer(mapping, exclude=exclude or ()))
         merge_shards(prepared, states or ())
@@ -81,8 +97,11 @@ def quantize(
     int8.save(output)
     after = output.stat().st_size
     if json:
-        show_json({"model": str(model), "output": str(output), "bytes_before": before, "bytes_after": after})
+        found = {} if times is None else {"never_slower": asdict(times)}
+        show_json({"model": str(model), "output": str(output), "bytes_before": before, "bytes_after": after, **found})
     else:
+        if times is not None:
+            _show(times)
         tell(f"{output}: {nbytes(after)}, {after / before:.0%} of {model} ({nbytes(before)})")
 
 
@@ -101,6 +120,20 @@ def _check_sources(*, merge: bool, states: bool, dynamic: bool, data: bool) -> N
 def _mapping(observer: Observers, per_tensor: bool) -> QConfigMapping:
     weight = default_weight_observer if per_tensor else default_per_channel_weight_observer
     return QConfigMapping().set_global(QConfig(OBSERVERS[observer.value], weight))
+
+
+def _timed(real: Model, samples: Samples, mapping: QConfigMapping, exclude: list[str]) -> NeverSlower:
+    with progress() as bar:
+        bar.add_task("Timing layers", total=None)
+        return time_layers(real, next(iter(samples)), mapping, exclude=exclude)
+
+
+def _show(times: NeverSlower) -> None:
+    rows = [(layer.name, layer.op_type, f"{layer.float_us:.4g}", f"{layer.int8_us:.4g}") for layer in times.left_float]
+    if rows:
+        show_table(["layer", "in int8", ">float µs", ">int8 µs"], rows, "Left float, because int8 is slower here:")
+    gain = "none of it is int8" if times.all_float else f"{times.int8_us:.4g} µs with int8"
+    tell(f"the model takes {times.float_us:.4g} µs in float, and {gain}")
 
 
 def _learn(model: Path, data: Path, quantizer: QrtQuantizer, shard: str, state: Path, json: bool) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from qrt.quantization.export_utils import *
     from qrt.quantization.fx import *
     from qrt.quantization.jit import *
+    from qrt.quantization.never_slower import *
     from qrt.quantization.numeric_debugger import *
     from qrt.quantization.placement import *
     from qrt.quantization.prepared import *
@@ -64,6 +65,7 @@ _LATE = {
         "generate_numeric_debug_handle",
         "prepare_for_propagation_comparison",
     ),
+    "never_slower": ("LayerTimes", "NeverSlower", "time_layers"),
     "placement": ("QrtQuantizer",),
     "prepared": ("PreparedModel",),
     "pt2e": ("convert_pt2e", "lower_pt2e_quantized_to_x86", "prepare_pt2e", "prepare_qat_pt2e"),

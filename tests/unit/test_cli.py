@@ -18,6 +18,7 @@ from graphs import make
 
 import qrt
 from qrt.cli.app import app, run
+from qrt.quantization.never_slower import Times
 
 DIGITS = str(ASSETS / "digits.onnx")
 COMMANDS = ("quantize", "compile", "run", "bench", "inspect", "compare", "demo")
@@ -99,6 +100,31 @@ def test_quantize_per_tensor_without_some_nodes(capsys: pytest.CaptureFixture[st
     scales = [t for t in onnx.load(output).graph.initializer if t.name.endswith("_scale")]
     assert scales
     assert all(not t.dims for t in scales)
+
+
+def test_quantize_never_slower(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock for which all that is int8 is slow, or but the layers that `slow` names."""
+    slow = {"conv_6"}
+
+    def times(executables: list[Any], feeds: object) -> list[Times]:
+        nodes = [[(node.op_type, node.name) for node in executable.model.graph] for executable in executables]
+        return [Times({name: 1.0 if not op.startswith("Q") else 9.0 if name in slow else 0.5 for op, name in form}) for form in nodes]
+
+    monkeypatch.setattr("qrt.quantization.never_slower.step_times", times)
+    output = tmp_path / "q.onnx"
+    command = ["quantize", DIGITS, "-o", output, "--data", folder / "calibration.npz", "--never-slower"]
+    found = Ran(capsys, *command, "--json").json["never_slower"]
+    assert not found["all_float"]
+    assert found["int8_us"] < found["float_us"]
+    assert [(layer["name"], layer["float_us"], layer["int8_us"]) for layer in found["layers"] if layer["kept"] == "float"] == [
+        ("conv_6", 1, 9)
+    ]
+    left = {node["name"] for node in Ran(capsys, "inspect", output, "--json").json["nodes"] if node["runs"] == "float" and node["macs"]}
+    assert left == {"conv_6"}
+    assert "conv_6" in Ran(capsys, *command).out
+    slow |= {f"conv_{k}" for k in (0, 3, 9, 13, 16)} | {"gemm_21"}
+    assert "none of it is int8" in Ran(capsys, *command).out
+    assert not any("Quantize" in node.op_type for node in onnx.load(output).graph.node)
 
 
 def test_quantize_dynamic(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -286,6 +312,8 @@ def test_bad_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         (["quantize", DIGITS, "-o", "/tmp", "--dynamic"], "it is a folder"),
         (["quantize", DIGITS, "-o", "q.onnx"], "--data"),
         (["quantize", DIGITS, "--dynamic"], "give -o OUT.onnx"),
+        (["quantize", DIGITS, "-o", "q.onnx", "--dynamic", "--never-slower"], "--never-slower times a sample: give --data"),
+        (["quantize", DIGITS, "--data", "x.npz", "--shard", "1/2", "--state", "s", "--never-slower"], "times layers"),
         (["quantize", DIGITS, "x.st", "-o", "q.onnx", "--data", "x.npz"], "states need --merge"),
         (["quantize", DIGITS, "-o", "q.onnx", "--merge"], "name the states"),
         (["quantize", DIGITS, "-o", "q.onnx", "--merge", "x.st", "--dynamic"], "leave --merge out"),
