@@ -57,7 +57,8 @@ class PythonStep:
             raise UnsupportedOp(
                 f"node {self.node.name!r} ({self.node.op_type}) gives a sequence or an optional; qrt passes on tensors only"
             )
-        return [np.asarray(r) for r in results]
+        # Some of them are views, and kernels take addresses.
+        return [np.asarray(r, order="C") for r in results]
 
 
 def _passed_over(graph: GraphProto) -> str:

@@ -181,6 +181,26 @@ def test_nodes_that_run_in_python_are_logged() -> None:
     np.testing.assert_array_equal(outputs[0], [4, 1])
 
 
+def test_dynamic_quantization_node_by_node() -> None:
+    """Its integer products run in Python here, for unfused they have no kernel, and hand on views: kernels after them take copies."""
+    model = qrt.load(ASSETS / "digits.onnx")
+    generate_numeric_debug_handle(model)
+    quantized, x = qrt.quantize_dynamic(model), digits()["test"][0][:4]
+    prepared = prepare_for_propagation_comparison(quantized)
+    prepared(x)
+    recorded = extract_results_from_loggers(prepared)
+    proto = prepared.model.to_proto()
+    names = [name for node in proto.graph.node for name in node.output]
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    wanted = dict(zip(names, reference(proto, image=x), strict=True))
+    for key, (_, _, stats) in recorded.items():
+        first = stats[0][0] if isinstance(stats[0], tuple) else stats[0]
+        np.testing.assert_allclose(first, wanted[key.name], rtol=1e-4, atol=1e-4, err_msg=key.name)
+    assert "ConvInteger" in {node.op_type for node in quantized.graph}
+    assert min(sqnrs(compared(model, quantized, [x])).values()) > 30
+
+
 def test_module_paths_are_those_of_names() -> None:
     model = qrt.load(mlp())
     model.graph[0].name = "/encoder/layer.0/dense/MatMul"
