@@ -15,7 +15,7 @@ from qrt.core.errors import InvalidInput
 from qrt.core.files import check_writable
 from qrt.graph import Model
 from qrt.observers import OBSERVERS
-from qrt.quantization import QConfig, QConfigMapping, QrtQuantizer, default_per_channel_weight_observer, default_weight_observer
+from qrt.quantization import QConfig, QConfigMapping, QrtQuantizer, per_channel_weight_observer, weight_observer
 from qrt.quantization.never_slower import NeverSlower, time_layers
 from qrt.quantization.prepared import prepare_model
 from qrt.quantization.shards import merge_shards, save_shard
@@ -83,13 +83,7 @@ def quantize(
     if dynamic:
         int8 = qrt.quantize_dynamic(real, exclude=exclude or (), per_channel=not per_tensor)
     elif data is not None:
-        samples = Samples(data, real)
-        left = exclude or []
-        if never_slower:
-            times = _timed(real, samples, mapping, left)
-            left = [*left, *times.exclude]
-        all_float = times is not None and times.all_float
-        int8 = real if all_float else qrt.quantize(real, watched(samples, "Calibrating"), mapping, exclude=left, progress=False)
+        int8, times = _static(real, Samples(data, real), mapping, exclude or [], never_slower)
     else:
         prepared = prepare_model(real, QrtQuantizer(mapping, exclude=exclude or ()))
         merge_shards(prepared, states or ())
@@ -118,14 +112,22 @@ def _check_sources(*, merge: bool, states: bool, dynamic: bool, data: bool) -> N
 
 
 def _mapping(observer: Observers, per_tensor: bool) -> QConfigMapping:
-    weight = default_weight_observer if per_tensor else default_per_channel_weight_observer
-    return QConfigMapping().set_global(QConfig(OBSERVERS[observer.value], weight))
+    return QConfigMapping().set_global(QConfig(OBSERVERS[observer.value], weight_observer if per_tensor else per_channel_weight_observer))
 
 
-def _timed(real: Model, samples: Samples, mapping: QConfigMapping, exclude: list[str]) -> NeverSlower:
-    with progress() as bar:
-        bar.add_task("Timing layers", total=None)
-        return time_layers(real, next(iter(samples)), mapping, exclude=exclude)
+def _static(
+    real: Model, samples: Samples, mapping: QConfigMapping, exclude: list[str], never_slower: bool
+) -> tuple[Model, NeverSlower | None]:
+    """The int8 model, and which layers of it are not because they would be slower, if that is asked for."""
+    times = None
+    if never_slower:
+        with progress() as bar:
+            bar.add_task("Timing layers", total=None)
+            times = time_layers(real, next(iter(samples)), mapping, exclude=exclude)
+        if times.all_float:
+            return real, times
+        exclude = [*exclude, *times.exclude]
+    return qrt.quantize(real, watched(samples, "Calibrating"), mapping, exclude=exclude, progress=False), times
 
 
 def _show(times: NeverSlower) -> None:

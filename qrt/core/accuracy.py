@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-__all__ = ["compute_sqnr", "decibels", "mean_squared_error"]
+__all__ = ["compute_sqnr", "decibels", "difference", "mean_squared_error"]
 
 
 def decibels(signal: float, noise: float) -> float:
@@ -32,8 +32,13 @@ def mean_squared_error(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean(_squared_error(x, y))) if np.size(x) else 0.0
 
 
-def _squared_error(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def difference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """x − y in float64; 0 where they are equal, infinities (of masks) included."""
     a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        # Masks hold infinities, which differ from themselves by NaN.
-        return np.where(a == b, 0.0, a - b) ** 2
+        return np.where(a == b, 0.0, a - b)
+
+
+def _squared_error(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return difference(x, y) ** 2

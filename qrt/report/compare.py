@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from qrt.api import compile_model, fuse_model
-from qrt.core.accuracy import decibels
+from qrt.core.accuracy import decibels, difference
 from qrt.core.dtypes import qint8, quint8
 from qrt.core.errors import InvalidInput
 from qrt.core.numerics import dequantize
@@ -47,11 +47,13 @@ class Difference:
         a, b = np.asarray(real, np.float64), np.asarray(found, np.float64)
         if a.shape != b.shape:
             raise InvalidInput(f"{self.name!r} has shape {a.shape} in one model and {b.shape} in the other: these are two different models")
-        self.signal += float(np.sum(a * a))
-        self.other += float(np.sum(b * b))
-        self.product += float(np.sum(a * b))
-        self.noise += float(np.sum((a - b) ** 2))
-        self.largest = max(self.largest, float(np.max(np.abs(a - b), initial=0.0)))
+        error = difference(a, b)
+        with np.errstate(over="ignore", invalid="ignore"):  # masks hold infinities: their cosine is unknown
+            self.signal += float(np.sum(a * a))
+            self.other += float(np.sum(b * b))
+            self.product += float(np.sum(a * b))
+            self.noise += float(np.sum(error**2))
+        self.largest = max(self.largest, float(np.max(np.abs(error), initial=0.0)))
         if a.ndim and a.shape[-1] > 1 and a.size:
             same = a.argmax(-1) == b.argmax(-1)
             self.rows += same.size

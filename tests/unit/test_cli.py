@@ -102,6 +102,13 @@ def test_quantize_per_tensor_without_some_nodes(capsys: pytest.CaptureFixture[st
     assert all(not t.dims for t in scales)
 
 
+def test_quantize_is_qrt_quantize(folder: Path, tmp_path: Path) -> None:
+    """The command line and Python give the same file."""
+    model = qrt.load(DIGITS)
+    qrt.quantize(model, digits()["calibration"][0][:, None]).save(tmp_path / "q.onnx")
+    assert (tmp_path / "q.onnx").read_bytes() == (folder / "int8.onnx").read_bytes()
+
+
 def test_quantize_never_slower(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock for which all that is int8 is slow, or but the layers that `slow` names."""
     slow = {"conv_6"}

@@ -10,6 +10,7 @@ from data import ASSETS, digits
 from graphs import make
 
 import qrt
+from qrt.core.accuracy import compute_sqnr
 from qrt.report.bench import bench_model
 from qrt.report.compare import Difference, compare_models
 from qrt.report.example import example_feeds
@@ -61,6 +62,18 @@ def test_samples_of_two_inputs(tmp_path: Path) -> None:
         Samples(tmp_path / "x.npz", model)
 
 
+def test_shards_of_samples(tmp_path: Path) -> None:
+    """Parts that follow each other, none empty, and all together the samples."""
+    np.save(tmp_path / "x.npy", np.arange(10, dtype=np.float32))
+    samples = Samples(tmp_path / "x.npy", qrt.load(make("(float x) => (float y) { y = Identity(x) }")))
+    for count in range(1, 11):
+        shards = [samples.shard(number, count) for number in range(1, count + 1)]
+        assert [float(sample["x"]) for shard in shards for sample in shard] == list(range(10))
+        assert {len(shard) for shard in shards} <= {10 // count, -(-10 // count)}
+    with pytest.raises(qrt.InvalidInput, match="holds 10 samples: they cannot make 11 shards"):
+        samples.shard(1, 11)
+
+
 def test_difference() -> None:
     difference = Difference("x")
     difference.add(np.array([[3.0, 0.0]]), np.array([[3.0, 0.0]]))
@@ -71,6 +84,17 @@ def test_difference() -> None:
     assert difference.agreement == 0.5
     with pytest.raises(qrt.InvalidInput, match="two different models"):
         difference.add(np.zeros(2), np.zeros(3))
+
+
+def test_difference_of_masks() -> None:
+    """Infinities that both have are no error; SQNR is that of the numeric debugger."""
+    difference = Difference("x")
+    a, b = np.array([[-np.inf, 3.0, 4.0]], np.float32), np.array([[-np.inf, 3.0, 4.5]], np.float32)
+    difference.add(a, b)
+    assert (difference.noise, difference.largest, difference.sqnr) == (0.25, 0.5, compute_sqnr(a, b))
+    difference = Difference("x")
+    difference.add(a[:, 1:], b[:, 1:])
+    assert difference.sqnr == compute_sqnr(a[:, 1:], b[:, 1:]) == pytest.approx(20.0)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
