@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,17 @@ from graphs import images, make, reference
 import qrt
 from qrt.core.errors import CalibrationError, InvalidInput, ModelError
 from qrt.graph.passes import prepare
+from qrt.quantization import (
+    QrtQuantizer,
+    convert_fx,
+    convert_jit,
+    convert_pt2e,
+    get_default_qconfig,
+    get_default_qconfig_mapping,
+    prepare_fx,
+    prepare_jit,
+    prepare_pt2e,
+)
 from qrt.quantization.numeric_debugger import (
     CUSTOM_KEY,
     NUMERIC_DEBUG_HANDLE_KEY,
@@ -199,6 +211,22 @@ def test_dynamic_quantization_node_by_node() -> None:
         np.testing.assert_allclose(first, wanted[key.name], rtol=1e-4, atol=1e-4, err_msg=key.name)
     assert "ConvInteger" in {node.op_type for node in quantized.graph}
     assert min(sqnrs(compared(model, quantized, [x])).values()) > 30
+
+
+@pytest.mark.parametrize("door", ["fx", "pt2e", "jit"])
+def test_handles_pass_every_door(door: str) -> None:
+    model = qrt.load(ASSETS / "digits.onnx")
+    generate_numeric_debug_handle(model)
+    x = digits()["calibration"][0][:64]
+    if door == "fx":
+        prepared = prepare_fx(model, get_default_qconfig_mapping("onednn"), (x[:1],))
+    else:
+        prepared = prepare_pt2e(model, QrtQuantizer()) if door == "pt2e" else prepare_jit(model, {"": get_default_qconfig("onednn")})
+    prepared(x)
+    convert: dict[str, Callable[..., qrt.Model]] = {"fx": convert_fx, "pt2e": convert_pt2e, "jit": convert_jit}
+    summaries = compared(model, convert[door](prepared), [x[:8]])
+    check_all_nodes(model, prepare_and_run(model, [x[:8]]), summaries)
+    assert min(sqnrs(summaries).values()) > 20
 
 
 def test_module_paths_are_those_of_names() -> None:
