@@ -149,6 +149,8 @@ class FxQuantizer(QrtQuantizer):
 
     def qconfigs(self, model: Model) -> dict[ir.Node, QConfig]:
         found = super().qconfigs(model)
+        if self.later is not None:
+            found = _kept(found, qconfigs_of(model.graph, self.later, model.name))
         for name, entry in self.custom.standalone_module_names.items():
             inside = [node for node in model.graph if covers(name, node.name or "")]
             _check_some(inside, name, model)
@@ -161,7 +163,7 @@ class FxQuantizer(QrtQuantizer):
             found = {node: q for node, q in found.items() if node not in inside}
         if self.backend is not None:
             found = self._taken(found, self.backend)
-        return found if self.later is None else _kept(found, qconfigs_of(model.graph, self.later, model.name))
+        return found
 
     def _taken(self, found: Mapping[ir.Node, QConfig], backend: BackendConfig) -> dict[ir.Node, QConfig]:
         """The nodes that a backend can quantize as their QConfigs say; it is told which others stay float."""

@@ -71,8 +71,8 @@ class PreparedModel:
         self.observers = {g.name: m for g, m in made.items() if not g.held}
         self.weight_observers = {g.name: m for g, m in made.items() if g.held}
         for group, maker in made.items():
-            if group.held:
-                maker(self._held(group))
+            for name in group.constants:
+                maker(self._constant(name))
         self._executable: Executable | None = None
         self._fake: _FakeQuantized | None = None
         if any(isinstance(maker, FakeQuantizeBase) for maker in made.values()):
@@ -94,10 +94,10 @@ class PreparedModel:
         """Value or edge → its observer, as quantizers see them."""
         return {place: made[group] for place, group in self._of_places(made)}
 
-    def _held(self, group: Group) -> np.ndarray:
-        held = constant(self.model.graph.initializers[group.sites[0].value])
+    def _constant(self, name: str) -> np.ndarray:
+        held = constant(self.model.graph.initializers[name])
         if held is None:
-            raise QuantizationError(f"{group.sites[0]} is no constant")
+            raise QuantizationError(f"{name!r} is no constant")
         return held
 
     # -- as modules, for functions that torch's users know ----------------------------------------------------------------------
@@ -135,7 +135,7 @@ class PreparedModel:
             return self._fake.run(feeds)
         watchers: dict[str, list[ObserverOrFakeQuantize]] = {}
         for group, maker in self._made.items():
-            for name in () if group.held else group.watched:
+            for name in group.watched:
                 watchers.setdefault(name, []).append(maker)
         if self._executable is None:
             self._executable = _executable(self.model, list(watchers))
@@ -227,18 +227,18 @@ class _FakeQuantized:
 
     def __init__(self, prepared: PreparedModel) -> None:
         self.prepared = prepared
-        self.weights: dict[Group, np.ndarray] = {}
+        self.weights: dict[tuple[Group, str], np.ndarray] = {}
         self.executable: Executable | None = None
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        made = self.prepared._made
-        weights = {group: maker(self.prepared._held(group)) for group, maker in made.items() if group.held}
-        if self.executable is None or any(not np.array_equal(w, self.weights[g]) for g, w in weights.items()):
+        made = self.prepared._made.items()
+        weights = {(group, name): maker(self.prepared._constant(name)) for group, maker in made for name in group.constants}
+        if self.executable is None or any(not np.array_equal(w, self.weights[key]) for key, w in weights.items()):
             self.weights = weights
-            self.executable = self._build(weights)
+            self.executable = self._build()
         return self.executable.run(feeds)
 
-    def _build(self, weights: Mapping[Group, np.ndarray]) -> Executable:
+    def _build(self) -> Executable:
         model = self.prepared.model.clone()
         nodes = {node.name or "": node for node in model.graph}
         values = {v.name or "": v for v in [*model.graph.inputs, *(v for n in model.graph for v in n.outputs)]}
@@ -246,9 +246,11 @@ class _FakeQuantized:
         faked: dict[str, ir.Value] = {}  # by the name of the value, for all its readers
         sites = [(site, group) for group in self.prepared._made for site in group.sites]
         for site, group in sorted(sites, key=lambda item: bool(item[0].reader)):  # values before edges, which may read them
-            if group.held:
-                value = model.graph.initializers[site.value]
-                _swap(nodes[site.reader], value, new_initializer(model.graph, f"{site.value}_fake_quantized", weights[group]))
+            if site.value in group.constants:
+                faked_weight = new_initializer(model.graph, f"{site.value}_fake_quantized", self.weights[group, site.value])
+                _swap(nodes[site.reader], model.graph.initializers[site.value], faked_weight)
+            elif isinstance(group.spec, QuantizationSpec) and not group.spec.is_dynamic and site.value not in group.watched:
+                continue  # it is moved from what is fake-quantized already
             elif not site.reader:
                 value = values[site.value]
                 readers = [use.node for use in value.uses()]

@@ -41,9 +41,10 @@ def qparams_of(model: Model, groups: Iterable[Group], learned: Callable[[Group],
 
     def find(group: Group) -> QParams:
         params = given(group)
-        held = constant(model.graph.initializers[group.sites[0].value]) if group.held else None
-        if held is not None:
-            _check_channels(group, params, held)
+        for name in group.constants:
+            held = constant(model.graph.initializers[name])
+            if held is not None:
+                _check_channels(name, params, held)
         return params
 
     def given(group: Group) -> QParams:
@@ -75,20 +76,20 @@ def _room_for_bias(params: QParams, bias: np.ndarray, x: QParams) -> QParams:
     return QParams(np.maximum(params.scale, floor), params.zero_point, params.dtype, params.axis)
 
 
-def _check_channels(group: Group, params: QParams, held: np.ndarray) -> None:
+def _check_channels(name: str, params: QParams, held: np.ndarray) -> None:
     """Raises QuantizationError where a constant has other channels than its qparams."""
     if params.axis is None or (params.dtype == qint32 and held.size in (1, params.scale.size)):  # a bias is spread over the channels
         return
     if params.axis >= held.ndim or held.shape[params.axis] != params.scale.size:
         raise QuantizationError(
-            f"{group.sites[0]} of shape {held.shape} has {params.scale.size} scales along axis {params.axis}: give one for each channel"
+            f"{name!r} of shape {held.shape} has {params.scale.size} scales along axis {params.axis}: give one for each channel"
         )
 
 
 def _check(group: Group, params: QParams, nodes: Mapping[str, ir.Node]) -> None:
     """Raises QuantizationError for an observer that gives what the operators here do not take."""
     for site in group.sites:
-        if not group.held:
+        if site.value not in group.constants:
             if params.dtype not in (quint8, qint8) or params.axis is not None:
                 raise QuantizationError(
                     f"the activation observer of {site} gives {params.dtype!r} codes; activations take qrt.quint8 or qrt.qint8 per tensor"
@@ -156,16 +157,16 @@ class _Writer:
         dynamic = {site.reader: site.value for site, group in sites if group.spec.is_dynamic}
         weights: dict[str, QParams] = {}
         for site, group in sites:
-            if group.held:
+            if site.value in group.constants:
                 if site.reader in dynamic:
                     weights[site.reader] = qparams[group]
                 else:
                     self.constant(self.nodes[site.reader], site.value, qparams[group])
         for site, group in sites:
-            if not group.held and not site.reader:
+            if not site.reader:
                 self.activation(self.values[site.value], qparams[group])
         for site, group in sites:
-            if not group.held and site.reader and site.reader not in dynamic:
+            if site.reader and site.value not in group.constants and site.reader not in dynamic:
                 self.edge(site, group, {s for s, g in sites if g is group}, qparams[group])
         for reader, params in weights.items():
             self.dynamic.write(self.nodes[reader], params)

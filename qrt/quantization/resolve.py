@@ -20,6 +20,7 @@ from qrt.quantization.quantizer import (
     QuantizationSpec,
     QuantizationSpecBase,
     SharedQuantizationSpec,
+    annotation_of,
     annotations_in,
 )
 from qrt.quantization.rules import rule_of, weight_axis
@@ -45,8 +46,8 @@ class Group:
     """Sites that share one scale and zero point. `spec`: where those come from; `name`: that of the first value, with the reader where it
     is quantized for that one alone; `sources`: the groups a derived spec derives them from.
 
-    `watched`: the values that an observer must see: those that are computed, and not merely moved from others of the group.
-    `held`: whether the group is of constants, which are observed at once.
+    `constants`: the values that are, which are observed at once; `watched`: those that an observer must see in a run, as they are computed,
+    and not merely moved from others of the group.
     """
 
     spec: OwnSpec
@@ -54,14 +55,20 @@ class Group:
     sites: list[Site] = field(default_factory=list)
     sources: list[Group] = field(default_factory=list)
     watched: list[str] = field(default_factory=list)
-    held: bool = False
+    constants: list[str] = field(default_factory=list)
+
+    @property
+    def held(self) -> bool:
+        """Whether all its values are constants."""
+        return all(site.value in self.constants for site in self.sites)
 
 
 def resolve(model: Model) -> list[Group]:
     """The groups of an annotated graph, in its order.
 
     Raises QuantizationError for a spec that shares with or derives from what is not quantized, or from itself in the end; for a dtype or
-    channel axis that the operator does not support; for an edge that is none. InvalidInput for what is no spec.
+    channel axis that the operator does not support; for an edge that is none, and where two specs speak of one site. InvalidInput for what
+    is no spec.
     """
     return _Resolver(model).groups()
 
@@ -76,6 +83,9 @@ class _Resolver:
         self.leader: dict[Site, Site] = {}
         for place, annotation in annotations_in(model).items():
             self._collect(place, annotation)
+        for name, value in model.graph.initializers.items():
+            if annotation_of(value) is not None:
+                raise QuantizationError(f"{name!r} is a constant: annotate the edges to its readers, with annotate_input_qspec_map")
 
     # -- what is said -------------------------------------------------------------------------------------------------------
     def _collect(self, place: ir.Node | ir.Value, annotation: QuantizationAnnotation) -> None:
@@ -95,6 +105,8 @@ class _Resolver:
             raise InvalidInput(f"{site} is annotated with a {type(spec).__name__}: give a QuantizationSpec or one of its kin")
         if value.dtype != ir.DataType.FLOAT:
             raise QuantizationError(f"{site} is annotated, but holds {value.dtype}: only float32 becomes codes")
+        if self.specs.get(site, spec) != spec:
+            raise QuantizationError(f"{site} has conflicting annotations, its own and that of its node: take one of them away")
         self.specs[site] = spec
         self.values[site.value] = value
         if not annotation.allow_implicit_sharing:
@@ -163,8 +175,10 @@ class _Resolver:
             if root not in found:
                 spec = self.specs[root]
                 assert isinstance(spec, OwnSpec)  # _share has followed every other to its end
-                found[root] = Group(spec, self._name(site), held=self._held(root))
+                found[root] = Group(spec, self._name(site))
             found[root].sites.append(site)
+            if self._held(site) and site.value not in found[root].constants:
+                found[root].constants.append(site.value)
         for root, group in found.items():
             for site in group.sites:
                 self._check(site, group)
@@ -185,14 +199,17 @@ class _Resolver:
             raise QuantizationError(
                 f"{site} derives its qparams from {source}, which is not quantized: annotate that, or leave {site} float"
             )
-        return found[self._root(source)]
+        group = found[self._root(source)]
+        if group.spec.is_dynamic:
+            raise QuantizationError(f"{site} derives its qparams from {source}, which is quantized in each run: leave {site} float")
+        return group
 
     def _watched(self, group: Group) -> Iterator[str]:
         if not isinstance(group.spec, QuantizationSpec) or group.spec.is_dynamic:
             return
         inside = set(group.sites)
         for name in dict.fromkeys(site.value for site in group.sites):
-            if not self._held(Site(name)) and not self._moved(self.values[name], inside):
+            if name not in group.constants and not self._moved(self.values[name], inside):
                 yield name
 
     def _moved(self, value: ir.Value, inside: set[Site]) -> bool:
@@ -213,26 +230,41 @@ class _Resolver:
         axis = getattr(spec, "ch_axis", None)
         if axis is not None and rank is not None and axis >= rank:
             raise QuantizationError(f"{site} has {rank} axes; its spec's ch_axis is {axis}: give one of 0 … {rank - 1}")
-        if not self._held(site):
-            _check_activation(site, spec, [use.node for use in value.uses()])
+        if spec.is_dynamic:
+            self._check_dynamic(site, spec)
+        elif not self._held(site):
+            _check_activation(site, spec)
             return
-        for node in [self.nodes[site.reader]] if site.reader else [use.node for use in value.uses()]:
-            _check_constant(site, spec, value, node)
+        if self._held(site):
+            _check_constant(site, spec, value, self.nodes[site.reader])
+
+    def _check_dynamic(self, site: Site, spec: OwnSpec) -> None:
+        """Whether what is quantized in each run goes into a product whose weight is quantized too."""
+        if not isinstance(spec, QuantizationSpec) or self._held(site):
+            raise QuantizationError(f"{site} has qparams that are known before, and its spec says is_dynamic: take that away")
+        if not site.reader:
+            raise QuantizationError(f"{site} is quantized dynamically for all that read it: annotate the edge to each product instead")
+        _check_activation(site, spec)
+        _check_dtype(site, spec.dtype, (quint8,), "dynamic activations")
+        node = self.nodes[site.reader]
+        rule, weight = rule_of(node), node.inputs[1] if len(node.inputs) > 1 else None
+        if rule is None or not rule.dynamic or weight is None or constant(weight) is None or node.inputs[0] is not self.values[site.value]:
+            raise QuantizationError(
+                f"{site} is quantized dynamically, which {node.op_type} {node.name!r} cannot read: "
+                "only a Conv, Gemm or MatMul with a constant weight can"
+            )
+        said = {other.value for other in self.specs if other.reader == site.reader} - {site.value}
+        if said != {weight.name}:
+            wrong = (
+                f"its weight {weight.name!r} is not quantized: annotate that" if weight.name not in said else "so is more than its weight"
+            )
+            raise QuantizationError(f"{site} is quantized dynamically, and {wrong}; a bias stays float")
 
 
-def _check_activation(site: Site, spec: OwnSpec, readers: list[ir.Node]) -> None:
+def _check_activation(site: Site, spec: OwnSpec) -> None:
     _check_dtype(site, spec.dtype, (quint8, qint8), "activations")
     if spec.qscheme is not None and spec.qscheme.per_channel:
         raise QuantizationError(f"{site} is an activation; its spec is {spec.qscheme!r}: activations take one scale per tensor")
-    if spec.is_dynamic:
-        rules = [(n, rule_of(n)) for n in readers if not site.reader or n.name == site.reader]
-        for node, rule in rules:
-            if rule is None or not rule.dynamic or constant(node.inputs[1]) is None:
-                raise QuantizationError(
-                    f"{site} is quantized dynamically, which {node.op_type} {node.name!r} cannot read: "
-                    "only a Conv, Gemm or MatMul with a constant weight can"
-                )
-        _check_dtype(site, spec.dtype, (quint8,), "dynamic activations")
 
 
 def _check_constant(site: Site, spec: OwnSpec, value: ir.Value, node: ir.Node) -> None:

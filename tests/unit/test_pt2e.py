@@ -342,6 +342,44 @@ def test_qparams_that_derive_from_two_activations() -> None:
     in_ort(convert_pt2e(observed), FLAT[0])
 
 
+def test_a_constant_that_shares_with_an_activation() -> None:
+    """The operands of a sum have one scale, which covers both."""
+
+    def annotate(nodes: dict[str, ir.Node]) -> None:
+        x, offset = inputs(nodes["sum"])
+        annotate_input_qspec_map(nodes["sum"], x, ACTIVATION)
+        annotate_input_qspec_map(nodes["sum"], offset, SharedQuantizationSpec((x, nodes["sum"])))
+        annotate_output_qspec(nodes["sum"], ACTIVATION)
+
+    offset = np.linspace(-20, 20, 8, dtype=F32)
+    observed = taught(load(make("(float[N,8] x) => (float[N,8] y) { [sum] y = Add(x, o) }", o=offset)), annotate, *FLAT)
+    assert list(observed.observers) == ["x.sum", "y"]
+    assert observed.qparams()["x.sum"].scale == F32(40 / 255)
+    int8 = convert_pt2e(observed)
+    np.testing.assert_array_equal(in_ort(int8, FLAT[0]), in_qrt(int8, FLAT[0]))
+    np.testing.assert_allclose(in_qrt(int8, FLAT[0]), FLAT[0] + offset, atol=0.3)
+
+
+def test_weights_that_share() -> None:
+    """Two weights of one scale, that of the larger one."""
+
+    def annotate(nodes: dict[str, ir.Node]) -> None:
+        one, two_ = nodes["one"], nodes["two"]
+        for node in (one, two_):
+            annotate_input_qspec_map(node, inputs(node)[0], ACTIVATION)
+        tensor = QuantizationSpec(qrt.qint8, MinMaxObserver, -127, 127, qrt.per_tensor_symmetric)
+        annotate_input_qspec_map(one, inputs(one)[1], tensor)
+        annotate_input_qspec_map(two_, inputs(two_)[1], SharedQuantizationSpec((inputs(one)[1], one)))
+
+    model = load(make(TWO, w=images(8, 5) / 4, v=images(8, 5, seed=1)))
+    int8 = convert_pt2e(taught(model, annotate, *FLAT))
+    found = {name: constant(value) for name, value in int8.graph.initializers.items() if name.endswith("_quantized")}
+    most = {name: np.abs(codes.astype(int)).max() for name, codes in found.items() if codes is not None}
+    assert most["v_quantized"] == 127
+    assert most["w_quantized"] < 60
+    assert compute_sqnr(in_ort(int8, FLAT[0]), in_qrt(int8, FLAT[0])) > 100
+
+
 def test_dynamic_specs() -> None:
     dynamic = QuantizationSpec(qrt.quint8, PlaceholderObserver, is_dynamic=True)
 

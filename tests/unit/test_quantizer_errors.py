@@ -117,6 +117,33 @@ def _no_annotation(nodes: Nodes) -> None:
     nodes["fc"].meta["quantization_annotation"] = {"output": ACTIVATION}
 
 
+def _constant_itself(nodes: Nodes) -> None:
+    annotate_output_qspec(_input(nodes["stem.conv"], 1), ACTIVATION)
+
+
+def _node_and_value(nodes: Nodes) -> None:
+    annotate_output_qspec(nodes["stem.relu"], ACTIVATION)
+    annotate_output_qspec(nodes["stem.relu"].outputs[0], QuantizationSpec(qrt.qint8, MinMaxObserver))
+
+
+DYNAMIC = QuantizationSpec(qrt.quint8, PlaceholderObserver, is_dynamic=True)
+
+
+def _dynamic_bias(nodes: Nodes) -> None:
+    x, w, b = (_input(nodes["fc"], index) for index in range(3))
+    for value, spec in ((x, DYNAMIC), (w, QuantizationSpec(qrt.qint8, MinMaxObserver)), (b, QuantizationSpec(qrt.qint8, MinMaxObserver))):
+        annotate_input_qspec_map(nodes["fc"], value, spec)
+
+
+def _derived_dynamic(nodes: Nodes) -> None:
+    node = nodes["stem.conv"]
+    x, w, b = (_input(node, index) for index in range(3))
+    annotate_input_qspec_map(node, x, DYNAMIC)
+    annotate_input_qspec_map(node, w, QuantizationSpec(qrt.qint8, MinMaxObserver))
+    annotate_output_qspec(nodes["fc"], DerivedQuantizationSpec([(x, node), (w, node)], lambda o: o[0].calculate_qparams(), qrt.quint8))
+    assert b is not None
+
+
 PER_CHANNEL = PerChannelMinMaxObserver.with_args(qscheme=qrt.per_channel_symmetric)
 REFUSED: dict[str, tuple[Callable[[Nodes], None], str]] = {
     "ring": (_ring, "shared specs go round in a ring: 'r' → 'e' → 'h' → 'r'; give one of them a spec of its own"),
@@ -154,11 +181,32 @@ REFUSED: dict[str, tuple[Callable[[Nodes], None], str]] = {
         "may be qrt.qint8; change the dtype",
     ),
     "dynamic where nothing is": (
-        lambda nodes: annotate_input_qspec_map(
-            nodes["block.pool"], _input(nodes["block.pool"], 0), QuantizationSpec(qrt.quint8, PlaceholderObserver, is_dynamic=True)
-        ),
+        activation(DYNAMIC, "block.pool"),
         "'e' on its way to 'block.pool' is quantized dynamically, which MaxPool 'block.pool' cannot read: only a Conv, Gemm or MatMul",
     ),
+    "dynamic for all": (output(DYNAMIC), "'r' is quantized dynamically for all that read it: annotate the edge to each product instead"),
+    "dynamic without a weight": (
+        activation(DYNAMIC),
+        "'x' on its way to 'stem.conv' is quantized dynamically, and its weight 'w' is not quantized: annotate that; a bias stays float",
+    ),
+    "dynamic with a bias": (
+        _dynamic_bias,
+        "'f' on its way to 'fc' is quantized dynamically, and so is more than its weight; a bias stays float",
+    ),
+    "dynamic weight": (
+        weight(QuantizationSpec(qrt.qint8, PlaceholderObserver, is_dynamic=True)),
+        "'w' on its way to 'stem.conv' has qparams that are known before, and its spec says is_dynamic: take that away",
+    ),
+    "dynamic and fixed": (
+        activation(FixedQParamsQuantizationSpec(qrt.quint8, 0.1, 0, is_dynamic=True)),
+        "has qparams that are known before, and its spec says is_dynamic: take that away",
+    ),
+    "derived from what is dynamic": (
+        _derived_dynamic,
+        "'y' derives its qparams from 'x' on its way to 'stem.conv', which is quantized in each run: leave 'y' float",
+    ),
+    "constant itself": (_constant_itself, "'w' is a constant: annotate the edges to its readers, with annotate_input_qspec_map"),
+    "node and value": (_node_and_value, "'r' has conflicting annotations, its own and that of its node: take one of them away"),
     "observer of another dtype": (
         activation(QuantizationSpec(qrt.quint8, lambda: MinMaxObserver(dtype=qrt.qint8))),
         "x.stem.conv: its spec says qrt.quint8, and its observer gives another: make them agree",
@@ -332,7 +380,7 @@ def test_calls_that_do_not_fit(args: tuple[Any, ...], kwargs: dict[str, Any], me
         (lambda o: None, "'b' on its way to 'stem.conv': its derive_qparams_fn fails"),
         (lambda o: o[5].calculate_qparams(), "'b' on its way to 'stem.conv': its derive_qparams_fn fails"),
         (lambda o: (np.array(-1.0, F32), np.array(0)), "'stem.conv': its derive_qparams_fn gives no qparams: scale -1.0 is not"),
-        (lambda o: (np.ones(3, F32), np.zeros(3, int)), r"'stem.conv' of shape \(8,\) has 3 scales along axis 0: give one for each"),
+        (lambda o: (np.ones(3, F32), np.zeros(3, int)), r"'b' of shape \(8,\) has 3 scales along axis 0: give one for each"),
     ],
     ids=["nothing", "error", "negative", "channels"],
 )
