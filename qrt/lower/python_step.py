@@ -9,16 +9,12 @@ import numpy as np
 
 from qrt.core.errors import UnsupportedOp
 from qrt.graph import Model, ir, single_node_model
+from qrt.lower.reference_gaps import gap
 
 if TYPE_CHECKING:
-    from onnx import GraphProto
-
     from qrt.ops.op import Array
 
 __all__ = ["PythonStep"]
-
-# The activations that onnx.reference takes for granted.
-_GATES = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"], "RNN": ["tanh"]}
 
 
 class PythonStep:
@@ -35,9 +31,9 @@ class PythonStep:
         from onnx.reference import ReferenceEvaluator
 
         self.inputs, self.outputs, proto = single_node_model(model, node)
-        passed_over = _passed_over(proto.graph)
-        if passed_over:
-            raise UnsupportedOp(f"node {node.name!r}: neither qrt nor onnx.reference can run {node.op_type} with {passed_over}")
+        wrong = gap(proto.graph)
+        if wrong:
+            raise UnsupportedOp(f"node {node.name!r}: neither qrt nor onnx.reference can run {node.op_type} with {wrong}")
         try:
             self._evaluator = ReferenceEvaluator(proto)
         except Exception as error:  # onnx.reference raises many kinds; all mean that it does not know the operator
@@ -59,28 +55,3 @@ class PythonStep:
             )
         # Some of them are views, and kernels take addresses.
         return [np.asarray(r, order="C") for r in results]
-
-
-def _passed_over(graph: GraphProto) -> str:
-    """What a node of `graph`, or of a body in it, has that onnx.reference ignores without a word; "" if there is nothing."""
-    for node in graph.node:
-        attributes = {attribute.name: attribute for attribute in node.attribute}
-        if node.op_type in _GATES:
-            if len(node.input) > 4 and node.input[4]:
-                return "lengths of sequences"
-            for name in ("clip", "input_forget", "activation_alpha", "activation_beta"):
-                if name in attributes:
-                    return name
-            activations = [name.decode().lower() for name in attributes["activations"].strings] if "activations" in attributes else []
-            usual = _GATES[node.op_type]
-            if activations not in ([], usual, usual * 2):
-                return f"activations {', '.join(activations)}"
-        if node.op_type == "LRN":
-            return "channels past the number of images"
-        if node.op_type == "MaxPool" and "storage_order" in attributes and attributes["storage_order"].i and len(node.output) > 1:
-            return "indices in column order"
-        for attribute in node.attribute:
-            found = _passed_over(attribute.g)
-            if found:
-                return found
-    return ""

@@ -60,17 +60,47 @@ def test_a_response_over_an_even_number_of_channels_reaches_further_up() -> None
     check_node("LRN", [x], wanted=[x / (1 + sums / 4)], rtol=1e-6, size=4, alpha=1.0, beta=1.0)
 
 
+DOUBLE = real(1, 3, 5, 6).astype(np.float64)
+UNIT = {"kernel_shape": [3, 3]}
+STEPS = {"kernel_shape": [3, 3], "strides": [2, 2]}
+
+
 @pytest.mark.parametrize(
-    ("op_type", "x", "outputs", "attributes"),
+    ("op_type", "inputs", "outputs", "attributes"),
     [
-        ("LRN", real(1, 3, 2, 2).astype(np.float64), 1, {"size": 3}),
-        ("MaxPool", real(1, 1, 4, 4), 2, {"kernel_shape": [2, 2], "storage_order": 1}),
+        ("LRN", [DOUBLE], 1, {"size": 3}),
+        ("LpNormalization", [DOUBLE], 1, {"p": 1}),
+        ("MaxPool", [real(1, 1, 4, 4)], 2, UNIT),
+        ("MaxPool", [real(1, 1, 4, 4)], 2, STEPS | {"auto_pad": "SAME_LOWER"}),
+        ("MaxPool", [DOUBLE], 1, UNIT | {"pads": [1, 0, 1, 1]}),
+        ("MaxPool", [DOUBLE], 1, UNIT | {"pads": [1, 1, 1, 1], "ceil_mode": 1}),
     ],
 )
-def test_what_the_reference_computes_otherwise_is_refused(op_type: str, x: np.ndarray, outputs: int, attributes: dict[str, Any]) -> None:
-    model, feeds = one_node(op_type, [x], (), outputs, **attributes)
+def test_what_the_reference_computes_otherwise_is_refused(
+    op_type: str, inputs: list[np.ndarray | None], outputs: int, attributes: dict[str, Any]
+) -> None:
+    model, feeds = one_node(op_type, inputs, (2,), outputs, **attributes)
     with pytest.raises(UnsupportedOp, match=f"nor onnx.reference can run {op_type} with"):
         run_model(model, feeds)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "attributes"),
+    [
+        (1, UNIT | {"pads": [1, 1, 1, 1]}),
+        (1, UNIT | {"auto_pad": "SAME_UPPER"}),
+        (1, UNIT | {"ceil_mode": 1}),
+        (2, STEPS | {"storage_order": 1}),
+        (2, STEPS | {"pads": [1, 0, 1, 1], "ceil_mode": 1}),
+        (2, UNIT | {"dilations": [1, 2], "pads": [1, 1, 1, 1]}),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_max_pools_that_the_reference_may_run(outputs: int, attributes: dict[str, Any], dtype: type) -> None:
+    model, feeds = one_node("MaxPool", [DOUBLE.astype(dtype)], (), outputs, **attributes)
+    found, _ = run_model(model, feeds)
+    for got, wanted in zip(found, ort_session(model.SerializeToString()).run(None, feeds), strict=True):
+        np.testing.assert_array_equal(got, wanted)
 
 
 @pytest.mark.parametrize(("shape", "attributes"), POOLS)
@@ -83,7 +113,7 @@ def test_average_pool(shape: tuple[int, ...], attributes: dict[str, Any], includ
 
 
 def test_the_indices_of_a_max_pool_come_from_python() -> None:
-    model, feeds = one_node("MaxPool", [real(1, 1, 4, 4)], outputs=2, kernel_shape=[2, 2])
+    model, feeds = one_node("MaxPool", [real(1, 1, 4, 4)], outputs=2, kernel_shape=[2, 2], strides=[2, 2])
     _, why = run_model(model, feeds)
     assert "indices" in next(iter(why.values()))
 
