@@ -34,6 +34,9 @@ DOORS: dict[str, tuple[str, ...]] = {
     "onnx": ("qrt/graph/**", "loaders/**", "qrt/lower/**", "qrt/quantization/**", "qrt/cli/**", "qrt/api.py"),
 }
 
+# numba-cuda is numba.cuda; NVIDIA's own packages are `cuda` and `numba_cuda`.
+DOORS |= dict.fromkeys(("cuda", "numba_cuda"), ("qrt/jit/**",))
+
 # Where numba may be imported as a module loads: the files that are themselves imported only to compile.
 KERNEL_SOURCES = ("qrt/jit/lang/**", "qrt/jit/lang*.py", "qrt/jit/compile.py", "**/cpu*.py")
 
@@ -194,6 +197,9 @@ def test_floors_have_no_cycle() -> None:
         ("ops/a.py", "from numpy import rint\nrint(x)", "rounds"),
         ("ops/gemm/cpu.py", "np.round(x)", "rounds"),
         ("loaders/a.py", "print(1)", "prints"),
+        ("ops/gemm/cuda.py", "def f():\n    from numba import cuda", "belongs to"),
+        ("qrt/runtime/a.py", "def f():\n    from cuda.bindings import nvjitlink", "belongs to"),
+        ("qrt/jit/cuda.py", "from numba import cuda", "as it loads"),
     ],
 )
 def test_what_is_forbidden_is_found(path: str, source: str, complaint: str) -> None:
@@ -213,6 +219,8 @@ def test_what_is_forbidden_is_found(path: str, source: str, complaint: str) -> N
         ("qrt/cli/a.py", "import qrt\nfrom qrt import api\nprint(1)"),
         ("qrt/core/numerics.py", "np.rint(x)"),
         ("ops/gemm/cpu.py", "simd.round(x)"),
+        ("qrt/jit/lang/cuda.py", "from numba import cuda"),
+        ("qrt/jit/cuda.py", "def f():\n    from cuda.bindings import nvjitlink"),
     ],
 )
 def test_what_is_allowed_is_not(path: str, source: str) -> None:
@@ -229,7 +237,7 @@ def test_every_package_is_installed() -> None:
     assert all((REPOSITORY / folder / "__init__.py").exists() for folder in folders), "a folder with modules has no __init__.py"
 
 
-HEAVY = ("numba", "llvmlite", "onnx", "onnx_ir", "safetensors", "rich", "typer")
+HEAVY = ("cuda", "numba", "llvmlite", "onnx", "onnx_ir", "safetensors", "rich", "typer")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@
     ├── QuantizationError     a quantization request that cannot be carried out
     │   └── CalibrationError  calibration data that is empty, not finite or never seen
     ├── KernelError           a kernel that cannot be compiled or loaded
+    ├── DeviceError           a GPU that is asked for and cannot be used
     └── OutputError           a result that cannot be written
 
 Every message says what is wrong, where (file, node, tensor) and what to do about it.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 __all__ = [
     "CalibrationError",
+    "DeviceError",
     "InvalidInput",
     "KernelCacheWarning",
     "KernelError",
@@ -54,6 +56,10 @@ class CalibrationError(QuantizationError):
 
 class KernelError(QrtError, RuntimeError):
     """A kernel that cannot be compiled or loaded on this machine."""
+
+
+class DeviceError(QrtError, RuntimeError):
+    """A GPU that was asked for and cannot be used: no device, no driver, or a package that is not installed."""
 
 
 class OutputError(QrtError, OSError):

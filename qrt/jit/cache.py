@@ -16,7 +16,7 @@ import stat
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from qrt.core.errors import KernelCacheWarning, KernelError
 from qrt.core.target import Target
 from qrt.jit.kernel import Kernel
 
-__all__ = ["cache_dir", "fetch", "is_vouched", "own_digest", "vouch"]
+__all__ = ["cache_dir", "digest_of_sources", "fetch", "fetch_file", "is_vouched", "own_digest", "vouch"]
 
 MAGIC = b"QRTOBJ01"
 _DIGEST = hashlib.sha256().digest_size
@@ -65,11 +65,17 @@ def _file_of(module_name: str) -> Path:
 @functools.cache
 def _source_digest(module_name: str) -> bytes:
     """Digest of everything that shapes a kernel's code: its module and that folder's other kernel sources, the language, the compiler."""
-    origin, here = _file_of(module_name), Path(__file__).parent
+    here = Path(__file__).parent
+    return digest_of_sources(module_name, "cpu*.py", [*sorted((here / "lang").glob("*.py")), here / "compile.py"])
+
+
+def digest_of_sources(module_name: str, others: str, tools: Sequence[Path]) -> bytes:
+    """Digest of a kernel's module, of those beside it that match the glob `others`, and of the files `tools`."""
+    origin = _file_of(module_name)
     digest = hashlib.sha256(origin.read_bytes())
-    digest.update(_digest_of(str(origin.parent), "cpu*.py"))
-    digest.update(_digest_of(str(here / "lang"), "*.py"))
-    digest.update(_digest_of(str(here), "compile.py"))
+    digest.update(_digest_of(str(origin.parent), others))
+    for path in tools:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.digest()
 
 
@@ -115,7 +121,12 @@ def fetch(kernel: Kernel, target: Target, compiler: Callable[[], bytes]) -> byte
     Two processes that compile the same kernel at once write the same bytes, and the rename lets either win. A folder that
     cannot be written costs a KernelCacheWarning and the time to compile again next time.
     """
-    path = cache_dir() / "kernels" / key(kernel, target)
+    return fetch_file(key(kernel, target), compiler)
+
+
+def fetch_file(name: str, compiler: Callable[[], bytes]) -> bytes:
+    """The code kept under `name`, as `fetch` finds and keeps it."""
+    path = cache_dir() / "kernels" / name
     if (code := _read(path)) is not None:
         return code
     code = compiler()
@@ -136,7 +147,7 @@ def _warn(folder: Path, reason: str | None) -> None:
         f"cannot keep compiled kernels in {folder} ({reason}): they are compiled again in every process; set QRT_CACHE_DIR to a folder "
         "that can be written",
         KernelCacheWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
 
 

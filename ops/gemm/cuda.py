@@ -1,0 +1,245 @@
+"""The matrix product on the GPU's tensor cores: uint8 rows times packed int8 columns, int32 sums, a fused epilogue.
+
+A block of threads makes a tile of `bm` × `bn`; its warps stand `warps_m` × `warps_n` over it. K runs in steps of `bk` bytes through
+`stages` buffers of shared memory, filled ahead by asynchronous copies. A row's 16-byte chunks are permuted by its number, so that the
+eight rows which `load_matrix` reads at a time lie in different banks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qrt.jit.lang.cuda import (
+    clamp,
+    copies_commit,
+    copies_wait,
+    copy_async,
+    cuda,
+    device,
+    fma,
+    int32,
+    int64,
+    load4,
+    load4_shared,
+    load_f32,
+    load_i32,
+    load_matrix,
+    load_shared_u8,
+    load_u8,
+    mma,
+    multiply,
+    nearest,
+    shared_base,
+    store4,
+    store_i32,
+    store_shared_u16,
+    store_u8,
+    to_float,
+)
+
+
+@device
+def code_of(acc, scale, low, high, zero_point):  # type: ignore[no-untyped-def]
+    """core.numerics.requantize: bounds are of the code less its zero point."""
+    return int32(nearest(clamp(multiply(to_float(acc), scale), low, high)) + zero_point)
+
+
+def gemm(epilogue: str, bm: int, bn: int, bk: int, warps_m: int, warps_n: int, stages: int) -> Any:
+    """y = epilogue(bias + Σ over taps and k of x · w); the record is `device.RECORD`."""
+    threads = 32 * warps_m * warps_n
+    tile_m, tile_n = bm // warps_m, bn // warps_n
+    m_tiles, n_tiles = tile_m // 16, tile_n // 8
+    chunks = bk // 16
+    rows_a_pass = threads // chunks
+    a_passes, b_passes = bm // rows_a_pass, bn // rows_a_pass
+    a_bytes = bm * bk
+    stage = a_bytes + bn * bk
+    swizzle_shift, swizzle_mask = (1 if bk == 64 else 0), chunks - 1
+    ahead = stages - 1
+    out_row = bn + 16  # bytes of a row of codes in shared memory: rows apart lie in other banks
+    out_chunks = bn // 16
+    rows_an_out_pass = threads // out_chunks
+    two_steps, four_steps = bk // 32 > 1, bk // 32 > 2
+    wait_ahead, wait_all = copies_wait(stages - 2), copies_wait(0)
+    codes, sums, residual_first = epilogue != "s32", epilogue in ("u8add", "u8radd"), epilogue == "u8radd"
+
+    @device
+    def load_stage(to, x, x_step, x_left, w, w_step, x_rows):  # type: ignore[no-untyped-def]
+        """`x_left`: bytes of k from this thread's chunk on; `x_rows`: rows of A from its first one on."""
+        a_count = int32(min(int32(16), max(int32(0), x_left)))
+        for i in range(a_passes):
+            count = a_count if int32(i * rows_a_pass) < x_rows else int32(0)
+            copy_async(int32(to + int32(i * rows_a_pass * bk)), x + int64(i) * x_step, count)
+        for i in range(b_passes):
+            copy_async(int32(to + int32(a_bytes + i * rows_a_pass * bk)), w + int64(i) * w_step, int32(16))
+
+    @device
+    def multiply_step(a_at, a_high, a_swizzle, b_at, b_high, b_swizzle, step, acc, a, b):  # type: ignore[no-untyped-def]
+        """32 bytes of k of a warp's whole tile."""
+        a_chunk = int32(a_at + ((int32(int32(2 * step) + a_high) ^ a_swizzle) << int32(4)))
+        b_chunk = int32(b_at + ((int32(int32(2 * step) + b_high) ^ b_swizzle) << int32(4)))
+        for i in range(m_tiles):
+            words = load_matrix(int32(a_chunk + int32(i * 16 * bk)))
+            for q in range(4):
+                a[i, q] = words[q]
+        for j in range(n_tiles // 2):
+            words = load_matrix(int32(b_chunk + int32(j * 16 * bk)))
+            b[2 * j, 0] = words[0]
+            b[2 * j, 1] = words[1]
+            b[2 * j + 1, 0] = words[2]
+            b[2 * j + 1, 1] = words[3]
+        for i in range(m_tiles):
+            for j in range(n_tiles):
+                total = mma(
+                    (a[i, 0], a[i, 1], a[i, 2], a[i, 3]), (b[j, 0], b[j, 1]), (acc[i, j, 0], acc[i, j, 1], acc[i, j, 2], acc[i, j, 3])
+                )
+                for q in range(4):
+                    acc[i, j, q] = total[q]
+
+    @device
+    def sum_of(c, r, base, c_ratio, r_ratio, offset, lo, hi):  # type: ignore[no-untyped-def]
+        """The code of the sum of the product's code c and the residual's code r."""
+        code, other = to_float(int32(c - base)), to_float(int32(r - base))
+        if residual_first:
+            total = fma(other, r_ratio, fma(code, c_ratio, offset))
+        else:
+            total = fma(code, c_ratio, fma(other, r_ratio, offset))
+        return int32(nearest(clamp(total, lo, hi)) + base)
+
+    @device
+    def sums_of(c, r, base, c_ratio, r_ratio, offset, lo, hi):  # type: ignore[no-untyped-def]
+        """The same for the four codes of a word."""
+        word = int32(0)
+        for shift in (0, 8, 16, 24):
+            left, right = int32((c >> int32(shift)) & int32(255)), int32((r >> int32(shift)) & int32(255))
+            word = int32(word | (sum_of(left, right, base, c_ratio, r_ratio, offset, lo, hi) << int32(shift)))
+        return word
+
+    def kernel(  # type: ignore[no-untyped-def]
+        x, w, bias, scale, y, r, m, n, k, x_row, taps, lo, hi, y_zero_point, c_lo, c_hi, c_ratio, r_ratio, c_zero_point, sum_offset
+    ):
+        base = shared_base()
+        thread = int32(cuda.threadIdx.x)
+        lane, warp = int32(thread & int32(31)), int32(thread >> int32(5))
+        warp_m, warp_n = int32(warp % int32(warps_m)), int32(warp // int32(warps_m))
+        first_m, first_n = int32(int32(cuda.blockIdx.x) * int32(bm)), int32(int32(cuda.blockIdx.y) * int32(bn))
+
+        # Which chunk of which row this thread copies, and where to.
+        row, chunk = int32(thread // int32(chunks)), int32(thread % int32(chunks))
+        to = int32(base + row * int32(bk) + ((chunk ^ ((row >> int32(swizzle_shift)) & int32(swizzle_mask))) << int32(4)))
+        chunk_at = int32(chunk << int32(4))
+        x_rows = int32(m - first_m - row)
+        x_step = int64(x_row) * int64(rows_a_pass)
+        steps_a_tap = int32(int32(k + int32(bk - 1)) // int32(bk))
+        steps = int32(steps_a_tap * taps)
+        w_row = int64(steps) * int64(bk)
+        w_step = w_row * int64(rows_a_pass)
+        x_at = x + int64(first_m + row) * int64(x_row) + int64(chunk_at)
+        w_at = w + int64(first_n + row) * w_row + int64(chunk_at)
+
+        # Which rows this thread names to load_matrix.
+        a_row = int32(warp_m * int32(tile_m) + (lane & int32(7)) + ((lane >> int32(3)) & int32(1)) * int32(8))
+        b_row = int32(warp_n * int32(tile_n) + (lane & int32(7)) + ((lane >> int32(4)) & int32(1)) * int32(8))
+        a_high, b_high = int32((lane >> int32(4)) & int32(1)), int32((lane >> int32(3)) & int32(1))
+        a_swizzle = int32((a_row >> int32(swizzle_shift)) & int32(swizzle_mask))
+        b_swizzle = int32((b_row >> int32(swizzle_shift)) & int32(swizzle_mask))
+        a_at, b_at = int32(base + a_row * int32(bk)), int32(base + int32(a_bytes) + b_row * int32(bk))
+
+        acc = cuda.local.array((m_tiles, n_tiles, 4), int32)
+        a, b = cuda.local.array((m_tiles, 4), int32), cuda.local.array((n_tiles, 2), int32)
+        for j in range(n_tiles):
+            column = int32(first_n + warp_n * int32(tile_n) + int32(8 * j) + (lane & int32(3)) * int32(2))
+            start = bias + int64(4) * int64(column)
+            start0, start1 = load_i32(start), load_i32(start + int64(4))
+            for i in range(m_tiles):
+                acc[i, j, 0] = start0
+                acc[i, j, 1] = start1
+                acc[i, j, 2] = start0
+                acc[i, j, 3] = start1
+
+        loaded, k_at = int32(0), int32(0)  # steps asked for; where in its tap the next one starts
+        write, read = int32(0), int32(0)  # bytes from the first stage to the one that is filled next, and read next
+        for _ in range(ahead):
+            if loaded < steps:
+                x_left = int32(k - k_at - chunk_at)
+                load_stage(int32(to + write), x_at + int64(k_at), x_step, x_left, w_at + int64(loaded) * int64(bk), w_step, x_rows)
+            copies_commit()
+            loaded = int32(loaded + int32(1))
+            k_at = int32(k_at + int32(bk)) if int32(k_at + int32(bk)) < k else int32(0)
+            write = int32(write + int32(stage))
+        for _ in range(steps):
+            wait_ahead()
+            cuda.syncthreads()
+            if loaded < steps:
+                x_left = int32(k - k_at - chunk_at)
+                load_stage(int32(to + write), x_at + int64(k_at), x_step, x_left, w_at + int64(loaded) * int64(bk), w_step, x_rows)
+            copies_commit()
+            loaded = int32(loaded + int32(1))
+            k_at = int32(k_at + int32(bk)) if int32(k_at + int32(bk)) < k else int32(0)
+            multiply_step(int32(a_at + read), a_high, a_swizzle, int32(b_at + read), b_high, b_swizzle, int32(0), acc, a, b)
+            if two_steps:
+                multiply_step(int32(a_at + read), a_high, a_swizzle, int32(b_at + read), b_high, b_swizzle, int32(1), acc, a, b)
+            if four_steps:
+                multiply_step(int32(a_at + read), a_high, a_swizzle, int32(b_at + read), b_high, b_swizzle, int32(2), acc, a, b)
+                multiply_step(int32(a_at + read), a_high, a_swizzle, int32(b_at + read), b_high, b_swizzle, int32(3), acc, a, b)
+            write = int32(write + int32(stage)) if write != int32(ahead * stage) else int32(0)
+            read = int32(read + int32(stage)) if read != int32(ahead * stage) else int32(0)
+        wait_all()
+        cuda.syncthreads()
+
+        if not codes:
+            column = int32(first_n + warp_n * int32(tile_n) + (lane & int32(3)) * int32(2))
+            for i in range(m_tiles):
+                for h in range(2):
+                    at_m = int32(first_m + warp_m * int32(tile_m) + int32(16 * i + 8 * h) + (lane >> int32(2)))
+                    here = y + int64(4) * (int64(at_m) * int64(n) + int64(column))
+                    left = int32(n - column) if at_m < m else int32(0)
+                    for j in range(n_tiles):
+                        if int32(8 * j) < left:
+                            store_i32(here + int64(32 * j), acc[i, j, 2 * h])
+                        if int32(8 * j + 1) < left:
+                            store_i32(here + int64(32 * j + 4), acc[i, j, 2 * h + 1])
+            return
+
+        # Codes of the product are gathered in shared memory, and leave (with the residual added) in whole rows.
+        low, high, zero_point = lo, hi, y_zero_point
+        if sums:
+            low, high, zero_point = c_lo, c_hi, int32(nearest(c_zero_point) + y_zero_point)
+        for j in range(n_tiles):
+            column = int32(warp_n * int32(tile_n) + int32(8 * j) + (lane & int32(3)) * int32(2))
+            factors = scale + int64(4) * int64(first_n + column)
+            factor0, factor1 = load_f32(factors), load_f32(factors + int64(4))
+            for i in range(m_tiles):
+                for h in range(2):
+                    at_m = int32(warp_m * int32(tile_m) + int32(16 * i + 8 * h) + (lane >> int32(2)))
+                    code0 = code_of(acc[i, j, 2 * h], factor0, low, high, zero_point)
+                    code1 = code_of(acc[i, j, 2 * h + 1], factor1, low, high, zero_point)
+                    store_shared_u16(int32(base + at_m * int32(out_row) + column), int32(code0 | (code1 << int32(8))))
+        cuda.syncthreads()
+        out_m, out_n = int32(thread // int32(out_chunks)), int32(int32(thread % int32(out_chunks)) * int32(16))
+        columns = int32(n - first_n - out_n)
+        for p in range(bm // rows_an_out_pass):
+            at_m = int32(out_m + int32(p * rows_an_out_pass))
+            here = int32(base + at_m * int32(out_row) + out_n)
+            at = int64(first_m + at_m) * int64(n) + int64(first_n + out_n)
+            if int32(first_m + at_m) < m:
+                if int32(n & int32(15)) == int32(0):
+                    if int32(0) < columns:
+                        c = load4_shared(here)
+                        if sums:
+                            d = load4(r + at)
+                            c = (
+                                sums_of(c[0], d[0], y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi),
+                                sums_of(c[1], d[1], y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi),
+                                sums_of(c[2], d[2], y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi),
+                                sums_of(c[3], d[3], y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi),
+                            )
+                        store4(y + at, c)
+                else:
+                    for e in range(min(int32(16), columns)):
+                        code = load_shared_u8(int32(here + int32(e)))
+                        if sums:
+                            code = sum_of(code, load_u8(r + at + int64(e)), y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi)
+                        store_u8(y + at + int64(e), code)
+
+    return kernel

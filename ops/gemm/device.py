@@ -1,0 +1,92 @@
+"""The matrix product's table for CUDA: tiles, the record, and how B is packed. Kernels: `cuda.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qrt.jit import record_dtype
+from qrt.jit.cuda import DeviceKernel
+from qrt.ops.op import Array
+
+__all__ = ["EPILOGUES", "KERNELS", "RECORD", "TILES", "Tile", "kernel_for", "pack", "padded"]
+
+RECORD = record_dtype(
+    ("x", "i8"),  # A: uint8 [m][x_row], a multiple of 16
+    ("w", "i8"),  # packed B
+    ("bias", "i8"),  # int32 [n rounded up to the tile]: what accumulators start from
+    ("scale", "i8"),  # float32, likewise
+    ("y", "i8"),  # [m][n]
+    ("r", "i8"),  # residual, like y
+    ("m", "i4"),
+    ("n", "i4"),
+    ("k", "i4"),  # bytes of a row of A
+    ("x_row", "i4"),  # bytes from one row of A to the next, a multiple of 16
+    ("taps", "i4"),  # matrices that A is multiplied by, to be summed
+    ("lo", "f4"),  # the rest as in `table.RECORD`
+    ("hi", "f4"),
+    ("y_zero_point", "i4"),
+    ("c_lo", "f4"),
+    ("c_hi", "f4"),
+    ("c_ratio", "f4"),
+    ("r_ratio", "f4"),
+    ("c_zero_point", "f4"),
+    ("sum_offset", "f4"),
+)
+
+# Those of `table.EPILOGUES` that the tensor cores' sums of codes go out by.
+EPILOGUES = ("u8", "u8add", "u8radd", "s32")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a block of threads makes, `m` × `n`, by `warps_m` × `warps_n` warps, in steps of `k` bytes through `stages` buffers."""
+
+    m: int
+    n: int
+    k: int
+    warps_m: int
+    warps_n: int
+    stages: int
+
+    @property
+    def block(self) -> int:
+        """Threads."""
+        return 32 * self.warps_m * self.warps_n
+
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory: the stages of A and B, or the codes on their way out."""
+        return max(self.stages * (self.m + self.n) * self.k, self.m * (self.n + 16))
+
+    @property
+    def products(self) -> int:
+        """mma instructions that a warp issues in a step of `k`."""
+        return self.m // self.warps_m // 16 * (self.n // self.warps_n // 8) * (self.k // 32)
+
+
+TILES = (Tile(128, 256, 64, 2, 4, 4), Tile(128, 128, 64, 2, 2, 4), Tile(64, 64, 128, 2, 2, 3))
+
+
+def kernel_for(tile: Tile, epilogue: str) -> DeviceKernel:
+    """The table's row for a tile and an epilogue."""
+    params = (epilogue, tile.m, tile.n, tile.k, tile.warps_m, tile.warps_n, tile.stages)
+    name = f"gemm_u8s8_{epilogue}_{tile.m}x{tile.n}x{tile.k}__cuda"
+    return DeviceKernel(name, RECORD, "qrt.ops.gemm.cuda:gemm", params, tile.block, tile.shared)
+
+
+KERNELS: tuple[DeviceKernel, ...] = tuple(kernel_for(tile, epilogue) for tile in TILES for epilogue in EPILOGUES)
+
+
+def padded(tile: Tile, columns: Array) -> Array:
+    """[n] → [n rounded up to the tile], zeros at the end."""
+    return np.pad(columns, (0, -len(columns) % tile.n))
+
+
+def pack(tile: Tile, w: Array) -> Array:
+    """int8 [taps, k, n] → [n rounded up to the tile][taps][k rounded up to a step]: the kernel need not look where B ends."""
+    taps, k, n = w.shape
+    packed = np.zeros((-(-n // tile.n) * tile.n, taps, -(-k // tile.k) * tile.k), np.int8)
+    packed[:n, :, :k] = w.transpose(2, 0, 1)
+    return packed

@@ -1,0 +1,165 @@
+"""CUDA: is a GPU here, and kernel → cubin. numba-cuda is imported only to compile, NVIDIA's driver only to ask what is there.
+
+A device kernel is written in Python like those of the CPU (`qrt/jit/lang/cuda.py`), compiled to PTX by numba-cuda and linked to a cubin by
+nvJitLink; neither needs a GPU. Cubins lie on disk beside the CPU's objects, under a digest of everything that shaped them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qrt.core.errors import DeviceError, KernelError
+from qrt.jit import cache
+
+__all__ = ["DeviceKernel", "Usage", "available", "compile_cubin", "cubin", "ptx", "require"]
+
+# Whatever of these changes may change code.
+_PACKAGES = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")
+_LOCK = threading.Lock()
+
+
+@dataclass(frozen=True)
+class DeviceKernel:
+    """A kernel of the GPU, written in Python: one row of a family's table.
+
+    `record`: its parameters in order; its bytes are the launch's parameter buffer. `source`: "module:function"; the function, given
+    `params`, returns the Python kernel. `block`: threads of a block. `shared`: bytes of dynamic shared memory.
+    """
+
+    name: str
+    record: np.dtype[np.void]
+    source: str
+    params: tuple[int | str, ...] = field(default=())
+    block: int = 256
+    shared: int = 0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a thread of a compiled kernel takes: registers, and bytes of stack and of spills (which should be 0)."""
+
+    registers: int
+    stack: int
+    spills: int
+
+
+# -- is it here ---------------------------------------------------------------------------------------------------------
+def missing() -> str | None:
+    """What keeps CUDA from being used here and what to do about it, or None."""
+    absent = [name for name in _PACKAGES if _version(name) is None]
+    if absent:
+        return f"{', '.join(absent)} is not installed: pip install 'qrt[cuda]'"
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "NVIDIA's driver (libcuda.so.1) is not installed: install a driver for CUDA 13 (580 or later)"
+    if status := driver.cuInit(0):
+        return f"NVIDIA's driver does not start (cuInit gave {status}): see whether nvidia-smi finds a device"
+    count = ctypes.c_int()
+    if (status := driver.cuDeviceGetCount(ctypes.byref(count))) or count.value == 0:
+        return "NVIDIA's driver finds no device: see nvidia-smi and CUDA_VISIBLE_DEVICES"
+    return None
+
+
+def available() -> bool:
+    """Whether CUDA's packages, a driver and a device are here."""
+    return missing() is None
+
+
+def require() -> None:
+    """Raises DeviceError, which says what to install, unless CUDA is available."""
+    if reason := missing():
+        raise DeviceError(f"target 'cuda' cannot be used: {reason}")
+
+
+@functools.cache
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+# -- kernel → cubin --------------------------------------------------------------------------------------------------------
+def symbol(kernel: DeviceKernel) -> str:
+    """The kernel's name in its cubin."""
+    return f"qrt_{kernel.name}"
+
+
+def cubin(kernel: DeviceKernel, cc: tuple[int, int]) -> bytes:
+    """The kernel's code for devices of the compute capability `cc`, from disk where it is known. Needs no GPU.
+
+    Raises KernelError if it cannot be compiled.
+    """
+    return cache.fetch_file(_key(kernel, cc), lambda: compile_cubin(kernel, cc)[0])
+
+
+def _key(kernel: DeviceKernel, cc: tuple[int, int]) -> str:
+    here = Path(__file__).parent
+    digest = cache.digest_of_sources(kernel.source.partition(":")[0], "cuda*.py", [here / "lang" / "cuda.py", Path(__file__)])
+    parts = (kernel.name, kernel.source, kernel.params, kernel.record.descr, kernel.block, cc, [_version(name) for name in _PACKAGES])
+    return f"{kernel.name}-{hashlib.sha256(digest + repr(parts).encode()).hexdigest()[:24]}.cubin"
+
+
+def ptx(kernel: DeviceKernel, cc: tuple[int, int]) -> str:
+    """The kernel in PTX, which nvJitLink turns into the code of a device."""
+    module_name, _, function_name = kernel.source.partition(":")
+    try:
+        with _LOCK:
+            from numba import cuda, types
+
+            kinds = {"i8": types.int64, "i4": types.int32, "f4": types.float32}
+            signature = types.void(*(kinds[kind.lstrip("<")] for _, kind in kernel.record.descr))
+            function: Callable[..., Any] = getattr(importlib.import_module(module_name), function_name)(*kernel.params)
+            bounds = (kernel.block, 1)
+            text, _ = cuda.compile(function, signature, cc=cc, device=False, abi="numba", output="ptx", launch_bounds=bounds)
+    except Exception as error:  # numba raises many kinds, and one of its own where libraries are missing
+        raise KernelError(f"kernel {kernel.name} ({kernel.source}) does not compile for CUDA: {error}") from error
+    entry = re.search(r"\.entry\s+(\w+)", text)
+    if entry is None:
+        raise KernelError(f"kernel {kernel.name} has no entry point in its PTX")
+    return str(text.replace(entry[1], symbol(kernel)))
+
+
+def compile_cubin(kernel: DeviceKernel, cc: tuple[int, int]) -> tuple[bytes, Usage]:
+    """The kernel compiled and linked for `cc`, and what it takes of a device, as the linker says."""
+    text = ptx(kernel, cc).encode()
+    try:
+        from cuda.bindings import nvjitlink
+    except ImportError as error:
+        raise KernelError(f"kernel {kernel.name} cannot be linked: pip install 'qrt[cuda]'") from error
+    options = [f"-arch=sm_{cc[0]}{cc[1]}", "-O3", "-verbose"]
+    handle = nvjitlink.create(len(options), options)
+    try:
+        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, text, len(text), kernel.name)
+        nvjitlink.complete(handle)
+        code = bytearray(nvjitlink.get_linked_cubin_size(handle))
+        nvjitlink.get_linked_cubin(handle, code)
+        log = bytearray(nvjitlink.get_info_log_size(handle))
+        nvjitlink.get_info_log(handle, log)
+    except nvjitlink.nvJitLinkError as error:
+        raise KernelError(f"kernel {kernel.name} does not link for CUDA: {error}") from error
+    finally:
+        nvjitlink.destroy(handle)
+    return bytes(code), _usage(kernel, log.decode(errors="replace"))
+
+
+def _usage(kernel: DeviceKernel, log: str) -> Usage:
+    """What the linker says, in the words of ptxas -v."""
+    registers = re.search(r"Used (\d+) registers", log)
+    frame = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    if registers is None or frame is None:
+        raise KernelError(f"kernel {kernel.name}: nvJitLink does not say what it takes: {log!r}")
+    return Usage(int(registers[1]), int(frame[1]), int(frame[2]) + int(frame[3]))

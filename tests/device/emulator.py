@@ -1,0 +1,346 @@
+"""Runs the source of device kernels on the CPU: blocks of threads as greenlets, instructions by their NumPy twins.
+
+Nothing of CUDA is needed. A kernel's module is executed with the words of `qrt.jit.lang.cuda` replaced by those below; its threads are
+switched only where they wait for each other, in the order of a schedule. Memory is checked: an address that belongs to no array, a
+misaligned one, and shared memory that was never written (which reads as `POISON`) do not pass.
+"""
+
+from __future__ import annotations
+
+import ast
+import bisect
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+try:
+    from greenlet import getcurrent, greenlet
+except ImportError:
+    import pytest
+
+    pytest.skip("needs greenlet, in which the emulator runs threads: pip install 'qrt[test]'", allow_module_level=True)
+
+from qrt.jit.lang.cuda_twins import TWINS, WARP_TWINS
+
+POISON = 0xA5
+WARP = 32
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """`order`: of warps: "forward" and "reverse" move all on together, "greedy" and "greedy_reverse" one as far as it goes before the next,
+    "random" mixes. `copies`: asynchronous copies are done when they are asked for ("eager") or when they are waited for ("lazy")."""
+
+    order: str
+    copies: str
+    seed: int = 0
+
+
+SCHEDULES = tuple(
+    Schedule(order, copies) for order in ("forward", "reverse", "greedy", "greedy_reverse", "random") for copies in ("lazy", "eager")
+)
+
+
+class Memory:
+    """Global memory: arrays at addresses that are far from each other."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._bytes: list[np.ndarray] = []
+
+    def place(self, array: np.ndarray) -> int:
+        """The address of `array`, whose bytes kernels read and write."""
+        start = (self._starts[-1] + self._bytes[-1].size if self._starts else 0) + (1 << 33) & -256
+        self._starts.append(start)
+        self._bytes.append(array.reshape(-1).view(np.uint8))
+        return start
+
+    def at(self, address: int, count: int, align: int) -> np.ndarray:
+        """`count` bytes."""
+        index = bisect.bisect_right(self._starts, address) - 1
+        if address % align or index < 0 or address + count > self._starts[index] + self._bytes[index].size:
+            raise IndexError(f"{count} bytes at {address:#x}, {address - self._starts[index]} into array {index}")
+        offset = address - self._starts[index]
+        return self._bytes[index][offset : offset + count]
+
+
+class Thread(greenlet):  # type: ignore[misc]
+    """One thread of a block."""
+
+    def __init__(self, run: Callable[[], None], number: int, block: Block) -> None:
+        super().__init__(run, block.hub)
+        self.number, self.block = number, block
+        self.blocked = False
+        self.copies: list[Callable[[], None]] = []
+        self.groups: list[list[Callable[[], None]]] = []
+
+
+@dataclass
+class Meeting:
+    """Threads that wait for each other: what each brought, and what each gets."""
+
+    brought: dict[int, Any] = field(default_factory=dict)
+    given: Any = None
+
+
+class Block:
+    """The threads of a block, its shared memory, and who waits for whom."""
+
+    def __init__(self, shared: int, memory: Memory, index: tuple[int, int], schedule: Schedule) -> None:
+        self.shared = np.full(shared, POISON, np.uint8)
+        self.memory, self.index, self.schedule = memory, index, schedule
+        self.random = random.Random(schedule.seed + 1000 * index[0] + index[1])
+        self.hub = getcurrent()
+        self.grid = (1, 1)
+        self.threads: list[Thread] = []
+        self.meetings: dict[Any, Meeting] = {}
+
+    def meet(self, place: Any, count: int, value: Any = None, combine: Callable[[dict[int, Any]], Any] | None = None) -> Any:
+        """Waits until `count` threads are at `place`; gives what `combine` makes of their values."""
+        thread = getcurrent()
+        meeting = self.meetings.setdefault(place, Meeting())
+        if thread.number in meeting.brought:
+            raise RuntimeError(f"thread {thread.number} is at {place} twice")
+        meeting.brought[thread.number] = value
+        if len(meeting.brought) == count:
+            del self.meetings[place]
+            meeting.given = combine(meeting.brought) if combine else None
+            for number in meeting.brought:
+                self.threads[number].blocked = False
+        else:
+            thread.blocked = True
+            self.hub.switch()
+        return meeting.given
+
+    def run(self) -> None:
+        """Runs all threads to their end."""
+        order = self.schedule.order
+        warps = [self.threads[i : i + WARP] for i in range(0, len(self.threads), WARP)]
+        while warps:
+            chosen = warps[::-1] if order.endswith("reverse") else self.random.sample(warps, len(warps)) if order == "random" else warps
+            if not sum(self._advance(warp) for warp in chosen):
+                raise RuntimeError(f"threads wait for ever at {[(k, len(m.brought)) for k, m in self.meetings.items()]}")
+            warps = [warp for warp in warps if not all(thread.dead for thread in warp)]
+
+    def _advance(self, warp: list[Thread]) -> bool:
+        moved = False
+        while ready := [thread for thread in warp if not thread.dead and not thread.blocked]:
+            moved = True
+            for thread in self.random.sample(ready, len(ready)) if self.schedule.order == "random" else ready:
+                thread.switch()
+            order = self.schedule.order
+            if not (order.startswith("greedy") or (order == "random" and self.random.random() < 0.7)):
+                break
+        return moved
+
+
+# -- the words of qrt.jit.lang.cuda --------------------------------------------------------------------------------------------
+def _integer(bits: int) -> Callable[[Any], int]:
+    half = 1 << (bits - 1)
+    return lambda value: ((int(value) + half) & ((1 << bits) - 1)) - half
+
+
+_int32, _int64 = _integer(32), _integer(64)
+
+
+def _typed(name: str) -> Any:
+    """A type of Numba's: a conversion, and the dtype of local arrays."""
+    return SimpleNamespace(int32=_int32, int64=_int64, float32=np.float32).__dict__[name]
+
+
+def _local_array(shape: Any, kind: Any) -> np.ndarray:
+    return np.full(shape, -1515870811, np.int32)  # POISON in every byte
+
+
+def _load(dtype: Any) -> Callable[[int], Any]:
+    size, convert = np.dtype(dtype).itemsize, np.float32 if dtype is np.float32 else int
+
+    def load(address: int) -> Any:
+        return convert(getcurrent().block.memory.at(address, size, size).view(dtype)[0])
+
+    return load
+
+
+def _store(dtype: Any) -> Callable[[int, Any], None]:
+    size = np.dtype(dtype).itemsize
+
+    def store(address: int, value: Any) -> None:
+        number = np.float32(value) if dtype is np.float32 else np.array(int(value) & ((1 << 8 * size) - 1), f"u{size}")
+        getcurrent().block.memory.at(address, size, size)[:] = np.frombuffer(number.tobytes(), np.uint8)
+
+    return store
+
+
+def _shared(address: int, count: int) -> np.ndarray:
+    """`count` bytes of the block's shared memory, whose base is 0."""
+    block = getcurrent().block
+    if address % count or address < 0 or address + count > block.shared.size:
+        raise IndexError(f"{count} bytes at {address} of {block.shared.size} of shared memory")
+    return block.shared[address : address + count]
+
+
+def _four(words: np.ndarray) -> tuple[int, ...]:
+    return tuple(words.view(np.int32).tolist())
+
+
+def _store4(address: int, words: Sequence[int]) -> None:
+    getcurrent().block.memory.at(address, 16, 16)[:] = np.array(words, np.int32).view(np.uint8)
+
+
+def _store_shared_u16(address: int, value: int) -> None:
+    _shared(address, 2)[:] = (value & 255, value >> 8 & 255)
+
+
+def _copy_async(to: int, address: int, count: int) -> None:
+    thread, place = getcurrent(), _shared(to, 16)
+    if address % 16 or not 0 <= count <= 16:
+        raise IndexError(f"an asynchronous copy of {count} bytes from {address:#x}")
+    source = thread.block.memory.at(address, count, 16) if count else np.empty(0, np.uint8)
+
+    def copy() -> None:
+        place[:count], place[count:] = source, 0
+
+    if thread.block.schedule.copies == "eager":
+        copy()
+    else:
+        place[:] = POISON
+        thread.copies.append(copy)
+
+
+def _copies_commit() -> None:
+    thread = getcurrent()
+    thread.groups.append(thread.copies)
+    thread.copies = []
+
+
+def _copies_wait(groups: int) -> Callable[[], None]:
+    def wait() -> None:
+        thread = getcurrent()
+        while len(thread.groups) > groups:
+            for copy in thread.groups.pop(0):
+                copy()
+
+    return wait
+
+
+def _together(name: str, value: Any, combine: Callable[[list[Any]], np.ndarray]) -> tuple[int, ...]:
+    """What this thread gets of an instruction of the whole warp."""
+    thread = getcurrent()
+    warp = thread.number // WARP
+
+    def ordered(brought: dict[int, Any]) -> list[list[int]]:
+        rows: list[list[int]] = combine([brought[WARP * warp + lane] for lane in range(WARP)]).tolist()
+        return rows
+
+    return tuple(thread.block.meet((name, warp), WARP, value, ordered)[thread.number % WARP])
+
+
+def _load_matrix(address: int) -> tuple[int, ...]:
+    return _together("load_matrix", address, lambda at: WARP_TWINS["load_matrix"](np.stack([_shared(a, 16) for a in at])))
+
+
+def _mma(a: Sequence[int], b: Sequence[int], c: Sequence[int]) -> tuple[int, ...]:
+    def combine(values: list[Any]) -> np.ndarray:
+        return WARP_TWINS["mma"](*(np.array([value[i] for value in values], np.int32) for i in range(3)))
+
+    return _together("mma", (a, b, c), combine)
+
+
+def _scalar(name: str) -> Callable[..., Any]:
+    """A twin on one thread's numbers."""
+    twin, gives_float = TWINS[name], name not in ("dp4a", "nearest")
+    if name == "dp4a":
+        return lambda *words: int(twin(*(np.array([w], np.int32) for w in words))[0])
+
+    def run(*args: Any) -> Any:
+        with np.errstate(all="ignore"):
+            value = twin(*args)
+        return np.float32(value) if gives_float else int(value)
+
+    return run
+
+
+class _Cuda:
+    """numba.cuda, as far as kernels use it."""
+
+    local = SimpleNamespace(array=_local_array)
+
+    @property
+    def threadIdx(self) -> Any:
+        return SimpleNamespace(x=getcurrent().number)
+
+    @property
+    def blockIdx(self) -> Any:
+        return SimpleNamespace(x=getcurrent().block.index[0], y=getcurrent().block.index[1])
+
+    @property
+    def blockDim(self) -> Any:
+        return SimpleNamespace(x=len(getcurrent().block.threads))
+
+    @property
+    def gridDim(self) -> Any:
+        return SimpleNamespace(x=getcurrent().block.grid[0], y=getcurrent().block.grid[1])
+
+    def syncthreads(self) -> None:
+        block = getcurrent().block
+        block.meet("block", len(block.threads))
+
+
+WORDS: dict[str, Any] = {
+    "cuda": _Cuda(),
+    "device": lambda function: function,
+    "shared_base": lambda: 0,
+    **{name: _typed(name) for name in ("int32", "int64", "float32")},
+    **{name: _scalar(name) for name in TWINS},
+    **{f"load_{name}": _load(np.dtype(kind).type) for name, kind in (("u8", "u1"), ("i8", "i1"), ("i32", "i4"), ("f32", "f4"))},
+    **{f"store_{name}": _store(np.dtype(kind).type) for name, kind in (("u8", "u1"), ("i32", "i4"), ("f32", "f4"))},
+    "load4": lambda address: _four(getcurrent().block.memory.at(address, 16, 16)),
+    "store4": _store4,
+    "load4_shared": lambda address: _four(_shared(address, 16)),
+    "load_shared_u8": lambda address: int(_shared(address, 1)[0]),
+    "store_shared_u16": _store_shared_u16,
+    "copy_async": _copy_async,
+    "copies_commit": _copies_commit,
+    "copies_wait": _copies_wait,
+    "load_matrix": _load_matrix,
+    "mma": _mma,
+}
+
+
+# -- running a kernel ------------------------------------------------------------------------------------------------------------
+def words_imported(tree: ast.Module) -> Iterator[str]:
+    """What a kernel's module takes from qrt.jit.lang.cuda."""
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module == "qrt.jit.lang.cuda":
+            yield from (alias.name for alias in node.names)
+
+
+def module(path: Path, mutation: tuple[str, str] | None = None) -> dict[str, Any]:
+    """The names of a kernel's module, which speaks the emulator's words; with one piece of its source replaced, if asked for."""
+    source = path.read_text(encoding="utf-8")
+    if mutation is not None:
+        if source.count(mutation[0]) != 1:
+            raise ValueError(f"{mutation[0]!r} stands {source.count(mutation[0])} times in {path.name}")
+        source = source.replace(*mutation)
+    tree = ast.parse(source)
+    names: dict[str, Any] = {name: WORDS[name] for name in words_imported(tree)}
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.ImportFrom) and node.module == "qrt.jit.lang.cuda")]
+    exec(compile(tree, str(path), "exec"), names)
+    return names
+
+
+def launch(
+    kernel: Callable[..., None], grid: tuple[int, int], threads: int, shared: int, memory: Memory, args: Sequence[Any], schedule: Schedule
+) -> None:
+    """Runs every block of the grid, one after the other."""
+    for x in range(grid[0]):
+        for y in range(grid[1]):
+            block = Block(shared, memory, (x, y), schedule)
+            block.grid = grid
+            block.threads = [Thread(lambda: kernel(*args), number, block) for number in range(threads)]
+            block.run()

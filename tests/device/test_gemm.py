@@ -1,0 +1,119 @@
+"""The matrix product's device kernels, by their source in the emulator: the codes of the ops' references, bit for bit, whatever the order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from device.emulator import SCHEDULES, Memory, Schedule, launch, module
+from kernels.products import RNG, added, codes, to_codes, weights
+
+import qrt.ops.gemm
+from qrt.ops.gemm import Dense, Int32
+from qrt.ops.gemm.device import EPILOGUES, RECORD, TILES, Tile, kernel_for, pack, padded
+from qrt.ops.gemm.epilogue import Epilogue
+from qrt.ops.gemm.product import int8_parts, wrap32
+from qrt.ops.op import Array, Operand, Ref
+
+SOURCE = Path(qrt.ops.gemm.__file__).with_name("cuda.py")
+SMALL = Tile(64, 64, 64, 2, 2, 3)
+X_ZERO_POINT = 113
+
+
+def epilogue_of(name: str, n: int, k: int) -> Epilogue:
+    if name == "s32":
+        return Int32()
+    return to_codes(n, k) if name == "u8" else added(n, k, signed=n % 2 == 0, residual_first=name == "u8radd")
+
+
+def run(op: Dense, x: Array, extra: list[Array], tile: Tile, schedule: Schedule, mutation: tuple[str, str] | None = None) -> Array:
+    """The op by the source of its kernel."""
+    kernel, memory = kernel_for(tile, op.epilogue.name), Memory()
+    _, _, k, n = op.weights.w.shape
+    m = x.shape[0]
+    rows = np.zeros((m, -(-k // 16) * 16), np.uint8)
+    rows[:, :k] = x
+    rows[:, k:] = 0xFF  # between rows may stand anything
+    y = np.full((m, n), 77, op.epilogue.dtype)
+    parts = np.stack(int8_parts(op.weights.centred()[0, 0]))
+    bias = np.zeros(n, np.int32) if op.weights.bias is None else op.weights.bias
+    start = wrap32(bias.astype(np.int64) - op.x_zero_point * op.weights.sums())
+    places: dict[str, Array] = {"x": rows, "w": pack(tile, parts), "bias": padded(tile, start), "y": y}
+    if extra:
+        places["r"] = extra[0]
+    operands = [Operand(None, memory_ref, None) for memory_ref in [Ref(None, 0)] * len(extra)]  # type: ignore[arg-type]
+
+    def lay(source: Array, how: str, array: Array) -> Ref:
+        places[how] = padded(tile, array)
+        return Ref(None, 0)  # type: ignore[arg-type]
+
+    fields = dict.fromkeys(RECORD.names or (), 0) | op.epilogue.fields(operands, lay)  # type: ignore[arg-type]
+    fields |= {"m": m, "n": n, "k": k, "x_row": rows.shape[1], "taps": len(parts)}
+    fields |= {name: memory.place(array) for name, array in places.items()}
+    record = np.zeros((), RECORD)
+    for name, value in fields.items():
+        record[name] = value
+    args = [np.float32(record[name]) if RECORD[name].kind == "f" else int(record[name]) for name in RECORD.names or ()]
+    function = module(SOURCE, mutation)["gemm"](*kernel.params)
+    launch(function, (-(-m // tile.m), -(-n // tile.n)), kernel.block, kernel.shared, memory, args, schedule)
+    return y
+
+
+def case(name: str, m: int, k: int, n: int, asymmetric: bool = False) -> tuple[Dense, Array, list[Array]]:
+    op = Dense(weights(1, 1, k, n, asymmetric), epilogue_of(name, n, k), X_ZERO_POINT)
+    return op, codes(m, k), [codes(m, n)] * op.epilogue.extra
+
+
+def check(op: Dense, x: Array, extra: list[Array], tile: Tile, schedule: Schedule) -> None:
+    np.testing.assert_array_equal(run(op, x, extra, tile, schedule), op.reference([x, *extra])[0], str(schedule))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: f"{s.order}-{s.copies}")
+def test_in_any_order(schedule: Schedule) -> None:
+    check(*case("u8", 70, 208, 72), SMALL, schedule)
+
+
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+@pytest.mark.parametrize(("m", "k", "n"), [(64, 64, 64), (1, 5, 3), (65, 130, 80), (33, 48, 70)])
+def test_every_epilogue(epilogue: str, m: int, k: int, n: int) -> None:
+    check(*case(epilogue, m, k, n), SMALL, Schedule("random", "lazy", m))
+
+
+@pytest.mark.parametrize("tile", TILES, ids=lambda t: f"{t.m}x{t.n}x{t.k}")
+def test_every_tile(tile: Tile) -> None:
+    check(*case("u8", 20, 2 * tile.k + 24, tile.n - 30), tile, Schedule("greedy", "lazy"))
+
+
+def test_asymmetric_weights_are_taps() -> None:
+    check(*case("u8", 40, 70, 20, asymmetric=True), SMALL, Schedule("random", "eager"))
+
+
+MUTATIONS = {
+    "waits for one copy too few": ("wait_ahead, wait_all = copies_wait(stages - 2)", "wait_ahead, wait_all = copies_wait(stages - 1)"),
+    "no barrier in the loop": ("            wait_ahead()\n            cuda.syncthreads()", "            wait_ahead()"),
+    "no barrier before codes are gathered": ("        wait_all()\n        cuda.syncthreads()", "        wait_all()"),
+    "no barrier before codes leave": ("        cuda.syncthreads()\n        out_m", "        out_m"),
+    "fills the stage that is read": ("ahead = stages - 1", "ahead = stages"),
+    "chunks are not permuted": ("a_swizzle = int32((a_row >> int32(swizzle_shift)) & int32(swizzle_mask))", "a_swizzle = int32(0)"),
+    "wrong half of B": ("int32((lane >> int32(3)) & int32(1))\n", "int32((lane >> int32(4)) & int32(1))\n"),
+    "columns of C": ("columns = int32(n - first_n - out_n)", "columns = int32(16)"),
+    "the end of k": ("int32(min(int32(16), max(int32(0), x_left)))", "int32(16)"),
+    "the last row of x": ("count = a_count if int32(i * rows_a_pass) < x_rows else int32(0)", "count = a_count"),
+    "the last row of y": ("if int32(first_m + at_m) < m:", "if True:"),
+    "bounds are swapped": ("clamp(multiply(to_float(acc), scale), low, high)", "clamp(multiply(to_float(acc), scale), high, low)"),
+}
+
+
+@pytest.mark.parametrize("bug", MUTATIONS)
+def test_a_planted_bug_is_found(bug: str) -> None:
+    """What the checks above are worth: each of these must fail in one order of threads at least."""
+    op, x, extra = case("u8", 40, 200, 72)  # four steps: the last one reads the stage that codes are gathered in
+    wanted = op.reference([x])[0]
+    for schedule in SCHEDULES:
+        try:
+            if not np.array_equal(run(op, x, extra, SMALL, schedule, MUTATIONS[bug]), wanted):
+                return
+        except (IndexError, RuntimeError):
+            return
+    pytest.fail("no schedule finds it")
