@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from qrt.core.errors import (
         CalibrationError,
+        DeviceError,
         InvalidInput,
         KernelCacheWarning,
         KernelError,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CalibrationError",
+    "DeviceError",
     "ExecutionMode",
     "GraphOptimizationLevel",
     "InferenceSession",
@@ -117,6 +119,7 @@ __all__ = [
 _HOMES = {
     "qrt.core.errors": (
         "CalibrationError",
+        "DeviceError",
         "InvalidInput",
         "KernelCacheWarning",
         "KernelError",

@@ -26,13 +26,13 @@ __all__ = [
     "set_default_logger_verbosity",
 ]
 
-_CPU = "CPUExecutionProvider"
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 # ONNX Runtime's own list. Asking for one that is not here (in both senses) is common and harmless: the CPU takes over.
 _PROVIDERS = (
     "NvTensorRTRTXExecutionProvider",
     "TensorrtExecutionProvider",
-    "CUDAExecutionProvider",
+    _CUDA,
     "MIGraphXExecutionProvider",
     "ROCMExecutionProvider",
     "OpenVINOExecutionProvider",
@@ -142,7 +142,8 @@ def get_device() -> str:
 def check_providers(providers: Sequence[str | tuple[str, dict[str, object]]]) -> None:
     """Checks what a client asks for: names, or pairs of a name and options.
 
-    Raises InvalidInput for what ONNX Runtime does not know either; warns if the CPU has to stand in for another.
+    Raises InvalidInput for what ONNX Runtime does not know either, DeviceError for CUDA without the CPU to fall back on; warns if the CPU
+    has to stand in for another.
     """
     if isinstance(providers, str) or not isinstance(providers, Sequence):
         raise InvalidInput(f"providers is {providers!r}: give a list of names, such as ['{_CPU}']")
@@ -150,6 +151,10 @@ def check_providers(providers: Sequence[str | tuple[str, dict[str, object]]]) ->
     for name in names:
         if name not in _PROVIDERS:
             raise InvalidInput(f"unknown provider {name!r}: qrt has {_CPU}")
+    if _CUDA in names and _CPU not in names:
+        from qrt.jit.cuda import refuse
+
+        refuse()
     if names and _CPU not in names:
         warnings.warn(f"{', '.join(map(str, names))} is not available in qrt; {_CPU} runs the model", QrtWarning, stacklevel=3)
 

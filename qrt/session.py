@@ -51,7 +51,7 @@ class InferenceSession:
         or as many as a compiled model was planned for.
         `target`: the instruction set, for instance "avx2"; by default QRT_TARGET or the best this machine has.
         `providers`: only checked: the CPU runs everything; `provider_options` has no effect.
-        Raises ModelError, UnsupportedOp or InvalidInput.
+        Raises ModelError, UnsupportedOp, InvalidInput, or DeviceError where a GPU is asked for and nothing else.
         """
         if sess_options is not None and not isinstance(sess_options, SessionOptions):
             raise InvalidInput(f"sess_options is a {type(sess_options).__name__}: give a qrt.SessionOptions")

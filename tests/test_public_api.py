@@ -14,6 +14,7 @@ import qrt
 # name → parameters; * marks where keywords begin. None: a constant, a class without a constructor to call, or a module.
 SURFACE: dict[str, str | None] = {
     "CalibrationError": None,
+    "DeviceError": None,
     "ExecutionMode": None,
     "GraphOptimizationLevel": None,
     "InferenceSession": "path_or_bytes, sess_options=, providers=, provider_options=, *, num_threads=, target=",

@@ -243,3 +243,18 @@ def gemm(epilogue: str, bm: int, bn: int, bk: int, warps_m: int, warps_n: int, s
                         store_u8(y + at + int64(e), code)
 
     return kernel
+
+
+def pad_rows() -> Any:
+    """y [m][y_row] = rows of k bytes of x, then zeros: each thread makes 16 bytes, of which y_row is a multiple."""
+
+    def kernel(x, y, m, k, y_row):  # type: ignore[no-untyped-def]
+        at = (int64(cuda.blockIdx.x) * int64(cuda.blockDim.x) + int64(cuda.threadIdx.x)) * int64(16)
+        row = at // int64(y_row)
+        column = int32(at - row * int64(y_row))
+        if row < int64(m):
+            for e in range(16):
+                here = int32(column + int32(e))
+                store_u8(y + at + int64(e), load_u8(x + row * int64(k) + int64(here)) if here < k else int32(0))
+
+    return kernel

@@ -10,7 +10,7 @@ from qrt.jit import record_dtype
 from qrt.jit.cuda import DeviceKernel
 from qrt.ops.op import Array
 
-__all__ = ["EPILOGUES", "KERNELS", "RECORD", "TILES", "Tile", "kernel_for", "pack", "padded"]
+__all__ = ["EPILOGUES", "KERNELS", "PAD_ROWS", "PRODUCTS", "RECORD", "TILES", "Tile", "kernel_for", "pack", "padded"]
 
 RECORD = record_dtype(
     ("x", "i8"),  # A: uint8 [m][x_row], a multiple of 16
@@ -76,7 +76,15 @@ def kernel_for(tile: Tile, epilogue: str) -> DeviceKernel:
     return DeviceKernel(name, RECORD, "qrt.ops.gemm.cuda:gemm", params, tile.block, tile.shared)
 
 
-KERNELS: tuple[DeviceKernel, ...] = tuple(kernel_for(tile, epilogue) for tile in TILES for epilogue in EPILOGUES)
+# What makes rows a multiple of 16 bytes long.
+PAD_ROWS = DeviceKernel(
+    "pad_rows_u8__cuda",
+    record_dtype(("x", "i8"), ("y", "i8"), ("m", "i4"), ("k", "i4"), ("y_row", "i4")),
+    "qrt.ops.gemm.cuda:pad_rows",
+)
+
+PRODUCTS: tuple[DeviceKernel, ...] = tuple(kernel_for(tile, epilogue) for tile in TILES for epilogue in EPILOGUES)
+KERNELS: tuple[DeviceKernel, ...] = (*PRODUCTS, PAD_ROWS)
 
 
 def padded(tile: Tile, columns: Array) -> Array:

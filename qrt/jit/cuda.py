@@ -14,16 +14,16 @@ import importlib.metadata
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from qrt.core.errors import DeviceError, KernelError
 from qrt.jit import cache
 
-__all__ = ["DeviceKernel", "Usage", "available", "compile_cubin", "cubin", "ptx", "require"]
+__all__ = ["DeviceKernel", "Usage", "available", "compile_cubin", "cubin", "ptx", "refuse"]
 
 # Whatever of these changes may change code.
 _PACKAGES = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")
@@ -41,7 +41,7 @@ class DeviceKernel:
     name: str
     record: np.dtype[np.void]
     source: str
-    params: tuple[int | str, ...] = field(default=())
+    params: tuple[int | str, ...] = ()
     block: int = 256
     shared: int = 0
 
@@ -78,10 +78,10 @@ def available() -> bool:
     return missing() is None
 
 
-def require() -> None:
-    """Raises DeviceError, which says what to install, unless CUDA is available."""
-    if reason := missing():
-        raise DeviceError(f"target 'cuda' cannot be used: {reason}")
+def refuse() -> NoReturn:
+    """Raises DeviceError, which says what is missing here, and that no model runs on a GPU yet: single kernels do."""
+    reason = missing() or "its kernels for NVIDIA's GPUs are there, but nothing that runs a whole model on them"
+    raise DeviceError(f"target 'cuda' cannot be used: {reason}. This version of qrt runs models on the CPU only: leave out the target")
 
 
 @functools.cache
@@ -121,7 +121,7 @@ def ptx(kernel: DeviceKernel, cc: tuple[int, int]) -> str:
             from numba import cuda, types
 
             kinds = {"i8": types.int64, "i4": types.int32, "f4": types.float32}
-            signature = types.void(*(kinds[kind.lstrip("<")] for _, kind in kernel.record.descr))
+            signature = types.void(*(kinds[kernel.record[name].str[1:]] for name in kernel.record.names or ()))
             function: Callable[..., Any] = getattr(importlib.import_module(module_name), function_name)(*kernel.params)
             bounds = (kernel.block, 1)
             text, _ = cuda.compile(function, signature, cc=cc, device=False, abi="numba", output="ptx", launch_bounds=bounds)

@@ -74,7 +74,12 @@ def _may_use_tiles() -> bool:
 def host_target(wanted: str | None = None) -> Target:
     """The target to compile for: `wanted`, else the environment's QRT_TARGET, else the best this machine can run.
 
-    Raises InvalidInput if the machine cannot run it.
+    Raises InvalidInput if the machine cannot run it, DeviceError for "cuda".
     """
+    wanted = wanted or os.environ.get("QRT_TARGET") or None
+    if wanted == "cuda":
+        from qrt.jit.cuda import refuse
+
+        refuse()
     machine = platform.machine().lower()
-    return choose_target(_ARCHITECTURES.get(machine, machine), _host_features(), wanted or os.environ.get("QRT_TARGET") or None)
+    return choose_target(_ARCHITECTURES.get(machine, machine), _host_features(), wanted)

@@ -253,7 +253,7 @@ def _mma(a: Sequence[int], b: Sequence[int], c: Sequence[int]) -> tuple[int, ...
 
 def _scalar(name: str) -> Callable[..., Any]:
     """A twin on one thread's numbers."""
-    twin, gives_float = TWINS[name], name not in ("dp4a", "nearest")
+    twin, gives_float = TWINS[name], name not in ("dp4a", "nearest", "as_bits")
     if name == "dp4a":
         return lambda *words: int(twin(*(np.array([w], np.int32) for w in words))[0])
 

@@ -7,15 +7,15 @@ import importlib.util
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-import qrt
 from qrt.jit import cuda
 from qrt.jit.cuda import DeviceKernel, Usage
 from qrt.ops.gemm import device as gemm
+from qrt.ops.movement import device as movement
+from qrt.ops.quantization import device as quantization
 
 CC = (9, 0)
 REGISTERS = 65536  # of a multiprocessor
@@ -34,7 +34,9 @@ def compiled(kernel: DeviceKernel) -> tuple[bytes, Usage]:
 def disassembler() -> str:
     """NVIDIA's nvdisasm, of its wheel or on the path."""
     spec = importlib.util.find_spec("nvidia")
-    found = [str(path) for folder in (spec.submodule_search_locations or ()) for path in Path(folder).glob("*/bin/nvdisasm")] if spec else []
+    found = (
+        [str(path) for folder in (spec.submodule_search_locations or ()) for path in Path(folder).glob("*/bin/nvdisasm")] if spec else []
+    )
     path = found[0] if found else shutil.which("nvdisasm")
     if path is None:
         pytest.skip("needs nvdisasm: pip install nvidia-cuda-nvdisasm")
@@ -50,7 +52,7 @@ def instructions(kernel: DeviceKernel, folder: Path) -> list[str]:
 
 @needs_cuda
 @pytest.mark.filterwarnings("ignore")  # numba-cuda's own, of versions and of small grids
-@pytest.mark.parametrize("kernel", gemm.KERNELS, ids=lambda k: k.name)
+@pytest.mark.parametrize("kernel", gemm.PRODUCTS, ids=lambda k: k.name)
 def test_products_stay_in_registers(kernel: DeviceKernel, tmp_path: Path) -> None:
     _, usage = compiled(kernel)
     assert (usage.stack, usage.spills) == (0, 0)
@@ -62,3 +64,12 @@ def test_products_stay_in_registers(kernel: DeviceKernel, tmp_path: Path) -> Non
     assert not [name for name in found if name.startswith(("STL", "LDL"))]
     assert any(name.startswith("LDGSTS") for name in found)
     assert any(name.startswith("LDSM") for name in found)
+
+
+@needs_cuda
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kernel", [gemm.PAD_ROWS, *quantization.KERNELS, *movement.KERNELS], ids=lambda k: k.name)
+def test_the_others_stay_in_registers(kernel: DeviceKernel) -> None:
+    _, usage = compiled(kernel)
+    assert (usage.stack, usage.spills) == (0, 0)
+    assert usage.registers * kernel.block <= REGISTERS // 2

@@ -1,4 +1,4 @@
-"""The matrix product's device kernels, by their source in the emulator: the codes of the ops' references, bit for bit, whatever the order."""
+"""The matrix product's device kernels, by their source in the emulator: the ops' references bit for bit, in any order of threads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from device.emulator import SCHEDULES, Memory, Schedule, launch, module
-from kernels.products import RNG, added, codes, to_codes, weights
+from kernels.products import added, codes, to_codes, weights
 
 import qrt.ops.gemm
 from qrt.ops.gemm import Dense, Int32

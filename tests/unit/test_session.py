@@ -244,11 +244,21 @@ def test_options_that_do_not_exist_are_refused() -> None:
         qrt.SessionOptions().get_session_config_entry("b")
 
 
+def test_a_gpu_is_refused_with_what_is_missing() -> None:
+    for asked in (
+        {"target": "cuda"},
+        {"providers": ["CUDAExecutionProvider"]},
+        {"providers": [("CUDAExecutionProvider", {"device_id": 0})]},
+    ):
+        with pytest.raises(qrt.DeviceError, match=r"target 'cuda' cannot be used: .*runs models on the CPU only"):
+            qrt.InferenceSession(DIGITS, **asked)  # type: ignore[arg-type]
+
+
 def test_providers() -> None:
     for providers in (["CPUExecutionProvider"], [("CPUExecutionProvider", {})], ["CUDAExecutionProvider", "CPUExecutionProvider"], []):
         assert qrt.InferenceSession(DIGITS, providers=providers).get_providers() == ["CPUExecutionProvider"]
-    with pytest.warns(qrt.QrtWarning, match="CUDAExecutionProvider is not available"):
-        qrt.InferenceSession(DIGITS, providers=["CUDAExecutionProvider"])
+    with pytest.warns(qrt.QrtWarning, match="DmlExecutionProvider is not available"):
+        qrt.InferenceSession(DIGITS, providers=["DmlExecutionProvider"])
     with pytest.raises(qrt.InvalidInput, match="unknown provider 'FastProvider'"):
         qrt.InferenceSession(DIGITS, providers=["FastProvider"])
     with pytest.raises(qrt.InvalidInput, match="give a list"):

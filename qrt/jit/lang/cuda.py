@@ -57,6 +57,9 @@ add = _pure("add.rn.f32 $0, $1, $2;", "=f,f,f", float32(float32, float32))
 fma = _pure("fma.rn.f32 $0, $1, $2, $3;", "=f,f,f,f", float32(float32, float32, float32))
 clamp = _pure("{ .reg .f32 t; max.f32 t, $1, $2; min.f32 $0, t, $3; }", "=f,f,f,f", float32(float32, float32, float32))
 
+as_float = _pure("mov.b32 $0, $1;", "=f,r", float32(int32))
+as_bits = _pure("mov.b32 $0, $1;", "=r,f", int32(float32))
+
 
 # -- memory -----------------------------------------------------------------------------------------------------------------
 def _load(element: Any, kind: ir.Type) -> Any:
@@ -217,10 +220,7 @@ def mma(typing_context, a, b, c):  # type: ignore[no-untyped-def]
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         words = [builder.extract_value(part, i) for part, n in zip(args, (4, 2, 4), strict=True) for i in range(n)]
-        text = (
-            "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 "
-            "{$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
-        )
+        text = "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
         return _words(context, builder, sig, words, text, "=r,=r,=r,=r,r,r,r,r,r,r,0,1,2,3")
 
     return FOUR(FOUR, TWO, FOUR), codegen

@@ -81,6 +81,8 @@ TWINS: dict[str, Callable[..., Any]] = {
     "add": lambda x, y: F32(x) + F32(y),
     "fma": _fma,
     "clamp": lambda x, low, high: np.fmin(np.fmax(F32(x), F32(low)), F32(high)),  # a NaN gives low
+    "as_float": lambda x: np.asarray(x, np.int32).view(F32),
+    "as_bits": lambda x: np.asarray(x, F32).view(np.int32),
 }
 
 WARP_TWINS: dict[str, Callable[..., Array]] = {"load_matrix": _load_matrix, "mma": _mma}

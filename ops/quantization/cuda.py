@@ -1,0 +1,134 @@
+"""Device kernels between real numbers and codes, and on codes: each thread makes 16 neighbours, which leave in whole words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qrt.jit.lang.cuda import (
+    as_bits,
+    as_float,
+    clamp,
+    cuda,
+    device,
+    divide,
+    int32,
+    int64,
+    load4,
+    load_f32,
+    load_i8,
+    load_i32,
+    load_u8,
+    multiply,
+    nearest,
+    store4,
+    store_f32,
+    store_u8,
+    to_float,
+)
+
+
+@device
+def first():  # type: ignore[no-untyped-def]
+    """The first of this thread's 16 elements."""
+    return (int64(cuda.blockIdx.x) * int64(cuda.blockDim.x) + int64(cuda.threadIdx.x)) * int64(16)
+
+
+def quantize(per_channel: int) -> Any:
+    """8-bit codes of float32: core.numerics.quantize."""
+
+    @device
+    def code(x, i, scale, low, high, zero, channels, inner):  # type: ignore[no-untyped-def]
+        at = int64(4) * ((i // int64(inner)) % int64(channels)) if per_channel else int64(0)
+        steps = clamp(divide(x, load_f32(scale + at)), load_f32(low + at), load_f32(high + at))
+        return int32(nearest(steps) + load_i32(zero + at))
+
+    @device
+    def word(x, i, scale, low, high, zero, channels, inner):  # type: ignore[no-untyped-def]
+        """Four codes."""
+        values = load4(x + int64(4) * i)
+        codes = int32(0)
+        for e in range(4):
+            one = code(as_float(values[e]), i + int64(e), scale, low, high, zero, channels, inner)
+            codes = int32(codes | ((one & int32(255)) << int32(8 * e)))
+        return codes
+
+    def kernel(x, y, scale, low, high, zero, n, channels, inner):  # type: ignore[no-untyped-def]
+        i = first()
+        if i + int64(16) <= n:
+            store4(
+                y + i,
+                (
+                    word(x, i, scale, low, high, zero, channels, inner),
+                    word(x, i + int64(4), scale, low, high, zero, channels, inner),
+                    word(x, i + int64(8), scale, low, high, zero, channels, inner),
+                    word(x, i + int64(12), scale, low, high, zero, channels, inner),
+                ),
+            )
+        else:
+            for at in range(i, n):
+                store_u8(y + at, code(load_f32(x + int64(4) * at), at, scale, low, high, zero, channels, inner))
+
+    return kernel
+
+
+def dequantize(of: str, per_channel: int) -> Any:
+    """float32 of 8-bit codes: core.numerics.dequantize."""
+    signed = of == "int8"
+
+    @device
+    def real(code, i, scale, zero, channels, inner):  # type: ignore[no-untyped-def]
+        at = int64(4) * ((i // int64(inner)) % int64(channels)) if per_channel else int64(0)
+        return multiply(to_float(int32(code - load_i32(zero + at))), load_f32(scale + at))
+
+    @device
+    def byte(word, e):  # type: ignore[no-untyped-def]
+        return int32((word >> int32(8 * e)) & int32(255)) if not signed else int32(int32(word << int32(24 - 8 * e)) >> int32(24))
+
+    @device
+    def four(word, i, y, scale, zero, channels, inner):  # type: ignore[no-untyped-def]
+        store4(
+            y + int64(4) * i,
+            (
+                as_bits(real(byte(word, 0), i, scale, zero, channels, inner)),
+                as_bits(real(byte(word, 1), i + int64(1), scale, zero, channels, inner)),
+                as_bits(real(byte(word, 2), i + int64(2), scale, zero, channels, inner)),
+                as_bits(real(byte(word, 3), i + int64(3), scale, zero, channels, inner)),
+            ),
+        )
+
+    def kernel(x, y, scale, zero, n, channels, inner):  # type: ignore[no-untyped-def]
+        i = first()
+        if i + int64(16) <= n:
+            words = load4(x + i)
+            for q in range(4):
+                four(words[q], i + int64(4 * q), y, scale, zero, channels, inner)
+        else:
+            for at in range(i, n):
+                code = load_i8(x + at) if signed else load_u8(x + at)
+                store_f32(y + int64(4) * at, real(code, at, scale, zero, channels, inner))
+
+    return kernel
+
+
+def lut() -> Any:
+    """y = table[x]."""
+
+    @device
+    def word(table, codes):  # type: ignore[no-untyped-def]
+        """Four codes."""
+        found = int32(0)
+        for e in range(4):
+            code = int32((codes >> int32(8 * e)) & int32(255))
+            found = int32(found | (load_u8(table + int64(code)) << int32(8 * e)))
+        return found
+
+    def kernel(x, table, y, n):  # type: ignore[no-untyped-def]
+        i = first()
+        if i + int64(16) <= n:
+            words = load4(x + i)
+            store4(y + i, (word(table, words[0]), word(table, words[1]), word(table, words[2]), word(table, words[3])))
+        else:
+            for at in range(i, n):
+                store_u8(y + at, load_u8(table + int64(load_u8(x + at))))
+
+    return kernel
