@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import prod
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -19,7 +19,10 @@ from qrt.core.errors import UnsupportedOp
 from qrt.core.target import Target
 from qrt.jit import Kernel
 
-__all__ = ["Array", "Base", "Op", "Operand", "Ref", "Spec", "Steps", "refusal"]
+if TYPE_CHECKING:
+    from qrt.jit.cuda import DeviceKernel
+
+__all__ = ["Array", "Base", "DeviceSteps", "Op", "Operand", "Ref", "Spec", "Steps", "refusal"]
 
 Array = np.ndarray[Any, Any]
 
@@ -109,6 +112,22 @@ class Steps(Protocol):
         ...
 
 
+class DeviceSteps(Protocol):
+    """What `emit_device` writes to: the plan of a GPU under construction. Every buffer starts at a multiple of 64 bytes."""
+
+    def launch(self, kernel: DeviceKernel, grid: tuple[int, int], **fields: int | float | Ref) -> None:
+        """Appends one launch of `grid` blocks. `fields` fill the kernel's record, each one exactly once."""
+        ...
+
+    def packed(self, source: Array, how: Hashable, make: Callable[[], Array]) -> Ref:
+        """As of Steps."""
+        ...
+
+    def scratch(self, nbytes: int) -> Ref:
+        """As of Steps."""
+        ...
+
+
 class Op(ABC):
     """Base of every operator: a frozen dataclass of typed attributes."""
 
@@ -123,6 +142,10 @@ class Op(ABC):
     @abstractmethod
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         """Appends the kernel calls that compute `outputs` from `inputs`."""
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        """Appends the launches that compute `outputs` from `inputs` on a GPU. Raises UnsupportedOp where there is no kernel."""
+        raise UnsupportedOp(f"{type(self).__name__} has no kernel for CUDA")
 
     @property
     def inplace(self) -> tuple[int, ...]:
@@ -150,3 +173,6 @@ class View(Op):
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         """Nothing to do: input and output are one buffer."""
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        """The same."""

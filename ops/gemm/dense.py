@@ -13,7 +13,7 @@ from qrt.ops.gemm.amx import Lines
 from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Product, Weights, overread_safe
 from qrt.ops.gemm.table import SUMS
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 
 __all__ = ["Dense", "check_extra", "product_reference"]
 
@@ -87,3 +87,8 @@ class Dense(Op):
         x = overread_safe(steps, inputs[0], k, product.piece) if self.epilogue.integer else inputs[0].ref
         fields |= {"x": x, "x_row": k * size, "y": outputs[0].ref, "y_row": n * outputs[0].spec.dtype.itemsize}
         product.step(steps, inputs[1:], False, fields)
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.gemm.device import emit_product
+
+        emit_product(steps, self.weights, self.epilogue, self.x_zero_point, inputs, outputs[0])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from qrt.core.errors import UnsupportedOp
 from qrt.jit import record_dtype
 from qrt.jit.cuda import DeviceKernel
-from qrt.ops.op import Array
+from qrt.ops.gemm.epilogue import Epilogue
+from qrt.ops.gemm.product import Weights, int8_parts, wrap32
+from qrt.ops.op import Array, DeviceSteps, Operand, Ref
 
-__all__ = ["EPILOGUES", "KERNELS", "PAD_ROWS", "PRODUCTS", "RECORD", "TILES", "Tile", "kernel_for", "pack", "padded"]
+__all__ = ["EPILOGUES", "KERNELS", "PAD_ROWS", "PRODUCTS", "RECORD", "TILES", "Tile", "choose_tile", "emit_product", "kernel_for"]
 
 RECORD = record_dtype(
     ("x", "i8"),  # A: uint8 [m][x_row], a multiple of 16
@@ -34,6 +38,9 @@ RECORD = record_dtype(
     ("c_zero_point", "f4"),
     ("sum_offset", "f4"),
 )
+
+CHUNK = 16  # bytes that are copied at once: rows start at multiples of it
+MULTIPROCESSORS = 132
 
 # Those of `table.EPILOGUES` that the tensor cores' sums of codes go out by.
 EPILOGUES = ("u8", "u8add", "u8radd", "s32")
@@ -85,6 +92,44 @@ PAD_ROWS = DeviceKernel(
 
 PRODUCTS: tuple[DeviceKernel, ...] = tuple(kernel_for(tile, epilogue) for tile in TILES for epilogue in EPILOGUES)
 KERNELS: tuple[DeviceKernel, ...] = (*PRODUCTS, PAD_ROWS)
+
+
+def choose_tile(m: int, n: int) -> Tile:
+    """The largest tile of which there is one for each of an H200's multiprocessors, else the smallest. Reasoned, not measured."""
+    return next((tile for tile in TILES if -(-m // tile.m) * -(-n // tile.n) >= MULTIPROCESSORS), TILES[-1])
+
+
+def emit_product(
+    steps: DeviceSteps, weights: Weights, epilogue: Epilogue, x_zero_point: int, inputs: Sequence[Operand], y: Operand
+) -> None:
+    """Appends y = epilogue(x · w) for codes x [..., k]; `inputs`: x, then what the epilogue reads. Raises UnsupportedOp for floats."""
+    _, _, k, n = weights.w.shape
+    if epilogue.name not in EPILOGUES:
+        raise UnsupportedOp(f"no product for CUDA ends in {epilogue.name!r}")
+    m = y.spec.size // n if n else 0
+    if m == 0:
+        return
+    tile = choose_tile(m, n)
+    parts = int8_parts(weights.centred()[0, 0]) if weights.zero_point is not None else [weights.w[0, 0]]
+    zeros = weights.zero_point.tobytes() if weights.zero_point is not None else b""
+
+    def lay(source: Array, how: str, array: Array) -> Ref:
+        return steps.packed(source, ("cuda", how, n, tile.n), lambda: padded(tile, np.resize(array, n)))
+
+    bias = np.zeros(n, np.int64) if weights.bias is None else weights.bias.astype(np.int64)
+    start = wrap32(bias - x_zero_point * weights.sums())
+    source = weights.w if weights.bias is None else weights.bias
+    x, row = inputs[0].ref, -(-k // CHUNK) * CHUNK
+    if row != k:
+        x = steps.scratch(m * row)
+        blocks = -(-m * row // CHUNK // PAD_ROWS.block)
+        steps.launch(PAD_ROWS, (blocks, 1), x=inputs[0].ref, y=x, m=m, k=k, y_row=row)
+    fields: dict[str, int | float | Ref] = dict.fromkeys(RECORD.names or (), 0)
+    fields |= epilogue.fields(inputs[1:], lay)
+    fields |= {"x": x, "y": y.ref, "m": m, "n": n, "k": k, "x_row": row, "taps": len(parts)}
+    fields["w"] = steps.packed(weights.w, ("cuda", "b", tile.n, tile.k, zeros), lambda: pack(tile, np.stack(parts)))
+    fields["bias"] = lay(source, f"start{x_zero_point}{zeros!r}{id(weights.w)}", start)
+    steps.launch(kernel_for(tile, epilogue.name), (-(-m // tile.m), -(-n // tile.n)), **fields)
 
 
 def padded(tile: Tile, columns: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,13 +10,29 @@ import numpy as np
 
 from qrt.core.errors import ModelError
 from qrt.ops.movement.strided import contiguous, emit_strided
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 
 __all__ = ["Copy", "Expand", "Slice", "Transpose"]
 
 
+class _Strided(Op):
+    """An op whose every output is an input somewhere along a walk."""
+
+    @abstractmethod
+    def walk(self, x: Spec) -> tuple[list[int], int]:
+        """Strides of x, one for each of y's axes, and where it starts, in elements."""
+
+    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        emit_strided(steps, inputs[0], outputs[0], *self.walk(inputs[0].spec))
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.movement.device import emit_strided
+
+        emit_strided(steps, inputs[0], outputs[0], *self.walk(inputs[0].spec))
+
+
 @dataclass(frozen=True)
-class Transpose(Op):
+class Transpose(_Strided):
     """y axis k is x axis perm[k]."""
 
     perm: tuple[int, ...]
@@ -29,13 +46,13 @@ class Transpose(Op):
         y = inputs[0].transpose(self.perm)
         return (np.ascontiguousarray(y).reshape(y.shape),)
 
-    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        strides = contiguous(inputs[0].spec.shape)
-        emit_strided(steps, inputs[0], outputs[0], [strides[axis] for axis in self.perm])
+    def walk(self, x: Spec) -> tuple[list[int], int]:
+        strides = contiguous(x.shape)
+        return [strides[axis] for axis in self.perm], 0
 
 
 @dataclass(frozen=True)
-class Copy(Op):
+class Copy(_Strided):
     """The same values in a buffer of their own."""
 
     def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
@@ -44,12 +61,12 @@ class Copy(Op):
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         return (inputs[0].copy(),)
 
-    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        emit_strided(steps, inputs[0], outputs[0], contiguous(inputs[0].spec.shape))
+    def walk(self, x: Spec) -> tuple[list[int], int]:
+        return contiguous(x.shape), 0
 
 
 @dataclass(frozen=True)
-class Slice(Op):
+class Slice(_Strided):
     """y[i, j, …] = x[starts[0] + i · strides[0], …] for each index into `shape`; strides may be negative, not 0."""
 
     starts: tuple[int, ...]
@@ -67,14 +84,14 @@ class Slice(Op):
         walks = zip(self.starts, self.shape, self.strides, strict=True)
         return (inputs[0][np.ix_(*(start + stride * np.arange(n) for start, n, stride in walks))],)
 
-    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        strides = contiguous(inputs[0].spec.shape)
+    def walk(self, x: Spec) -> tuple[list[int], int]:
+        strides = contiguous(x.shape)
         start = sum(s * first for s, first in zip(strides, self.starts, strict=True))
-        emit_strided(steps, inputs[0], outputs[0], [s * step for s, step in zip(strides, self.strides, strict=True)], start)
+        return [s * step for s, step in zip(strides, self.strides, strict=True)], start
 
 
 @dataclass(frozen=True)
-class Expand(Op):
+class Expand(_Strided):
     """Axes of extent 1 repeated to those of `shape`, which has the same rank."""
 
     shape: tuple[int, ...]
@@ -88,6 +105,5 @@ class Expand(Op):
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         return (np.broadcast_to(inputs[0], self.shape).copy(),)
 
-    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        extents = inputs[0].spec.shape
-        emit_strided(steps, inputs[0], outputs[0], [0 if n == 1 else s for n, s in zip(extents, contiguous(extents), strict=True)])
+    def walk(self, x: Spec) -> tuple[list[int], int]:
+        return [0 if n == 1 else s for n, s in zip(x.shape, contiguous(x.shape), strict=True)], 0

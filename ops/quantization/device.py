@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
+
+from qrt.core.errors import UnsupportedOp
 from qrt.jit import record_dtype
 from qrt.jit.cuda import DeviceKernel
+from qrt.ops.op import DeviceSteps, Operand, Ref
 
-__all__ = ["DEQUANTIZE", "KERNELS", "LUT", "PER_THREAD", "QUANTIZE"]
+__all__ = ["DEQUANTIZE", "KERNELS", "LUT", "PER_THREAD", "QUANTIZE", "emit_dequantize", "emit_lut", "emit_quantize"]
 
 PER_THREAD = 16  # elements
 
@@ -30,3 +34,33 @@ DEQUANTIZE = {
 }
 LUT = DeviceKernel("lut_u8__cuda", record_dtype(("x", "i8"), ("table", "i8"), ("y", "i8"), ("n", "i8")), "qrt.ops.quantization.cuda:lut")
 KERNELS: tuple[DeviceKernel, ...] = (*QUANTIZE.values(), *DEQUANTIZE.values(), LUT)
+
+
+def _grid(kernel: DeviceKernel, n: int) -> tuple[int, int]:
+    return -(-n // (PER_THREAD * kernel.block)), 1
+
+
+def emit_quantize(steps: DeviceSteps, fields: dict[str, int | Ref], extents: tuple[int, int, int], dtype: str) -> None:
+    """Appends Quantize. `extents`: outer, channels, inner."""
+    if dtype not in ("uint8", "int8"):
+        raise UnsupportedOp(f"no kernel for CUDA quantizes to {dtype}")
+    kernel = QUANTIZE[int(extents[1] > 1)]
+    steps.launch(kernel, _grid(kernel, prod(extents)), **fields, **_sizes(extents))
+
+
+def emit_dequantize(steps: DeviceSteps, fields: dict[str, int | Ref], extents: tuple[int, int, int], dtype: str) -> None:
+    """Appends Dequantize."""
+    kernel = DEQUANTIZE.get((dtype, int(extents[1] > 1)))
+    if kernel is None:
+        raise UnsupportedOp(f"no kernel for CUDA dequantizes {dtype}")
+    needed = {name: fields[name] for name in ("x", "y", "scale", "zero")}
+    steps.launch(kernel, _grid(kernel, prod(extents)), **needed, **_sizes(extents))
+
+
+def _sizes(extents: tuple[int, int, int]) -> dict[str, int]:
+    return {"n": prod(extents), "channels": extents[1], "inner": extents[2]}
+
+
+def emit_lut(steps: DeviceSteps, x: Operand, table: Operand, y: Operand) -> None:
+    """Appends Lut."""
+    steps.launch(LUT, _grid(LUT, y.spec.size), x=x.ref, table=table.ref, y=y.ref, n=y.spec.size)

@@ -10,7 +10,7 @@ import numpy as np
 from qrt.core.errors import UnsupportedOp
 from qrt.jit import Kernel, choose, record_dtype
 from qrt.ops.elementwise.walk import threads_for
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 
 __all__ = ["KERNELS", "Lut"]
 
@@ -44,6 +44,12 @@ class Lut(Op):
         if y.spec.size:
             kernel = choose(KERNELS, steps.target)[0]
             steps.step(kernel, threads_for(y.spec.nbytes), x=x.ref, table=table.ref, y=y.ref, n=y.spec.size)
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.quantization.device import emit_lut
+
+        if outputs[0].spec.size:
+            emit_lut(steps, inputs[0], inputs[1], outputs[0])
 
     @property
     def inplace(self) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from qrt.core.numerics import dequantize, quantize
 from qrt.core.qparams import QParams
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import threads_for
-from qrt.ops.op import Array, Op, Operand, Ref, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Ref, Spec, Steps
 
 __all__ = ["KERNELS", "Dequantize", "Quantize"]
 
@@ -40,7 +40,7 @@ def _channels(qparams: QParams, shape: tuple[int, ...]) -> tuple[int, int, int]:
     return prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
 
 
-def _fields(steps: Steps, qparams: QParams, x: Operand, y: Operand, bounds: tuple[int, int]) -> dict[str, int | Ref]:
+def _fields(steps: Steps | DeviceSteps, qparams: QParams, x: Operand, y: Operand, bounds: tuple[int, int]) -> dict[str, int | Ref]:
     zero, scale = qparams.zero_point.reshape(-1), qparams.scale.reshape(-1)
 
     def table() -> Array:
@@ -48,9 +48,13 @@ def _fields(steps: Steps, qparams: QParams, x: Operand, y: Operand, bounds: tupl
         return np.stack([scale, low, high, zero.view(np.float32)])
 
     at = steps.packed(qparams.scale, ("qparams", zero.tobytes(), bounds), table)
-    outer, channels, inner = _channels(qparams, x.spec.shape)
+    channels = scale.size
     columns = {name: at + 4 * channels * k for k, name in enumerate(("scale", "low", "high", "zero"))}
-    return {"x": x.ref, "y": y.ref, "outer": outer, "channels": channels, "inner": inner, **columns}
+    return {"x": x.ref, "y": y.ref, **columns}
+
+
+def _extents(qparams: QParams, shape: tuple[int, ...]) -> dict[str, int]:
+    return dict(zip(("outer", "channels", "inner"), _channels(qparams, shape), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +88,20 @@ class Quantize(Op):
         x, y = inputs[0], outputs[0]
         if y.spec.size:
             kernel = _QUANTIZE[y.spec.dtype.name]
-            steps.step(kernel, threads_for(x.spec.nbytes), **_fields(steps, self.qparams, x, y, self.bounds))
+            steps.step(
+                kernel,
+                threads_for(x.spec.nbytes),
+                **_fields(steps, self.qparams, x, y, self.bounds),
+                **_extents(self.qparams, x.spec.shape),
+            )
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.quantization.device import emit_quantize
+
+        x, y = inputs[0], outputs[0]
+        if y.spec.size:
+            fields = _fields(steps, self.qparams, x, y, self.bounds)
+            emit_quantize(steps, fields, _channels(self.qparams, x.spec.shape), y.spec.dtype.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,4 +125,17 @@ class Dequantize(Op):
         if y.spec.size:
             dtype: QDType = self.qparams.dtype
             kernel = _DEQUANTIZE[x.spec.dtype.name]
-            steps.step(kernel, threads_for(y.spec.nbytes), **_fields(steps, self.qparams, x, y, (dtype.qmin, dtype.qmax)))
+            steps.step(
+                kernel,
+                threads_for(y.spec.nbytes),
+                **_fields(steps, self.qparams, x, y, (dtype.qmin, dtype.qmax)),
+                **_extents(self.qparams, x.spec.shape),
+            )
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.quantization.device import emit_dequantize
+
+        x, y = inputs[0], outputs[0]
+        if y.spec.size:
+            fields = _fields(steps, self.qparams, x, y, (self.qparams.dtype.qmin, self.qparams.dtype.qmax))
+            emit_dequantize(steps, fields, _channels(self.qparams, x.spec.shape), x.spec.dtype.name)

@@ -6,8 +6,7 @@ Building it validates everything native code will trust: from here on nothing is
 from __future__ import annotations
 
 import ctypes
-import threading
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,9 +15,10 @@ from qrt.core.errors import InvalidInput, KernelError
 from qrt.core.target import Target
 from qrt.jit import Kernel
 from qrt.jit.load import address
-from qrt.ops.op import Array, Base, Operand, Ref, Spec, refusal
-from qrt.ops.program import Call, Program, require_memory
-from qrt.runtime.arena import ALIGNMENT, Buffer, place
+from qrt.ops.op import Array, Base, Op, Operand, Ref, Spec, refusal
+from qrt.ops.program import Program, require_memory
+from qrt.runtime.arena import ALIGNMENT, place
+from qrt.runtime.emission import Emitter, Packs, Tap, aligned, emit_program
 from qrt.runtime.kernels import JOB, STEP
 from qrt.runtime.team import run_job
 
@@ -26,48 +26,6 @@ __all__ = ["Packs", "Plan", "Tap", "build"]
 
 # Fields of a JOB, as words.
 _BEGIN, _END, _CLOCK = (list(JOB.names or ()).index(name) for name in ("begin", "end", "clock"))
-
-
-class Packs:
-    """Packed constants, made once per model and shared by its plans and sessions."""
-
-    def __init__(self) -> None:
-        self._made: dict[tuple[int, Hashable], tuple[Array, Array]] = {}
-        self._lock = threading.Lock()
-
-    def get(self, source: Array, how: Hashable, make: Callable[[], Array]) -> Array:
-        """The packing `how` of `source`, from `make()` the first time."""
-        with self._lock:
-            found = self._made.get((id(source), how))
-            if found is None:
-                packed = _aligned(make())
-                # The source stays referenced: an id belongs to one array only while that array lives.
-                found = self._made[id(source), how] = (source, packed)
-            return found[1]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of packed constants."""
-        return sum(packed.nbytes for _, packed in self._made.values())
-
-
-def _aligned(array: Array) -> Array:
-    """A copy that starts at a cache line and may be read 64 bytes past its end."""
-    raw = np.zeros(array.nbytes + 2 * ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    out = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    out[...] = array
-    return out
-
-
-@dataclass(frozen=True)
-class Tap:
-    """A value to look at while a plan runs: after step `after`, at `ref`."""
-
-    value: int
-    after: int
-    ref: Ref
-    spec: Spec
 
 
 @dataclass
@@ -80,119 +38,29 @@ class _Step:
     rule: str = ""
 
 
-class _Builder:
+class _Builder(Emitter):
     """The `Steps` that ops emit to."""
 
     def __init__(self, program: Program, target: Target, threads: int, packs: Packs) -> None:
-        self.program, self.target, self.threads, self.packs = program, target, threads, packs
-        self.steps: list[_Step] = []
-        self.buffers: list[Buffer] = []
-        self.constants: list[Array] = []
-        self._constant_index: dict[int, int] = {}
-        self._open_scratch: list[int] = []
-        self.current = ""
+        super().__init__(program, packs)
+        self.target, self.threads = target, threads
 
-    # -- what ops call ------------------------------------------------------------------------------------------------
     def step(self, kernel: Kernel, threads: int | None = None, **fields: int | float | Ref) -> None:
-        names = kernel.record.names or ()
-        if set(fields) != set(names):
-            odd = sorted(set(fields) ^ set(names))
-            raise KernelError(f"node {self.current!r}: record of {kernel.name} wants {list(names)}; missing or unknown: {odd}")
-        record = np.zeros((), kernel.record)
-        refs = []
-        for name, value in fields.items():
-            if isinstance(value, Ref):
-                refs.append((name, value))
-            else:
-                record[name] = value
+        record, refs = self.filled(kernel.name, kernel.record, fields)
         self.steps.append(_Step(kernel, record, min(threads or self.threads, self.threads), refs, self.current))
 
     def rule(self, text: str) -> None:
         self.steps[-1].rule = text
 
-    def packed(self, source: Array, how: Hashable, make: Callable[[], Array]) -> Ref:
-        return self.constant(self.packs.get(source, how, make))
-
-    def scratch(self, nbytes: int) -> Ref:
-        self.buffers.append(Buffer(nbytes, len(self.steps), len(self.steps)))
-        self._open_scratch.append(len(self.buffers) - 1)
-        return Ref(Base.ARENA, len(self.buffers) - 1)
-
-    # -- what build() calls ---------------------------------------------------------------------------------------------
-    def constant(self, array: Array) -> Ref:
-        index = self._constant_index.get(id(array))
-        if index is None:
-            index = self._constant_index[id(array)] = len(self.constants)
-            self.constants.append(array)
-        return Ref(Base.CONSTANT, index)
-
-    def emit(self, call: Call, operands: dict[int, Operand]) -> None:
-        self.current = call.name
-        call.op.emit(self, [operands[i] for i in call.inputs], [operands[i] for i in call.outputs])
-        for index in self._open_scratch:
-            self.buffers[index].last = len(self.steps) - 1
-        self._open_scratch.clear()
-
-
-def _share_in_place(program: Program, roots: list[int]) -> None:
-    """Lets outputs take over the buffers of inputs that die there, where the op allows it."""
-    last: dict[int, int] = {}
-    for position, call in enumerate(program.calls):
-        for value in (*call.inputs, *call.outputs):
-            last[roots[value]] = position
-    fixed = {roots[v] for v in (*program.inputs, *program.constants, *program.outputs)}
-    for position, call in enumerate(program.calls):
-        for index in call.op.inplace:
-            source, result = roots[call.inputs[index]], roots[call.outputs[0]]
-            same = program.specs[call.inputs[index]].nbytes == program.specs[call.outputs[0]].nbytes
-            others = [roots[v] for k, v in enumerate(call.inputs) if k != index]
-            if same and last[source] == position and source not in fixed and result not in fixed and source not in others:
-                for value, root in enumerate(roots):
-                    if root == result:
-                        roots[value] = source
-                last[source] = max(last[source], last[result])
-                break
+    def hand(self, op: Op, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        op.emit(self, inputs, outputs)
 
 
 def build(program: Program, target: Target, threads: int, packs: Packs, taps: Sequence[int] = ()) -> Plan:
     """The plan of `program` for `target` and up to `threads` threads. `taps`: values that must stand in memory, whole,
     right after the step that makes them."""
     builder = _Builder(program, target, threads, packs)
-    roots = program.roots()
-    _share_in_place(program, roots)
-    refs: dict[int, Ref] = {}
-    for index, value in enumerate(program.inputs):
-        refs[roots[value]] = Ref(Base.INPUT, index)
-    for value, array in program.constants.items():
-        if roots[value] == value:
-            refs[value] = builder.constant(array)
-    for index, value in enumerate(program.outputs):
-        if roots[value] in refs:
-            raise KernelError(f"output {index} of the program has no buffer of its own")
-        refs[roots[value]] = Ref(Base.OUTPUT, index)
-
-    operands: dict[int, Operand] = {}
-    tapped: list[Tap] = []
-
-    def operand(value: int) -> Operand:
-        root = roots[value]
-        if root not in refs:
-            builder.buffers.append(Buffer(program.specs[root].nbytes, len(builder.steps), len(builder.steps)))
-            refs[root] = Ref(Base.ARENA, len(builder.buffers) - 1)
-        return Operand(program.specs[value], refs[root], program.constants.get(value))
-
-    for call in program.calls:
-        for value in (*call.inputs, *call.outputs):
-            operands[value] = operand(value)
-        builder.emit(call, operands)
-        for value in (*call.inputs, *call.outputs):
-            ref = refs[roots[value]]
-            if ref.base is Base.ARENA:
-                builder.buffers[ref.index].last = max(len(builder.steps) - 1, 0)
-        for value in call.outputs:
-            if value in taps:
-                tapped.append(Tap(value, len(builder.steps), refs[roots[value]], program.specs[value]))
-    return _assemble(program, builder, tapped)
+    return _assemble(program, builder, emit_program(program, builder, taps))
 
 
 def _assemble(program: Program, builder: _Builder, taps: list[Tap]) -> Plan:
@@ -252,7 +120,7 @@ class _Context:
         raw = np.empty(plan.arena_nbytes + ALIGNMENT, np.uint8)
         start = -raw.ctypes.data % ALIGNMENT
         self.slab = raw[start:]
-        blob = _aligned(plan.blob)
+        blob = aligned(plan.blob)
         self.words = _words(blob)
         for position, offset in plan.relocations.get((Base.ARENA, 0), ()):
             self.words[position] = offset + self.slab.ctypes.data

@@ -122,7 +122,7 @@ def test_slice() -> None:
     [
         ("divide(x, load_f32(scale + at))", "multiply(x, load_f32(scale + at))"),
         ("int32(nearest(steps) + load_i32(zero + at))", "nearest(steps)"),
-        ("for at in range(i, n):\n                store_u8(", "for at in range(i, n - int64(1)):\n                store_u8("),
+        ("range(i, n):\n                store_u8(y + at, code(", "range(i, n - 1):\n                store_u8(y + at, code("),
         ("(one & int32(255)) << int32(8 * e)", "one << int32(8 * e)"),
     ],
 )

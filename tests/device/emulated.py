@@ -1,0 +1,57 @@
+"""A GPU that is none: what a DevicePlan asks of a device, by the emulator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from device.emulator import Memory, Schedule, launch, module
+
+import qrt.ops
+from qrt.jit.cuda import DeviceKernel
+
+Launch = tuple[DeviceKernel, tuple[int, int], bytes]
+
+
+def source_of(kernel: DeviceKernel) -> tuple[Path, str]:
+    """The file that a kernel is written in, and its function there."""
+    name, _, function = kernel.source.partition(":")
+    return Path(qrt.ops.__file__).parent.joinpath(*name.split(".")[2:]).with_suffix(".py"), function
+
+
+class EmulatedDevice:
+    """Memory starts as anything but 0. `launched`: names of the kernels, in order."""
+
+    def __init__(self, schedule: Schedule = Schedule("random", "lazy")) -> None:  # noqa: B008 - frozen
+        self.memory, self.schedule = Memory(), schedule
+        self.sizes: dict[int, int] = {}
+        self.launched: list[str] = []
+
+    def allocate(self, nbytes: int) -> int:
+        address = self.memory.place(np.full(nbytes, 0xA5, np.uint8))
+        self.sizes[address] = nbytes
+        return address
+
+    def free(self, address: int) -> None:
+        del self.sizes[address]
+
+    def upload(self, address: int, array: np.ndarray) -> None:
+        self.memory.at(address, array.nbytes, 1)[:] = np.frombuffer(array.tobytes(), np.uint8)
+
+    def download(self, array: np.ndarray, address: int) -> None:
+        array[...] = self.memory.at(address, array.nbytes, 1).view(array.dtype).reshape(array.shape)
+
+    def record(self, launches: Sequence[Launch]) -> list[Launch]:
+        return list(launches)
+
+    def replay(self, graph: list[Launch]) -> None:
+        for kernel, grid, record in graph:
+            self.launched.append(kernel.name)
+            path, function = source_of(kernel)
+            values: Any = np.frombuffer(record.ljust(kernel.record.itemsize, b"\0"), kernel.record)[0]
+            names = kernel.record.names or ()
+            args = [np.float32(values[n]) if kernel.record[n].kind == "f" else int(values[n]) for n in names]
+            run = module(path)[function](*kernel.params)
+            launch(run, grid, kernel.block, kernel.shared, self.memory, args, self.schedule)

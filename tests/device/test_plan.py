@@ -1,0 +1,82 @@
+"""Whole programs on a device: the same bits as the ops' references. Emulated here; on a GPU where there is one (`pytest -m gpu`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from device.emulated import EmulatedDevice
+from kernels.products import added, codes, floats, to_codes, weights
+
+from qrt.core.dtypes import quint8
+from qrt.core.errors import UnsupportedOp
+from qrt.core.qparams import QParams
+from qrt.jit.cuda import available
+from qrt.ops.gemm import Dense
+from qrt.ops.movement import Transpose
+from qrt.ops.op import Op, Spec, View
+from qrt.ops.program import Program, interpret
+from qrt.ops.quantization import Dequantize, Lut, Quantize
+from qrt.runtime.device import DevicePlan
+from qrt.runtime.emission import Packs
+
+
+@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Iterator[Any]:
+    if request.param == "emulated":
+        yield EmulatedDevice()
+        return
+    if not available():
+        pytest.skip("needs a CUDA device")
+    from qrt.jit.driver import Driver
+
+    yield Driver()
+
+
+def network(m: int, k: int, hidden: int, n: int) -> Program:
+    """Floats to codes, two products, the second with a residual, a table, a transpose, and back to floats."""
+    program = Program()
+    x = program.value(Spec((m, k), np.dtype(np.float32)))
+    r = program.value(Spec((1, m, n), np.dtype(np.uint8)))
+    program.inputs = [x, r]
+
+    def call(op: Op, *inputs: int) -> int:
+        return program.call(op, inputs, type(op).__name__)[0]
+
+    qparams = QParams(np.float32(0.03), np.int32(120), quint8)
+    q = call(Quantize(qparams), x)
+    q = call(Dense(weights(1, 1, k, hidden, asymmetric=True), to_codes(hidden, k), 120), q)
+    q = call(Lut(), q, program.constant(np.random.default_rng(1).permutation(256).astype(np.uint8)))
+    q = call(Dense(weights(1, 1, hidden, n), added(n, hidden), 7), q, call(View((m, n)), r))
+    program.outputs = [call(Transpose((1, 0)), q), call(Dequantize(qparams), q)]
+    return program
+
+
+@pytest.mark.parametrize(("m", "k", "hidden", "n"), [(33, 50, 70, 40), (16, 32, 64, 16)])
+def test_a_network(device: Any, m: int, k: int, hidden: int, n: int) -> None:
+    program = network(m, k, hidden, n)
+    plan = DevicePlan(program, device, Packs())
+    for _ in range(2):
+        feeds = [floats(m, k), codes(1, m, n)]
+        for wanted, found in zip(interpret(program, feeds), plan.run(feeds), strict=True):
+            np.testing.assert_array_equal(found, wanted)
+    plan.close()
+
+
+def test_memory_is_given_back() -> None:
+    device = EmulatedDevice()
+    plan = DevicePlan(network(4, 16, 16, 16), device, Packs())
+    assert device.sizes
+    plan.close()
+    assert not device.sizes
+
+
+def test_an_op_without_a_kernel_is_refused() -> None:
+    program = Program()
+    x = program.value(Spec((2, 3), np.dtype(np.float64)))
+    program.inputs = [x]
+    program.outputs = list(program.call(Transpose((1, 0)), [x], "t"))
+    with pytest.raises(UnsupportedOp, match="8 bytes"):
+        DevicePlan(program, EmulatedDevice(), Packs())
