@@ -12,6 +12,7 @@ from device.emulator import Memory, Schedule, launch, module
 import qrt.ops
 from qrt.jit.cuda import DeviceKernel
 
+ANY_ORDER = Schedule("random", "lazy")
 Launch = tuple[DeviceKernel, tuple[int, int], bytes]
 
 
@@ -22,10 +23,10 @@ def source_of(kernel: DeviceKernel) -> tuple[Path, str]:
 
 
 class EmulatedDevice:
-    """Memory starts as anything but 0. `launched`: names of the kernels, in order."""
+    """Memory starts as anything but 0. `launched`: names of the kernels, in order. `mutation`: what is replaced by what in their source."""
 
-    def __init__(self, schedule: Schedule = Schedule("random", "lazy")) -> None:  # noqa: B008 - frozen
-        self.memory, self.schedule = Memory(), schedule
+    def __init__(self, schedule: Schedule = ANY_ORDER, mutation: tuple[str, str] | None = None) -> None:
+        self.memory, self.schedule, self.mutation = Memory(), schedule, mutation
         self.sizes: dict[int, int] = {}
         self.launched: list[str] = []
 
@@ -53,5 +54,5 @@ class EmulatedDevice:
             values: Any = np.frombuffer(record.ljust(kernel.record.itemsize, b"\0"), kernel.record)[0]
             names = kernel.record.names or ()
             args = [np.float32(values[n]) if kernel.record[n].kind == "f" else int(values[n]) for n in names]
-            run = module(path)[function](*kernel.params)
+            run = module(path, self.mutation)[function](*kernel.params)
             launch(run, grid, kernel.block, kernel.shared, self.memory, args, self.schedule)

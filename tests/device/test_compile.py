@@ -10,9 +10,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from device.emulator import WORDS
 
 from qrt.jit import cuda
 from qrt.jit.cuda import DeviceKernel, Usage
+from qrt.jit.lang.cuda_twins import TWINS, WARP_TWINS
 from qrt.ops.gemm import device as gemm
 from qrt.ops.movement import device as movement
 from qrt.ops.quantization import device as quantization
@@ -64,6 +66,47 @@ def test_products_stay_in_registers(kernel: DeviceKernel, tmp_path: Path) -> Non
     assert not [name for name in found if name.startswith(("STL", "LDL"))]
     assert any(name.startswith("LDGSTS") for name in found)
     assert any(name.startswith("LDSM") for name in found)
+
+
+@needs_cuda
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kernel", [gemm.KERNELS[0], gemm.PAD_ROWS, *quantization.KERNELS[:1]], ids=lambda k: k.name)
+def test_the_record_is_the_parameter_buffer(kernel: DeviceKernel) -> None:
+    """A launch hands over the record's bytes: PTX has to lay its parameters out as NumPy did."""
+    text = cuda.ptx(kernel, CC)
+    entry = text[text.index(".entry") : text.index("{")]
+    assert re.search(rf"\.entry {cuda.symbol(kernel)}\(", entry)
+    sizes = [int(bits) // 8 for bits in re.findall(r"\.param (?:\.align \d+ )?\.[bufs](\d+)", entry)]
+    assert sizes == [kernel.record[name].itemsize for name in kernel.record.names or ()]
+    end, fields = 0, kernel.record.fields or {}
+    for name, size in zip(kernel.record.names or (), sizes, strict=True):
+        at = -(-end // size) * size  # each parameter is aligned to its own size
+        assert fields[name][1] == at
+        end = at + size
+    assert kernel.parameters == end
+
+
+@needs_cuda
+@pytest.mark.filterwarnings("ignore")
+def test_a_cubin_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QRT_CACHE_DIR", str(tmp_path))
+    code = cuda.cubin(gemm.PAD_ROWS, CC)
+    assert code[:4] == b"\x7fELF"
+    (file,) = (tmp_path / "kernels").iterdir()
+    monkeypatch.setattr(cuda, "compile_cubin", lambda *_: pytest.fail("it was compiled again"))
+    assert cuda.cubin(gemm.PAD_ROWS, CC) == code
+    file.write_bytes(file.read_bytes()[:-1] + b"?")  # no longer what was written: compiled again
+    monkeypatch.setattr(cuda, "compile_cubin", lambda *_: (code, Usage(0, 0, 0)))
+    assert cuda.cubin(gemm.PAD_ROWS, CC) == code
+
+
+def test_the_twins_are_all_there_is() -> None:
+    """Every word that a kernel may use stands in the emulator, and every computing one in the twins."""
+    source = (Path(cuda.__file__).parent / "lang" / "cuda.py").read_text(encoding="utf-8")
+    pure = set(re.findall(r"^(\w+) = _pure\(", source, re.M))
+    assert pure == set(TWINS)
+    defined = set(re.findall(r"^@intrinsic\ndef (\w+)", source, re.M))
+    assert set(WARP_TWINS) <= defined <= set(WORDS)
 
 
 @needs_cuda

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from device.emulated import source_of
 from device.emulator import SCHEDULES, Memory, launch, module
 
-import qrt.ops
 from qrt.core.dtypes import QDType, qint8, quint8
 from qrt.core.qparams import QParams
 from qrt.jit.cuda import DeviceKernel
@@ -27,8 +26,7 @@ THREADS = 64  # of a block: few, so that small arrays take several
 
 def run(kernel: DeviceKernel, work: int, mutation: tuple[str, str] | None = None, **fields: Any) -> None:
     """`kernel` by its source, by at least `work` threads; arrays among its fields become their addresses."""
-    name, _, function = kernel.source.partition(":")
-    source = Path(qrt.ops.__file__).parent / name.split(".")[-2] / "cuda.py"
+    source, function = source_of(kernel)
     memory = Memory()
     assert list(fields) == list(kernel.record.names or ())
     args = [memory.place(value) if isinstance(value, np.ndarray) else value for value in fields.values()]
