@@ -1,0 +1,143 @@
+"""What is asked of NVIDIA's driver, by one that only pretends: addresses are the host's, and launches are noted."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qrt.core.errors import DeviceError
+from qrt.jit import driver
+from qrt.jit.cuda import DeviceKernel, symbol
+from qrt.jit.driver import Driver
+from qrt.ops.gemm.device import PAD_ROWS, PRODUCTS
+
+STREAM, GRAPH = 0x51, 0x61
+
+
+class Pretended:
+    """libcuda. `calls`: names, in order; `launches`: function's name, the seven extents, the parameter buffer."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.launches: list[tuple[str, list[int], bytes]] = []
+        self.attributes: list[tuple[str, int, int]] = []
+        self.failing = ""
+        self._memory: dict[int, Any] = {}
+        self._names: dict[int, str] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any) -> int:
+            self.calls.append(name)
+            if name == self.failing:
+                return 2
+            act = getattr(type(self), f"_{name}", None)
+            return (act(self, *args) or 0) if act else 0
+
+        return call
+
+    def _cuDeviceGetAttribute(self, to: Any, which: int, device: Any) -> None:
+        to._obj.value = {75: 9, 76: 0}[which]
+
+    def _cuStreamCreate(self, to: Any, flags: Any) -> None:
+        assert flags.value == 1  # CU_STREAM_NON_BLOCKING
+        to._obj.value = STREAM
+
+    def _cuMemAlloc_v2(self, to: Any, count: Any) -> None:
+        memory = ctypes.create_string_buffer(count.value)
+        to._obj.value = ctypes.addressof(memory)
+        self._memory[to._obj.value] = memory
+
+    def _cuMemFree_v2(self, address: Any) -> None:
+        del self._memory[address.value]
+
+    def _cuMemcpyHtoDAsync_v2(self, to: Any, source: Any, count: Any, stream: Any) -> None:
+        assert stream.value == STREAM
+        ctypes.memmove(to.value, source.value, count.value)
+
+    def _cuMemcpyDtoHAsync_v2(self, to: Any, source: Any, count: Any, stream: Any) -> None:
+        self._cuMemcpyHtoDAsync_v2(to, source, count, stream)
+
+    def _cuModuleGetFunction(self, to: Any, module: Any, name: bytes) -> None:
+        to._obj.value = 0x1000 + len(self._names)
+        self._names[to._obj.value] = name.decode()
+
+    def _cuFuncSetAttribute(self, function: Any, which: Any, value: Any) -> None:
+        self.attributes.append((self._names[function.value], which.value, value.value))
+
+    def _cuStreamEndCapture(self, stream: Any, to: Any) -> None:
+        to._obj.value = GRAPH
+
+    def _cuGraphInstantiateWithFlags(self, to: Any, graph: Any, flags: Any) -> None:
+        assert graph.value == GRAPH
+        to._obj.value = GRAPH + 1
+
+    def _cuLaunchKernel(self, function: Any, *rest: Any) -> None:
+        *extents, stream, params, extra = rest
+        assert (stream.value, params) == (STREAM, None)
+        assert [extra[0], extra[2], extra[4]] == [1, 2, None]  # CU_LAUNCH_PARAM_BUFFER_POINTER, _BUFFER_SIZE, _END
+        size = ctypes.c_size_t.from_address(extra[3]).value
+        self.launches.append((self._names[function.value], [e.value for e in extents], ctypes.string_at(extra[1], size)))
+
+    def _cuGetErrorString(self, status: int, to: Any) -> None:
+        to._obj.value = b"out of memory"
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Pretended:
+    pretended = Pretended()
+    monkeypatch.setattr(driver, "missing", lambda: None)
+    monkeypatch.setattr(driver, "cubin", lambda kernel, cc: b"\x7fELF" + bytes(cc))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: pretended)
+    return pretended
+
+
+def record_of(kernel: DeviceKernel) -> bytes:
+    return bytes(range(kernel.parameters))
+
+
+def test_memory(library: Pretended) -> None:
+    device = Driver()
+    assert device.cc == (9, 0)
+    x, y = np.arange(12, dtype=np.float32), np.zeros(12, np.float32)
+    address = device.allocate(x.nbytes)
+    device.upload(address, x)
+    device.download(y, address)
+    np.testing.assert_array_equal(y, x)
+    device.free(address)
+    assert not library._memory
+    assert library.calls[-2:] == ["cuCtxSetCurrent", "cuMemFree_v2"]
+
+
+def test_a_graph(library: Pretended) -> None:
+    device = Driver()
+    product = PRODUCTS[0]
+    graph = device.record([(PAD_ROWS, (3, 1), record_of(PAD_ROWS)), (product, (2, 5), record_of(product)), (product, (1, 1), b"12")])
+    assert graph.value == GRAPH + 1
+    assert library.launches == [
+        (symbol(PAD_ROWS), [3, 1, 1, PAD_ROWS.block, 1, 1, 0], record_of(PAD_ROWS)),
+        (symbol(product), [2, 5, 1, product.block, 1, 1, product.shared], record_of(product)),
+        (symbol(product), [1, 1, 1, product.block, 1, 1, product.shared], b"12"),
+    ]
+    # More than 48 KB of shared memory has to be asked for; a kernel is loaded once, and before the stream records.
+    assert library.attributes == [(symbol(product), 8, product.shared)]
+    assert library.calls.count("cuModuleLoadData") == 2
+    begin, end = library.calls.index("cuStreamBeginCapture_v2"), library.calls.index("cuStreamEndCapture")
+    assert set(library.calls[begin + 1 : end]) == {"cuLaunchKernel"}
+    device.replay(graph)
+    assert library.calls[-1] == "cuGraphLaunch"
+
+
+def test_what_the_driver_refuses(library: Pretended) -> None:
+    device = Driver()
+    library.failing = "cuMemAlloc_v2"
+    with pytest.raises(DeviceError, match=r"refuses cuMemAlloc_v2: out of memory \(CUresult 2\)"):
+        device.allocate(1 << 60)
+
+
+def test_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "missing", lambda: "nothing is there")
+    with pytest.raises(DeviceError, match="no GPU can be used: nothing is there"):
+        Driver()
