@@ -44,24 +44,10 @@ def code_of(acc, scale, low, high, zero_point):  # type: ignore[no-untyped-def]
     return int32(nearest(clamp(multiply(to_float(acc), scale), low, high)) + zero_point)
 
 
-def gemm(epilogue: str, bm: int, bn: int, bk: int, warps_m: int, warps_n: int, stages: int) -> Any:
-    """y = epilogue(bias + Σ over taps and k of x · w); the record is `device.RECORD`."""
-    threads = 32 * warps_m * warps_n
-    tile_m, tile_n = bm // warps_m, bn // warps_n
-    m_tiles, n_tiles = tile_m // 16, tile_n // 8
-    chunks = bk // 16
-    rows_a_pass = threads // chunks
-    a_passes, b_passes = bm // rows_a_pass, bn // rows_a_pass
-    a_bytes = bm * bk
-    stage = a_bytes + bn * bk
-    swizzle_shift, swizzle_mask = (1 if bk == 64 else 0), chunks - 1
-    ahead = stages - 1
-    out_row = bn + 16  # bytes of a row of codes in shared memory: rows apart lie in other banks
-    out_chunks = bn // 16
-    rows_an_out_pass = threads // out_chunks
-    two_steps, four_steps = bk // 32 > 1, bk // 32 > 2
-    wait_ahead, wait_all = copies_wait(stages - 2), copies_wait(0)
-    codes, sums, residual_first = epilogue != "s32", epilogue in ("u8add", "u8radd"), epilogue == "u8radd"
+def loader(bm: int, bn: int, bk: int, threads: int) -> Any:
+    """What asks for a step of A and B: each thread for 16 bytes of some rows."""
+    rows_a_pass = threads // (bk // 16)
+    a_passes, b_passes, a_bytes = bm // rows_a_pass, bn // rows_a_pass, bm * bk
 
     @device
     def load_stage(to, x, x_step, x_left, w, w_step, x_rows):  # type: ignore[no-untyped-def]
@@ -73,9 +59,15 @@ def gemm(epilogue: str, bm: int, bn: int, bk: int, warps_m: int, warps_n: int, s
         for i in range(b_passes):
             copy_async(int32(to + int32(a_bytes + i * rows_a_pass * bk)), w + int64(i) * w_step, int32(16))
 
+    return load_stage
+
+
+def multiplier(m_tiles: int, n_tiles: int, bk: int) -> Any:
+    """What multiplies 32 bytes of k, from shared memory, for a warp's whole tile."""
+
     @device
     def multiply_step(a_at, a_high, a_swizzle, b_at, b_high, b_swizzle, step, acc, a, b):  # type: ignore[no-untyped-def]
-        """32 bytes of k of a warp's whole tile."""
+        """`a_at`, `b_at`: the row that this thread names; `step`: which 32 bytes."""
         a_chunk = int32(a_at + ((int32(int32(2 * step) + a_high) ^ a_swizzle) << int32(4)))
         b_chunk = int32(b_at + ((int32(int32(2 * step) + b_high) ^ b_swizzle) << int32(4)))
         for i in range(m_tiles):
@@ -96,6 +88,12 @@ def gemm(epilogue: str, bm: int, bn: int, bk: int, warps_m: int, warps_n: int, s
                 for q in range(4):
                     acc[i, j, q] = total[q]
 
+    return multiply_step
+
+
+def adder(residual_first: bool) -> Any:
+    """What adds the residual: of one code, and of four in a word."""
+
     @device
     def sum_of(c, r, base, c_ratio, r_ratio, offset, lo, hi):  # type: ignore[no-untyped-def]
         """The code of the sum of the product's code c and the residual's code r."""
@@ -114,6 +112,112 @@ def gemm(epilogue: str, bm: int, bn: int, bk: int, warps_m: int, warps_n: int, s
             left, right = int32((c >> int32(shift)) & int32(255)), int32((r >> int32(shift)) & int32(255))
             word = int32(word | (sum_of(left, right, base, c_ratio, r_ratio, offset, lo, hi) << int32(shift)))
         return word
+
+    return sum_of, sums_of
+
+
+def sums_out(bm: int, bn: int, warps_m: int, warps_n: int) -> Any:
+    """What stores accumulators as they are."""
+    tile_m, tile_n = bm // warps_m, bn // warps_n
+    m_tiles, n_tiles = tile_m // 16, tile_n // 8
+
+    @device
+    def store(acc, thread, first_m, first_n, y, m, n):  # type: ignore[no-untyped-def]
+        lane, warp = int32(thread & int32(31)), int32(thread >> int32(5))
+        warp_m, warp_n = int32(warp % int32(warps_m)), int32(warp // int32(warps_m))
+        column = int32(first_n + warp_n * int32(tile_n) + (lane & int32(3)) * int32(2))
+        for i in range(m_tiles):
+            for h in range(2):
+                at_m = int32(first_m + warp_m * int32(tile_m) + int32(16 * i + 8 * h) + (lane >> int32(2)))
+                here = y + int64(4) * (int64(at_m) * int64(n) + int64(column))
+                left = int32(n - column) if at_m < m else int32(0)
+                for j in range(n_tiles):
+                    if int32(8 * j) < left:
+                        store_i32(here + int64(32 * j), acc[i, j, 2 * h])
+                    if int32(8 * j + 1) < left:
+                        store_i32(here + int64(32 * j + 4), acc[i, j, 2 * h + 1])
+
+    return store
+
+
+def codes_in(bm: int, bn: int, warps_m: int, warps_n: int) -> Any:
+    """What gathers a tile's codes in shared memory, where rows lie bn + 16 bytes apart: in other banks."""
+    tile_m, tile_n, out_row = bm // warps_m, bn // warps_n, bn + 16
+    m_tiles, n_tiles = tile_m // 16, tile_n // 8
+
+    @device
+    def gather(acc, base, thread, first_n, scale, low, high, zero_point):  # type: ignore[no-untyped-def]
+        lane, warp = int32(thread & int32(31)), int32(thread >> int32(5))
+        warp_m, warp_n = int32(warp % int32(warps_m)), int32(warp // int32(warps_m))
+        for j in range(n_tiles):
+            column = int32(warp_n * int32(tile_n) + int32(8 * j) + (lane & int32(3)) * int32(2))
+            factors = scale + int64(4) * int64(first_n + column)
+            factor0, factor1 = load_f32(factors), load_f32(factors + int64(4))
+            for i in range(m_tiles):
+                for h in range(2):
+                    at_m = int32(warp_m * int32(tile_m) + int32(16 * i + 8 * h) + (lane >> int32(2)))
+                    code0 = code_of(acc[i, j, 2 * h], factor0, low, high, zero_point)
+                    code1 = code_of(acc[i, j, 2 * h + 1], factor1, low, high, zero_point)
+                    store_shared_u16(int32(base + at_m * int32(out_row) + column), int32(code0 | (code1 << int32(8))))
+
+    return gather
+
+
+def codes_out(epilogue: str, bm: int, bn: int, threads: int) -> Any:
+    """What stores the gathered codes in whole rows, with the residual added."""
+    out_row, out_chunks = bn + 16, bn // 16
+    rows_an_out_pass = threads // out_chunks
+    sums = epilogue != "u8"
+    sum_of, sums_of = adder(epilogue == "u8radd")
+
+    @device
+    def store(base, thread, first_m, first_n, y, r, m, n, y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi):  # type: ignore[no-untyped-def]
+        out_m, out_n = int32(thread // int32(out_chunks)), int32(int32(thread % int32(out_chunks)) * int32(16))
+        columns = int32(n - first_n - out_n)
+        for p in range(bm // rows_an_out_pass):
+            at_m = int32(out_m + int32(p * rows_an_out_pass))
+            here = int32(base + at_m * int32(out_row) + out_n)
+            at = int64(first_m + at_m) * int64(n) + int64(first_n + out_n)
+            if int32(first_m + at_m) < m:
+                if int32(n & int32(15)) == int32(0):
+                    if int32(0) < columns:
+                        c = load4_shared(here)
+                        if sums:
+                            d = load4(r + at)
+                            c = (
+                                sums_of(c[0], d[0], y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi),
+                                sums_of(c[1], d[1], y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi),
+                                sums_of(c[2], d[2], y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi),
+                                sums_of(c[3], d[3], y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi),
+                            )
+                        store4(y + at, c)
+                else:
+                    for e in range(min(int32(16), columns)):
+                        code = load_shared_u8(int32(here + int32(e)))
+                        if sums:
+                            code = sum_of(code, load_u8(r + at + int64(e)), y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi)
+                        store_u8(y + at + int64(e), code)
+
+    return store
+
+
+def gemm(epilogue: str, bm: int, bn: int, bk: int, warps_m: int, warps_n: int, stages: int) -> Any:
+    """y = epilogue(bias + Σ over taps and k of x · w); the record is `device.RECORD`."""
+    threads = 32 * warps_m * warps_n
+    tile_m, tile_n = bm // warps_m, bn // warps_n
+    m_tiles, n_tiles = tile_m // 16, tile_n // 8
+    chunks = bk // 16
+    rows_a_pass = threads // chunks
+    a_bytes = bm * bk
+    stage = a_bytes + bn * bk
+    swizzle_shift, swizzle_mask = (1 if bk == 64 else 0), chunks - 1
+    ahead = stages - 1
+    two_steps, four_steps = bk // 32 > 1, bk // 32 > 2
+    wait_ahead, wait_all = copies_wait(stages - 2), copies_wait(0)
+    codes, sums = epilogue != "s32", epilogue in ("u8add", "u8radd")
+    load_stage, multiply_step = loader(bm, bn, bk, threads), multiplier(m_tiles, n_tiles, bk)
+    store_sums, gather = sums_out(bm, bn, warps_m, warps_n), codes_in(bm, bn, warps_m, warps_n)
+    store_codes = codes_out(epilogue, bm, bn, threads)
 
     def kernel(  # type: ignore[no-untyped-def]
         x, w, bias, scale, y, r, m, n, k, x_row, taps, lo, hi, y_zero_point, c_lo, c_hi, c_ratio, r_ratio, c_zero_point, sum_offset
@@ -187,60 +291,15 @@ def gemm(epilogue: str, bm: int, bn: int, bk: int, warps_m: int, warps_n: int, s
         wait_all()
         cuda.syncthreads()
 
-        if not codes:
-            column = int32(first_n + warp_n * int32(tile_n) + (lane & int32(3)) * int32(2))
-            for i in range(m_tiles):
-                for h in range(2):
-                    at_m = int32(first_m + warp_m * int32(tile_m) + int32(16 * i + 8 * h) + (lane >> int32(2)))
-                    here = y + int64(4) * (int64(at_m) * int64(n) + int64(column))
-                    left = int32(n - column) if at_m < m else int32(0)
-                    for j in range(n_tiles):
-                        if int32(8 * j) < left:
-                            store_i32(here + int64(32 * j), acc[i, j, 2 * h])
-                        if int32(8 * j + 1) < left:
-                            store_i32(here + int64(32 * j + 4), acc[i, j, 2 * h + 1])
-            return
-
-        # Codes of the product are gathered in shared memory, and leave (with the residual added) in whole rows.
-        low, high, zero_point = lo, hi, y_zero_point
-        if sums:
-            low, high, zero_point = c_lo, c_hi, int32(nearest(c_zero_point) + y_zero_point)
-        for j in range(n_tiles):
-            column = int32(warp_n * int32(tile_n) + int32(8 * j) + (lane & int32(3)) * int32(2))
-            factors = scale + int64(4) * int64(first_n + column)
-            factor0, factor1 = load_f32(factors), load_f32(factors + int64(4))
-            for i in range(m_tiles):
-                for h in range(2):
-                    at_m = int32(warp_m * int32(tile_m) + int32(16 * i + 8 * h) + (lane >> int32(2)))
-                    code0 = code_of(acc[i, j, 2 * h], factor0, low, high, zero_point)
-                    code1 = code_of(acc[i, j, 2 * h + 1], factor1, low, high, zero_point)
-                    store_shared_u16(int32(base + at_m * int32(out_row) + column), int32(code0 | (code1 << int32(8))))
-        cuda.syncthreads()
-        out_m, out_n = int32(thread // int32(out_chunks)), int32(int32(thread % int32(out_chunks)) * int32(16))
-        columns = int32(n - first_n - out_n)
-        for p in range(bm // rows_an_out_pass):
-            at_m = int32(out_m + int32(p * rows_an_out_pass))
-            here = int32(base + at_m * int32(out_row) + out_n)
-            at = int64(first_m + at_m) * int64(n) + int64(first_n + out_n)
-            if int32(first_m + at_m) < m:
-                if int32(n & int32(15)) == int32(0):
-                    if int32(0) < columns:
-                        c = load4_shared(here)
-                        if sums:
-                            d = load4(r + at)
-                            c = (
-                                sums_of(c[0], d[0], y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi),
-                                sums_of(c[1], d[1], y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi),
-                                sums_of(c[2], d[2], y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi),
-                                sums_of(c[3], d[3], y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi),
-                            )
-                        store4(y + at, c)
-                else:
-                    for e in range(min(int32(16), columns)):
-                        code = load_shared_u8(int32(here + int32(e)))
-                        if sums:
-                            code = sum_of(code, load_u8(r + at + int64(e)), y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi)
-                        store_u8(y + at + int64(e), code)
+        if codes:
+            low, high, zero_point = lo, hi, y_zero_point
+            if sums:
+                low, high, zero_point = c_lo, c_hi, int32(nearest(c_zero_point) + y_zero_point)
+            gather(acc, base, thread, first_n, scale, low, high, zero_point)
+            cuda.syncthreads()
+            store_codes(base, thread, first_m, first_n, y, r, m, n, y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi)
+        else:
+            store_sums(acc, thread, first_m, first_n, y, m, n)
 
     return kernel
 

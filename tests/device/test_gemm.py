@@ -67,7 +67,7 @@ MUTATIONS = {
     "waits for one copy too few": ("wait_ahead, wait_all = copies_wait(stages - 2)", "wait_ahead, wait_all = copies_wait(stages - 1)"),
     "no barrier in the loop": ("            wait_ahead()\n            cuda.syncthreads()", "            wait_ahead()"),
     "no barrier before codes are gathered": ("        wait_all()\n        cuda.syncthreads()", "        wait_all()"),
-    "no barrier before codes leave": ("        cuda.syncthreads()\n        out_m", "        out_m"),
+    "no barrier before codes leave": ("            cuda.syncthreads()\n            store_codes", "            store_codes"),
     "fills the stage that is read": ("ahead = stages - 1", "ahead = stages"),
     "chunks are not permuted": ("a_swizzle = int32((a_row >> int32(swizzle_shift)) & int32(swizzle_mask))", "a_swizzle = int32(0)"),
     "wrong half of B": ("int32((lane >> int32(3)) & int32(1))\n", "int32((lane >> int32(4)) & int32(1))\n"),
