@@ -16,7 +16,7 @@ from qrt.ops.gemm.amx import Lines
 from qrt.ops.gemm.dense import check_extra, check_operand, product_reference
 from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Fields, Product, Weights, overread_safe
-from qrt.ops.op import Array, Op, Operand, Ref, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Ref, Spec, Steps
 
 __all__ = ["FILL", "Conv"]
 
@@ -101,6 +101,16 @@ class Conv(Op):
         if not point and not in_lines:
             fields |= self._table(steps, inputs, space, channels * size, product)
         product.step(steps, inputs[1:], not point, fields)
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.gemm.device import emit_product
+
+        space = inputs[0].spec.shape[1:-1]
+
+        def window(pixel: int) -> tuple[Array, int]:
+            return self.window.offsets(space, pixel), prod(space)
+
+        emit_product(steps, self.weights, self.epilogue, self.x_zero_point, inputs, outputs[0], None if self.window.is_point else window)
 
     def _padding(self, steps: Steps, inputs: Sequence[Operand], row: int) -> Ref:
         """`row` bytes of what padding reads."""

@@ -44,22 +44,43 @@ def code_of(acc, scale, low, high, zero_point):  # type: ignore[no-untyped-def]
     return int32(nearest(clamp(multiply(to_float(acc), scale), low, high)) + zero_point)
 
 
-def loader(bm: int, bn: int, bk: int, threads: int) -> Any:
+def loader(indirect: bool, bm: int, bn: int, bk: int, threads: int) -> Any:
     """What asks for a step of A and B: each thread for 16 bytes of some rows."""
     rows_a_pass = threads // (bk // 16)
     a_passes, b_passes, a_bytes = bm // rows_a_pass, bn // rows_a_pass, bm * bk
 
     @device
-    def load_stage(to, x, x_step, x_left, w, w_step, x_rows):  # type: ignore[no-untyped-def]
-        """`x_left`: bytes of k from this thread's chunk on; `x_rows`: rows of A from its first one on."""
-        a_count = int32(min(int32(16), max(int32(0), x_left)))
+    def load_stage(to, x, x_step, tables, tap, zeros, k_at, x_left, w, w_step, x_rows):  # type: ignore[no-untyped-def]
+        """`x`: this thread's chunk of each of its rows; `x_left`: bytes of k from there on; `x_rows`: rows of A from its first one on."""
+        a_count = int32(min(int32(16), max(int32(0), int32(x_left - k_at))))
         for i in range(a_passes):
             count = a_count if int32(i * rows_a_pass) < x_rows else int32(0)
-            copy_async(int32(to + int32(i * rows_a_pass * bk)), x + int64(i) * x_step, count)
+            source = x[0] + int64(i) * x_step
+            if indirect:
+                offset = load_i32(tables[i] + int64(4) * int64(tap))
+                source = x[i] + int64(offset) if offset >= int32(0) else zeros
+            copy_async(int32(to + int32(i * rows_a_pass * bk)), source + int64(k_at), count)
         for i in range(b_passes):
             copy_async(int32(to + int32(a_bytes + i * rows_a_pass * bk)), w + int64(i) * w_step, int32(16))
 
     return load_stage
+
+
+def finder(indirect: bool, rows: int, passes: int) -> Any:
+    """What finds the rows of A that a thread copies, `rows` apart: by a stride, or where a table of offsets says for each tap."""
+
+    @device
+    def find(x, tables, first, x_at, x_row, x_batch, offsets, pixels, taps, m):  # type: ignore[no-untyped-def]
+        if indirect:
+            for i in range(passes):
+                at = int32(min(int32(first + int32(i * rows)), int32(m - int32(1))))
+                image = int32(at // pixels)
+                x[i] = x_at + int64(image) * x_batch
+                tables[i] = offsets + int64(4) * int64(int32(at - image * pixels)) * int64(taps)
+        else:
+            x[0] = x_at + int64(first) * int64(x_row)
+
+    return find
 
 
 def multiplier(m_tiles: int, n_tiles: int, bk: int) -> Any:
@@ -201,7 +222,7 @@ def codes_out(epilogue: str, bm: int, bn: int, threads: int) -> Any:
     return store
 
 
-def gemm(epilogue: str, bm: int, bn: int, bk: int, warps_m: int, warps_n: int, stages: int) -> Any:
+def gemm(addressing: str, epilogue: str, bm: int, bn: int, bk: int, warps_m: int, warps_n: int, stages: int) -> Any:
     """y = epilogue(bias + Σ over taps and k of x · w); the record is `device.RECORD`."""
     threads = 32 * warps_m * warps_n
     tile_m, tile_n = bm // warps_m, bn // warps_n
@@ -215,12 +236,38 @@ def gemm(epilogue: str, bm: int, bn: int, bk: int, warps_m: int, warps_n: int, s
     two_steps, four_steps = bk // 32 > 1, bk // 32 > 2
     wait_ahead, wait_all = copies_wait(stages - 2), copies_wait(0)
     codes, sums = epilogue != "s32", epilogue in ("u8add", "u8radd")
-    load_stage, multiply_step = loader(bm, bn, bk, threads), multiplier(m_tiles, n_tiles, bk)
+    indirect = addressing == "indirect"
+    a_passes = bm // rows_a_pass
+    find = finder(indirect, rows_a_pass, a_passes)
+    load_stage, multiply_step = loader(indirect, bm, bn, bk, threads), multiplier(m_tiles, n_tiles, bk)
     store_sums, gather = sums_out(bm, bn, warps_m, warps_n), codes_in(bm, bn, warps_m, warps_n)
     store_codes = codes_out(epilogue, bm, bn, threads)
 
     def kernel(  # type: ignore[no-untyped-def]
-        x, w, bias, scale, y, r, m, n, k, x_row, taps, lo, hi, y_zero_point, c_lo, c_hi, c_ratio, r_ratio, c_zero_point, sum_offset
+        x,
+        x_batch,
+        offsets,
+        zeros,
+        w,
+        bias,
+        scale,
+        y,
+        r,
+        m,
+        n,
+        k,
+        x_row,
+        pixels,
+        taps,
+        lo,
+        hi,
+        y_zero_point,
+        c_lo,
+        c_hi,
+        c_ratio,
+        r_ratio,
+        c_zero_point,
+        sum_offset,
     ):
         base = shared_base()
         thread = int32(cuda.threadIdx.x)
@@ -238,7 +285,10 @@ def gemm(epilogue: str, bm: int, bn: int, bk: int, warps_m: int, warps_n: int, s
         steps = int32(steps_a_tap * taps)
         w_row = int64(steps) * int64(bk)
         w_step = w_row * int64(rows_a_pass)
-        x_at = x + int64(first_m + row) * int64(x_row) + int64(chunk_at)
+        x_left = int32(k - chunk_at)
+        sources, tables = cuda.local.array(a_passes, int64), cuda.local.array(a_passes, int64)
+        find(sources, tables, int32(first_m + row), x + int64(chunk_at), x_row, x_batch, offsets, pixels, taps, m)
+        zeros_at = zeros + int64(chunk_at)
         w_at = w + int64(first_n + row) * w_row + int64(chunk_at)
 
         # Which rows this thread names to load_matrix.
@@ -261,25 +311,29 @@ def gemm(epilogue: str, bm: int, bn: int, bk: int, warps_m: int, warps_n: int, s
                 acc[i, j, 2] = start0
                 acc[i, j, 3] = start1
 
-        loaded, k_at = int32(0), int32(0)  # steps asked for; where in its tap the next one starts
+        loaded, tap, k_at = int32(0), int32(0), int32(0)  # steps asked for; the next one's tap, and where in that it starts
         write, read = int32(0), int32(0)  # bytes from the first stage to the one that is filled next, and read next
         for _ in range(ahead):
             if loaded < steps:
-                x_left = int32(k - k_at - chunk_at)
-                load_stage(int32(to + write), x_at + int64(k_at), x_step, x_left, w_at + int64(loaded) * int64(bk), w_step, x_rows)
+                at = w_at + int64(loaded) * int64(bk)
+                load_stage(int32(to + write), sources, x_step, tables, tap, zeros_at, k_at, x_left, at, w_step, x_rows)
             copies_commit()
             loaded = int32(loaded + int32(1))
-            k_at = int32(k_at + int32(bk)) if int32(k_at + int32(bk)) < k else int32(0)
+            k_at = int32(k_at + int32(bk))
+            if k_at >= k:
+                k_at, tap = int32(0), int32(tap + int32(1))
             write = int32(write + int32(stage))
         for _ in range(steps):
             wait_ahead()
             cuda.syncthreads()
             if loaded < steps:
-                x_left = int32(k - k_at - chunk_at)
-                load_stage(int32(to + write), x_at + int64(k_at), x_step, x_left, w_at + int64(loaded) * int64(bk), w_step, x_rows)
+                at = w_at + int64(loaded) * int64(bk)
+                load_stage(int32(to + write), sources, x_step, tables, tap, zeros_at, k_at, x_left, at, w_step, x_rows)
             copies_commit()
             loaded = int32(loaded + int32(1))
-            k_at = int32(k_at + int32(bk)) if int32(k_at + int32(bk)) < k else int32(0)
+            k_at = int32(k_at + int32(bk))
+            if k_at >= k:
+                k_at, tap = int32(0), int32(tap + int32(1))
             multiply_step(int32(a_at + read), a_high, a_swizzle, int32(b_at + read), b_high, b_swizzle, int32(0), acc, a, b)
             if two_steps:
                 multiply_step(int32(a_at + read), a_high, a_swizzle, int32(b_at + read), b_high, b_swizzle, int32(1), acc, a, b)

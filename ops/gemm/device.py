@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,9 @@ __all__ = ["EPILOGUES", "KERNELS", "PAD_ROWS", "PRODUCTS", "RECORD", "TILES", "T
 
 RECORD = record_dtype(
     ("x", "i8"),  # A: uint8 [m][x_row], a multiple of 16
+    ("x_batch", "i8"),  # these as in `table.RECORD`: rows by a table of offsets
+    ("offsets", "i8"),
+    ("zeros", "i8"),
     ("w", "i8"),  # packed B
     ("bias", "i8"),  # int32 [n rounded up to the tile]: what accumulators start from
     ("scale", "i8"),  # float32, likewise
@@ -27,7 +30,8 @@ RECORD = record_dtype(
     ("n", "i4"),
     ("k", "i4"),  # bytes of a row of A
     ("x_row", "i4"),  # bytes from one row of A to the next, a multiple of 16
-    ("taps", "i4"),  # matrices that A is multiplied by, to be summed
+    ("pixels", "i4"),  # rows of one image
+    ("taps", "i4"),  # matrices that A, or what the table finds for each, is multiplied by, to be summed
     ("lo", "f4"),  # the rest as in `table.RECORD`
     ("hi", "f4"),
     ("y_zero_point", "i4"),
@@ -76,10 +80,10 @@ class Tile:
 TILES = (Tile(128, 256, 64, 2, 4, 4), Tile(128, 128, 64, 2, 2, 4), Tile(64, 64, 128, 2, 2, 3))
 
 
-def kernel_for(tile: Tile, epilogue: str) -> DeviceKernel:
-    """The table's row for a tile and an epilogue."""
-    params = (epilogue, tile.m, tile.n, tile.k, tile.warps_m, tile.warps_n, tile.stages)
-    name = f"gemm_u8s8_{epilogue}_{tile.m}x{tile.n}x{tile.k}__cuda"
+def kernel_for(tile: Tile, addressing: str, epilogue: str) -> DeviceKernel:
+    """The table's row for a tile, a way of finding rows and an epilogue."""
+    params = (addressing, epilogue, tile.m, tile.n, tile.k, tile.warps_m, tile.warps_n, tile.stages)
+    name = f"gemm_u8s8_{epilogue}_{tile.m}x{tile.n}x{tile.k}_{addressing}__cuda"
     return DeviceKernel(name, RECORD, "qrt.ops.gemm.cuda:gemm", params, tile.block, tile.shared)
 
 
@@ -90,7 +94,9 @@ PAD_ROWS = DeviceKernel(
     "qrt.ops.gemm.cuda:pad_rows",
 )
 
-PRODUCTS: tuple[DeviceKernel, ...] = tuple(kernel_for(tile, epilogue) for tile in TILES for epilogue in EPILOGUES)
+PRODUCTS: tuple[DeviceKernel, ...] = tuple(
+    kernel_for(tile, addressing, epilogue) for tile in TILES for addressing in ("direct", "indirect") for epilogue in EPILOGUES
+)
 KERNELS: tuple[DeviceKernel, ...] = (*PRODUCTS, PAD_ROWS)
 
 
@@ -100,36 +106,61 @@ def choose_tile(m: int, n: int) -> Tile:
 
 
 def emit_product(
-    steps: DeviceSteps, weights: Weights, epilogue: Epilogue, x_zero_point: int, inputs: Sequence[Operand], y: Operand
+    steps: DeviceSteps,
+    weights: Weights,
+    epilogue: Epilogue,
+    x_zero_point: int,
+    inputs: Sequence[Operand],
+    y: Operand,
+    window: Callable[[int], tuple[Array, int]] | None = None,
 ) -> None:
-    """Appends y = epilogue(x · w) for codes x [..., k]; `inputs`: x, then what the epilogue reads. Raises UnsupportedOp for floats."""
-    _, _, k, n = weights.w.shape
-    if epilogue.name not in EPILOGUES:
-        raise UnsupportedOp(f"no product for CUDA ends in {epilogue.name!r}")
+    """Appends y = epilogue(x · w) for codes x [..., k]; `inputs`: x, then what the epilogue reads. Raises UnsupportedOp for floats.
+
+    `window`: what gives for the bytes of a pixel the offsets of each row's taps in an image, and that image's pixels.
+    """
+    groups, taps, k, n = weights.w.shape
+    if epilogue.name not in EPILOGUES or groups != 1:
+        raise UnsupportedOp(f"no product for CUDA of {groups} groups ends in {epilogue.name!r}")
     m = y.spec.size // n if n else 0
     if m == 0:
         return
     tile = choose_tile(m, n)
-    parts = int8_parts(weights.centred()[0, 0]) if weights.zero_point is not None else [weights.w[0, 0]]
+    parts = int8_parts(weights.centred()[0]) if weights.zero_point is not None else [weights.w[0]]
     zeros = weights.zero_point.tobytes() if weights.zero_point is not None else b""
 
     def lay(source: Array, how: str, array: Array) -> Ref:
         return steps.packed(source, ("cuda", how, n, tile.n), lambda: padded(tile, np.resize(array, n)))
 
+    def packed_weights() -> Array:
+        return pack(tile, np.stack(parts, 1).reshape(-1, k, n))
+
     bias = np.zeros(n, np.int64) if weights.bias is None else weights.bias.astype(np.int64)
     start = wrap32(bias - x_zero_point * weights.sums())
     source = weights.w if weights.bias is None else weights.bias
-    x, row = inputs[0].ref, -(-k // CHUNK) * CHUNK
-    if row != k:
-        x = steps.scratch(m * row)
-        blocks = -(-m * row // CHUNK // PAD_ROWS.block)
-        steps.launch(PAD_ROWS, (blocks, 1), x=inputs[0].ref, y=x, m=m, k=k, y_row=row)
+    x, row = _rows_of_chunks(steps, inputs[0], k)
     fields: dict[str, int | float | Ref] = dict.fromkeys(RECORD.names or (), 0)
     fields |= epilogue.fields(inputs[1:], lay)
-    fields |= {"x": x, "y": y.ref, "m": m, "n": n, "k": k, "x_row": row, "taps": len(parts)}
-    fields["w"] = steps.packed(weights.w, ("cuda", "b", tile.n, tile.k, zeros), lambda: pack(tile, np.stack(parts)))
+    fields |= {"x": x, "y": y.ref, "m": m, "n": n, "k": k, "x_row": row, "taps": taps * len(parts), "pixels": 1}
+    fields["w"] = steps.packed(weights.w, ("cuda", "b", tile.n, tile.k, zeros), packed_weights)
     fields["bias"] = lay(source, f"start{x_zero_point}{zeros!r}{id(weights.w)}", start)
-    steps.launch(kernel_for(tile, epilogue.name), (-(-m // tile.m), -(-n // tile.n)), **fields)
+    if window is not None:
+        offsets, pixels = window(row)
+        how = ("cuda", "offsets", len(parts), offsets.shape, offsets.tobytes())
+        fields["offsets"] = steps.packed(weights.w, how, lambda: np.repeat(offsets, len(parts), 1))
+        fields["zeros"] = steps.packed(weights.w, ("cuda", "padding", x_zero_point, row), lambda: np.full(row, x_zero_point, np.uint8))
+        fields |= {"pixels": len(offsets), "x_batch": pixels * row}
+    addressing = "direct" if window is None else "indirect"
+    steps.launch(kernel_for(tile, addressing, epilogue.name), (-(-m // tile.m), -(-n // tile.n)), **fields)
+
+
+def _rows_of_chunks(steps: DeviceSteps, x: Operand, k: int) -> tuple[Ref, int]:
+    """x with rows of whole chunks, copied where they are not, and a row's bytes."""
+    row, rows = -(-k // CHUNK) * CHUNK, x.spec.size // k
+    if row == k:
+        return x.ref, row
+    copy = steps.scratch(rows * row)
+    steps.launch(PAD_ROWS, (-(-rows * row // CHUNK // PAD_ROWS.block), 1), x=x.ref, y=copy, m=rows, k=k, y_row=row)
+    return copy, row
 
 
 def padded(tile: Tile, columns: Array) -> Array:

@@ -154,7 +154,7 @@ def _typed(name: str) -> Any:
 
 
 def _local_array(shape: Any, kind: Any) -> np.ndarray:
-    return np.full(shape, -1515870811, np.int32)  # POISON in every byte
+    return np.full(np.prod(shape) * 8, POISON, np.uint8).view(np.int32 if kind is _int32 else np.int64)[: np.prod(shape)].reshape(shape)
 
 
 def _load(dtype: Any) -> Callable[[int], Any]:

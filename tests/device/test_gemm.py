@@ -9,10 +9,11 @@ from device.emulator import SCHEDULES, Schedule
 from kernels.check import program_of
 from kernels.products import added, codes, to_codes, weights
 
+from qrt.ops.conv import Conv, Window
 from qrt.ops.gemm import Dense, Int32, device
 from qrt.ops.gemm.device import EPILOGUES, TILES, Tile
 from qrt.ops.gemm.epilogue import Epilogue
-from qrt.ops.op import Array
+from qrt.ops.op import Array, Op
 from qrt.runtime.device import DevicePlan
 from qrt.runtime.emission import Packs
 
@@ -26,7 +27,7 @@ def epilogue_of(name: str, n: int, k: int) -> Epilogue:
     return to_codes(n, k) if name == "u8" else added(n, k, signed=n % 2 == 0, residual_first=name == "u8radd")
 
 
-def run(op: Dense, feeds: list[Array], tile: Tile, schedule: Schedule, mutation: tuple[str, str] | None = None) -> Array:
+def run(op: Op, feeds: list[Array], tile: Tile, schedule: Schedule, mutation: tuple[str, str] | None = None) -> Array:
     """The op by the source of its kernel."""
     program, _ = program_of(op, feeds)
     with pytest.MonkeyPatch.context() as patch:
@@ -39,7 +40,7 @@ def case(name: str, m: int, k: int, n: int, asymmetric: bool = False) -> tuple[D
     return op, [codes(m, k)] + [codes(m, n)] * op.epilogue.extra
 
 
-def check(op: Dense, feeds: list[Array], tile: Tile, schedule: Schedule) -> None:
+def check(op: Op, feeds: list[Array], tile: Tile, schedule: Schedule) -> None:
     np.testing.assert_array_equal(run(op, feeds, tile, schedule), op.reference(feeds)[0], str(schedule))
 
 
@@ -59,6 +60,45 @@ def test_every_tile(tile: Tile) -> None:
     check(*case("u8", 20, 2 * tile.k + 24, tile.n - 30), tile, Schedule("greedy", "lazy"))
 
 
+def convolution(c: int, n: int, window: Window, name: str, space: tuple[int, int], asymmetric: bool = False) -> tuple[Conv, list[Array]]:
+    op = Conv(window, weights(1, window.taps, c, n, asymmetric), epilogue_of(name, n, c * window.taps), X_ZERO_POINT)
+    return op, [codes(2, *space, c)] + [codes(2, *window.out_space(space), n)] * op.epilogue.extra
+
+
+@pytest.mark.parametrize(
+    ("op", "feeds"),
+    [
+        convolution(16, 20, Window((3, 3), (1, 1), (1, 1), (1, 1, 1, 1)), "u8", (5, 7)),
+        convolution(3, 16, Window((3, 3), (2, 2), (1, 1), (0, 1, 1, 2)), "u8", (9, 8)),
+        convolution(80, 9, Window((2, 2), (1, 1), (2, 2), (1, 0, 0, 1)), "u8add", (6, 5)),
+        convolution(8, 8, Window((3, 3), (1, 1), (1, 1), (1, 1, 1, 1)), "s32", (4, 4), asymmetric=True),
+        convolution(16, 8, Window((2, 2), (2, 2), (1, 1), (0, 0, 0, 0), transposed=True), "u8", (3, 4)),
+        convolution(24, 32, Window((1, 1), (1, 1), (1, 1), (0, 0, 0, 0)), "u8radd", (4, 5)),
+    ],
+    ids=["same", "strided", "dilated", "asymmetric", "transposed", "point"],
+)
+def test_convolutions(op: Conv, feeds: list[Array]) -> None:
+    check(op, feeds, SMALL, Schedule("random", "lazy"))
+
+
+CONVOLUTION_BUGS = {
+    "padding is 0": ("if offset >= int32(0) else zeros", "if offset >= int32(0) else x[i]"),
+    "the next tap": ("offset = load_i32(tables[i] + int64(4) * int64(tap))", "offset = load_i32(tables[i])"),
+    "the second image": ("x[i] = x_at + int64(image) * x_batch", "x[i] = x_at"),
+    "rows past the end": ("min(int32(first + int32(i * rows)), int32(m - int32(1)))", "first + int32(i * rows)"),
+}
+
+
+@pytest.mark.parametrize("bug", CONVOLUTION_BUGS)
+def test_a_planted_bug_of_convolutions_is_found(bug: str) -> None:
+    op, feeds = convolution(16, 20, Window((3, 3), (1, 1), (1, 1), (1, 1, 1, 1)), "u8", (5, 7))
+    try:
+        found = run(op, feeds, SMALL, SCHEDULES[0], CONVOLUTION_BUGS[bug])
+    except IndexError:
+        return
+    assert not np.array_equal(found, op.reference(feeds)[0])
+
+
 def test_asymmetric_weights_are_taps() -> None:
     check(*case("u8", 40, 70, 20, asymmetric=True), SMALL, Schedule("random", "eager"))
 
@@ -72,7 +112,7 @@ MUTATIONS = {
     "chunks are not permuted": ("a_swizzle = int32((a_row >> int32(swizzle_shift)) & int32(swizzle_mask))", "a_swizzle = int32(0)"),
     "wrong half of B": ("int32((lane >> int32(3)) & int32(1))\n", "int32((lane >> int32(4)) & int32(1))\n"),
     "columns of C": ("columns = int32(n - first_n - out_n)", "columns = int32(16)"),
-    "the end of k": ("int32(min(int32(16), max(int32(0), x_left)))", "int32(16)"),
+    "the end of k": ("int32(min(int32(16), max(int32(0), int32(x_left - k_at))))", "int32(16)"),
     "the last row of x": ("count = a_count if int32(i * rows_a_pass) < x_rows else int32(0)", "count = a_count"),
     "the last row of y": ("if int32(first_m + at_m) < m:", "if True:"),
     "bounds are swapped": ("clamp(multiply(to_float(acc), scale), low, high)", "clamp(multiply(to_float(acc), scale), high, low)"),
