@@ -70,10 +70,10 @@ def finder(indirect: bool, rows: int, passes: int) -> Any:
     """What finds the rows of A that a thread copies, `rows` apart: by a stride, or where a table of offsets says for each tap."""
 
     @device
-    def find(x, tables, first, x_at, x_row, x_batch, offsets, pixels, taps, m):  # type: ignore[no-untyped-def]
+    def find(x, tables, first, x_at, x_row, x_batch, offsets, pixels, taps):  # type: ignore[no-untyped-def]
         if indirect:
             for i in range(passes):
-                at = int32(min(int32(first + int32(i * rows)), int32(m - int32(1))))
+                at = int32(first + int32(i * rows))  # past the last one, another of the table's, of which nothing is copied
                 image = int32(at // pixels)
                 x[i] = x_at + int64(image) * x_batch
                 tables[i] = offsets + int64(4) * int64(int32(at - image * pixels)) * int64(taps)
@@ -244,31 +244,9 @@ def gemm(addressing: str, epilogue: str, bm: int, bn: int, bk: int, warps_m: int
     store_codes = codes_out(epilogue, bm, bn, threads)
 
     def kernel(  # type: ignore[no-untyped-def]
-        x,
-        x_batch,
-        offsets,
-        zeros,
-        w,
-        bias,
-        scale,
-        y,
-        r,
-        m,
-        n,
-        k,
-        x_row,
-        pixels,
-        taps,
-        lo,
-        hi,
-        y_zero_point,
-        c_lo,
-        c_hi,
-        c_ratio,
-        r_ratio,
-        c_zero_point,
-        sum_offset,
-    ):
+        x, x_batch, offsets, zeros, w, bias, scale, y, r, m, n, k, x_row, pixels, taps, lo, hi, y_zero_point,
+        c_lo, c_hi, c_ratio, r_ratio, c_zero_point, sum_offset,
+    ):  # fmt: skip
         base = shared_base()
         thread = int32(cuda.threadIdx.x)
         lane, warp = int32(thread & int32(31)), int32(thread >> int32(5))
@@ -287,7 +265,7 @@ def gemm(addressing: str, epilogue: str, bm: int, bn: int, bk: int, warps_m: int
         w_step = w_row * int64(rows_a_pass)
         x_left = int32(k - chunk_at)
         sources, tables = cuda.local.array(a_passes, int64), cuda.local.array(a_passes, int64)
-        find(sources, tables, int32(first_m + row), x + int64(chunk_at), x_row, x_batch, offsets, pixels, taps, m)
+        find(sources, tables, int32(first_m + row), x + int64(chunk_at), x_row, x_batch, offsets, pixels, taps)
         zeros_at = zeros + int64(chunk_at)
         w_at = w + int64(first_n + row) * w_row + int64(chunk_at)
 

@@ -85,7 +85,6 @@ CONVOLUTION_BUGS = {
     "padding is 0": ("if offset >= int32(0) else zeros", "if offset >= int32(0) else x[i]"),
     "the next tap": ("offset = load_i32(tables[i] + int64(4) * int64(tap))", "offset = load_i32(tables[i])"),
     "the second image": ("x[i] = x_at + int64(image) * x_batch", "x[i] = x_at"),
-    "rows past the end": ("min(int32(first + int32(i * rows)), int32(m - int32(1)))", "first + int32(i * rows)"),
 }
 
 
