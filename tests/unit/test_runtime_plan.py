@@ -15,6 +15,7 @@ from qrt.core.errors import KernelError
 from qrt.jit import Kernel, record_dtype
 from qrt.jit.host import host_target
 from qrt.ops.gemm import Codes, Dense, Float, Weights
+from qrt.ops.movement import Transpose
 from qrt.ops.op import Array, Base, Op, Operand, Spec, Steps, View
 from qrt.ops.program import Program, interpret
 from qrt.runtime.arena import ALIGNMENT, SLACK, Buffer, place
@@ -244,6 +245,14 @@ def test_runs_from_many_threads_at_once_do_not_meet() -> None:
     assert not any(thread.is_alive() for thread in threads)
     assert not wrong
     assert len(plans[0]._free) <= 8  # contexts are used again
+
+
+def test_a_plan_of_small_steps_wakes_no_second_thread() -> None:
+    program = Program()
+    program.inputs = [program.value(Spec((2, 8), np.dtype(np.uint8)))]
+    program.outputs = list(program.call(Transpose((1, 0)), program.inputs, "small"))
+    assert build(program, TARGET, 2, Packs()).threads == 1
+    assert network(2).threads == 2
 
 
 def test_outputs_are_the_caller_s_own() -> None:
