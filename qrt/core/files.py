@@ -53,8 +53,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_together(path: Path, companion: str, write: Callable[[Path], object]) -> None:
-    """As `write_whole`, for a file with another beside it, which names it: `write` gets a path in a folder of its own, and writes both there
-    under their final names. `companion`: the other one's name. Both take their places once both are whole."""
+    """As `write_whole`, for a file with another beside it, which it names. Both take their places once both are whole.
+
+    `companion`: the other one's name. `write` gets a path in a folder of its own, and writes both there under their final names.
+    """
     path = path.absolute()
     beside = path.with_name(companion)
     for place in (path, beside):
