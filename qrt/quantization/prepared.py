@@ -12,7 +12,7 @@ import numpy as np
 
 from qrt.core.errors import CalibrationError, InvalidInput, QuantizationError
 from qrt.core.qparams import QParams
-from qrt.graph import Model, constant, ir, new_initializer, unique_name
+from qrt.graph import Model, constant, ir
 from qrt.graph.passes import prepare
 from qrt.graph.passes.drop_dead import drop_dead
 from qrt.graph.passes.name_everything import name_everything
@@ -28,6 +28,7 @@ from qrt.observers import (
 )
 from qrt.quantization.batches import Batch, feeds_of
 from qrt.quantization.construct import make_observer, observed
+from qrt.quantization.fresh import Fresh
 from qrt.quantization.qdq import open_input, open_output, qparams_of, write_qdq
 from qrt.quantization.quantizer import EdgeOrNode, FixedQParamsQuantizationSpec, QuantizationSpec, Quantizer, forget
 from qrt.quantization.resolve import Group, Site, resolve
@@ -242,34 +243,37 @@ class _FakeQuantized:
         model = self.prepared.model.clone()
         nodes = {node.name or "": node for node in model.graph}
         values = {v.name or "": v for v in [*model.graph.inputs, *(v for n in model.graph for v in n.outputs)]}
+        fresh = Fresh(model.graph)
         calls: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
         faked: dict[str, ir.Value] = {}  # by the name of the value, for all its readers
         sites = [(site, group) for group in self.prepared._made for site in group.sites]
         for site, group in sorted(sites, key=lambda item: bool(item[0].reader)):  # values before edges, which may read them
             if site.value in group.constants:
-                faked_weight = new_initializer(model.graph, f"{site.value}_fake_quantized", self.weights[group, site.value])
+                faked_weight = fresh.constant(f"{site.value}_fake_quantized", self.weights[group, site.value])
                 _swap(nodes[site.reader], model.graph.initializers[site.value], faked_weight)
             elif isinstance(group.spec, QuantizationSpec) and not group.spec.is_dynamic and site.value not in group.watched:
                 continue  # it is moved from what is fake-quantized already
             elif not site.reader:
                 value = values[site.value]
                 readers = [use.node for use in value.uses()]
-                faked[site.value] = output = _call(model, value, f"{site.value}_fake_quantized", calls, self.prepared._made[group])
+                faked[site.value] = output = _call(
+                    model, value, fresh.name(f"{site.value}_fake_quantized"), calls, self.prepared._made[group]
+                )
                 for reader in readers:
                     _swap(reader, value, output)
                 if value.is_graph_output() and value.producer() is not None:
                     model.graph.outputs[list(model.graph.outputs).index(value)] = output
             elif Site(site.value) not in group.sites:
                 value = faked.get(site.value, values[site.value])
-                output = _call(model, value, f"{site.value}_{site.reader}_fake_quantized", calls, self.prepared._made[group])
+                output = _call(model, value, fresh.name(f"{site.value}_{site.reader}_fake_quantized"), calls, self.prepared._made[group])
                 _swap(nodes[site.reader], value, output)
         fuse(model)
         return Executable(model, host_target(), 1, calls=calls)
 
 
 def _call(model: Model, value: ir.Value, name: str, calls: dict[str, Callable[[np.ndarray], np.ndarray]], function: Any) -> ir.Value:
-    """What a call of `function` makes of `value`: a node right behind its maker, listed in `calls`."""
-    output = ir.Value(name=unique_name(model.graph, name), shape=value.shape, type=value.type)
+    """What a call of `function` makes of `value`, called `name`: by a node right behind its maker, listed in `calls`."""
+    output = ir.Value(name=name, shape=value.shape, type=value.type)
     node = ir.node("Call", [value], domain="ai.qrt", outputs=[output], name=f"{output.name}_call")
     calls[node.name or ""] = function
     maker = value.producer()
