@@ -135,6 +135,15 @@ def test_margin(clock: Use) -> None:
     assert _left(time_layers(load(_chain()), X)) == []
 
 
+def test_gain(clock: Use) -> None:
+    """What a layer loses has to be more than 1 % of the whole."""
+    for loss, left in ((1.0, []), (2.0, ["b"])):
+        plain = _costs({"b": 2.0 + loss})
+        fake = clock(lambda op, name, int8, plain=plain: (100.0 if int8 else 200.0) if name == "d" else plain(op, name, int8))
+        assert _left(time_layers(load(_chain()), X)) == left
+        assert (fake.calls == 1) == (not left)
+
+
 def test_what_leaving_a_layer_float_costs(clock: Use) -> None:
     """A layer that loses 1 µs stays int8 where its being float would cost more."""
     fake = clock(_costs({"b": 3.0}, q=0.9))
