@@ -112,6 +112,9 @@ def time_layers(model: Model, batch: Batch, qconfig_mapping: QConfigMapping | No
         layers |= {name: replace(layers[name], kept="float") for name in tries}
         layers |= _layers(real, real_times, best, best_times)
         tries = _slow(layers)
+    if best is not real and best_times.total > real_times.total * (1 + MARGIN):
+        # Once more, for this is about all of it, and another program may have been in the way.
+        real_times, best_times = step_times([real.executable, best.executable], feeds)
     if best_times.total > real_times.total * (1 + MARGIN):
         best, best_times = real, real_times
         layers = {name: replace(layer, kept="float") for name, layer in layers.items()}
