@@ -27,7 +27,7 @@ from qrt.observers import (
     UniformQuantizationObserverBase,
 )
 from qrt.quantization.batches import Batch, feeds_of
-from qrt.quantization.construct import make_observer, observed
+from qrt.quantization.construct import make_observer, name_site, observed
 from qrt.quantization.fresh import Fresh
 from qrt.quantization.qdq import open_input, open_output, qparams_of, write_qdq
 from qrt.quantization.quantizer import EdgeOrNode, FixedQParamsQuantizationSpec, QuantizationSpec, Quantizer, forget
@@ -46,6 +46,10 @@ def prepare_model(model: Model, quantizer: Quantizer) -> PreparedModel:
     if not isinstance(quantizer, Quantizer):
         raise InvalidInput(f"the quantizer is a {type(quantizer).__name__}: give a qrt.quantization.Quantizer")
     clean = quantizer.transform_for_annotation(prepare(model))
+    if not isinstance(clean, Model):
+        raise InvalidInput(f"transform_for_annotation of {type(quantizer).__name__} gives a {type(clean).__name__}: return the model")
+    if any(not node.name or any(v.name and (v.dtype is None or v.shape is None) for v in node.outputs) for node in clean.graph):
+        clean = prepare(clean)  # nodes that it put in need names and types as well
     quantizer.annotate(clean)
     quantizer.validate(clean)
     return PreparedModel(clean, quantizer)
@@ -63,9 +67,7 @@ class PreparedModel:
         made = {g: make_observer(g.spec, g.name) for g in self.groups if isinstance(g.spec, QuantizationSpec)}
         # What is quantized in each run has nothing to learn before; but a fake-quantize shows what that will do.
         made = {g: maker for g, maker in made.items() if not g.spec.is_dynamic or isinstance(maker, FakeQuantizeBase)}
-        places = self._places(made)
-        quantizer.prepare_obs_or_fq_callback(model, places)
-        made = {group: places[place] for place, group in self._of_places(made)}
+        made = self._as_replaced(made)
         if any(isinstance(maker, FakeQuantizeBase) for maker in made.values()):
             made |= {g: _fixed_fake_quantize(g.spec) for g in self.groups if isinstance(g.spec, FixedQParamsQuantizationSpec)}
         self._made: dict[Group, ObserverOrFakeQuantize] = made
@@ -91,9 +93,21 @@ class PreparedModel:
                 found.append(((value, nodes[site.reader]) if site.reader else value, group))
         return found
 
-    def _places(self, made: Mapping[Group, Any]) -> dict[EdgeOrNode, Any]:
-        """Value or edge → its observer, as quantizers see them."""
-        return {place: made[group] for place, group in self._of_places(made)}
+    def _as_replaced(self, made: Mapping[Group, ObserverOrFakeQuantize]) -> dict[Group, ObserverOrFakeQuantize]:
+        """The observers after the quantizer's callback, which sees them by value and by edge, has put others in their place."""
+        of_places = self._of_places(made)
+        places = {place: made[group] for place, group in of_places}
+        self.quantizer.prepare_obs_or_fq_callback(self.model, places)
+        found = dict(made)
+        for place, group in of_places:
+            now = places.get(place)
+            if not isinstance(now, ObserverOrFakeQuantize):
+                raise InvalidInput(
+                    f"{group.name}: prepare_obs_or_fq_callback leaves a {type(now).__name__}: give an observer or a fake-quantize"
+                )
+            if now is not made[group]:  # for one of its places, and so for all
+                found[group] = name_site(now, group.name)
+        return found
 
     def _constant(self, name: str) -> np.ndarray:
         held = constant(self.model.graph.initializers[name])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import cnn
 import numpy as np
 import pytest
-from annotated import ACTIVATION, COLUMNS, WEIGHT, Annotated, Nodes, file, inputs, taught, two
+from annotated import ACTIVATION, COLUMNS, FLAT, WEIGHT, Annotated, Nodes, file, inputs, taught, two
 from cnn import BATCHES, FUSED, X, in_ort, in_qrt
 from graphs import F32, images, make, ops, prepared
 from minilm import feeds, minilm, needs_minilm
@@ -141,6 +142,45 @@ def test_transform_for_annotation_may_rewrite_the_graph() -> None:
     np.testing.assert_allclose(in_qrt(halved) - cnn.WEIGHTS["d"], (in_qrt(whole) - cnn.WEIGHTS["d"]) / 2, atol=0.02)
 
 
+def test_nodes_that_transform_for_annotation_puts_in_may_be_annotated() -> None:
+    class Squared(Quantizer):
+        def transform_for_annotation(self, model: Model) -> Model:
+            for node in list(model.graph):
+                if is_op(node, "Relu"):
+                    readers = [use.node for use in node.outputs[0].uses()]
+                    square = ir.node("Mul", [node.outputs[0], node.outputs[0]])
+                    model.graph.insert_after(node, square)
+                    for reader in readers:
+                        reader.replace_input_with(list(reader.inputs).index(node.outputs[0]), square.outputs[0])
+            return model
+
+        def annotate(self, model: Model) -> Model:
+            for node in model.graph:
+                if is_op(node, "Mul"):
+                    annotate_output_qspec(node, ACTIVATION)
+            return model
+
+    text = "(float[N,8] x) => (float[N,5] y) { [one] a = MatMul(x, w) [two] r = Relu(a) [three] y = MatMul(r, v) }"
+    model = load(make(text, w=images(8, 8), v=images(8, 5)))
+    observed = taught(model, Squared(), *FLAT)
+    (name,) = observed.observers
+    int8 = convert_pt2e(observed)
+    x = FLAT[0]
+    squared = np.square(np.maximum(x @ images(8, 8), 0))
+    scale = observed.qparams()[name].scale
+    np.testing.assert_allclose(in_ort(int8, x), (np.rint(squared / scale) * scale) @ images(8, 5), atol=2 * float(scale))
+    np.testing.assert_allclose(in_qrt(int8, x), in_ort(int8, x), atol=2 * float(scale))
+
+
+def test_a_transform_that_returns_nothing() -> None:
+    class Forgetful(ByHand):
+        def transform_for_annotation(self, model: Model) -> Model:
+            return None  # type: ignore[return-value]
+
+    with pytest.raises(qrt.InvalidInput, match="transform_for_annotation of Forgetful gives a NoneType: return the model"):
+        prepare_pt2e(cnn.cnn(), Forgetful())
+
+
 def test_the_callback_may_replace_observers() -> None:
     class Wide(ByHand):
         def prepare_obs_or_fq_callback(self, model: Model, edge_or_node_to_obs_or_fq: dict[EdgeOrNode, Any]) -> None:
@@ -154,6 +194,30 @@ def test_the_callback_may_replace_observers() -> None:
     node = next(node for node in convert_pt2e(observed).graph if is_op(node, "QuantizeLinear"))
     assert constant(node.inputs[1]) == F32(200 / 255)
     assert constant(node.inputs[2]) in (127, 128)
+
+
+def test_an_observer_that_is_replaced_at_one_place_is_at_all() -> None:
+    class Wide(ByHand):
+        def prepare_obs_or_fq_callback(self, model: Model, edge_or_node_to_obs_or_fq: dict[EdgeOrNode, Any]) -> None:
+            pool = next(node for node in model.graph if is_op(node, "MaxPool"))
+            edge_or_node_to_obs_or_fq[inputs(pool)[0]] = MinMaxObserver(reduce_range=True)
+
+    observed = taught(cnn.cnn(), Wide())
+    seven = observed.qparams()["e"].scale
+    assert seven == F32(taught(cnn.cnn(), ByHand()).qparams()["e"].scale * 255 / 127)
+    scales = [constant(n.inputs[1]) for n in convert_pt2e(observed).graph if is_op(n, "QuantizeLinear") and inputs(n)[0].name in ("e", "p")]
+    assert scales == [seven, seven]
+    assert observed.observers["e"].site == "e"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("spoil", [lambda places, place: places.pop(place), lambda places, place: places.update({place: 0.5})])
+def test_a_callback_that_leaves_no_observer(spoil: Callable[[dict[EdgeOrNode, Any], EdgeOrNode], Any]) -> None:
+    class Spoilt(ByHand):
+        def prepare_obs_or_fq_callback(self, model: Model, edge_or_node_to_obs_or_fq: dict[EdgeOrNode, Any]) -> None:
+            spoil(edge_or_node_to_obs_or_fq, model.graph.inputs[0])
+
+    with pytest.raises(qrt.InvalidInput, match=r"x: prepare_obs_or_fq_callback leaves a (NoneType|float): give an observer"):
+        prepare_pt2e(cnn.cnn(), Spoilt())
 
 
 # -- quantizers together --------------------------------------------------------------------------------------------------------
