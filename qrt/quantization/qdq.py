@@ -152,6 +152,8 @@ class _Writer:
         self.dynamic = DynamicWriter(self.graph, self.fresh)
         # What DQ gives for values that several nodes read, by value and qparams.
         self.written: dict[tuple[ir.Value, bytes], ir.Value] = {}
+        # The parts of tables that rows are looked up in, by their name and qparams.
+        self.tables: dict[tuple[str | None, bytes], dict[str, ir.Value]] = {}
 
     def write(self, groups: Sequence[Group], qparams: Mapping[Group, QParams]) -> None:
         """Weights, biases and other constants first, as they are found by what reads them; then activations; dynamic products last."""
@@ -254,10 +256,11 @@ class _Writer:
     def _embedding(self, node: ir.Node, table: np.ndarray, params: QParams) -> None:
         """Rows of codes, looked up and then dequantized each with its own scale and (float) zero point."""
         name, output = node.inputs[0].name if node.inputs[0] is not None else "", node.outputs[0]
-        parts = {"quantized": quantize(table, params), "zero_point": params.zero_point[:, None], "scale": params.scale[:, None]}
+        if (name, _key(params)) not in self.tables:
+            parts = {"quantized": quantize(table, params), "zero_point": params.zero_point[:, None], "scale": params.scale[:, None]}
+            self.tables[name, _key(params)] = {part: self.fresh.constant(f"{name}_{part}", array) for part, array in parts.items()}
         rows = []
-        for part, array in parts.items():
-            held = self.fresh.constant(f"{name}_{part}", array)
+        for part, held in self.tables[name, _key(params)].items():
             rows.append(self._before(node, "Gather", [held, node.inputs[1]], part, held.dtype))
         real = self._before(node, "Cast", rows[:1], "real", ir.DataType.FLOAT, {"to": int(ir.DataType.FLOAT)})
         centred = self._before(node, "Sub", [real, rows[1]], "centred", ir.DataType.FLOAT)

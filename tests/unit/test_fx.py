@@ -297,6 +297,16 @@ def test_an_embeddings_table_becomes_codes() -> None:
     np.testing.assert_allclose(in_qrt(int8, ids), theirs, atol=1e-4)
 
 
+def test_a_table_that_is_read_twice_is_written_once() -> None:
+    text = "(int64[N] a, int64[N] b) => (float[N,12] y) { [one] e = Gather(t, a) [two] f = Gather(t, b) y = Mul(e, f) }"
+    model = make(text, t=images(50, 12))
+    int8 = convert_fx(prepare_fx(load(model), everywhere(None).set_object_type("Gather", float_qparams_weight_only_qconfig), None))
+    assert sorted(int8.graph.initializers) == ["t_quantized", "t_scale", "t_zero_point"]
+    a, b = np.array([3, 49]), np.array([0, 3])
+    (y,) = qrt.InferenceSession(int8).run(None, {"a": a, "b": b})
+    np.testing.assert_allclose(y, images(50, 12)[a] * images(50, 12)[b], atol=0.05)
+
+
 def test_an_embedding_is_fake_quantized() -> None:
     text = "(int64[N,T] ids) => (float[N,T,5] y) { [embed] e = Gather(t, ids) [out] y = MatMul(e, m) }"
     model, ids = make(text, t=images(50, 12), m=images(12, 5, seed=1)), np.random.default_rng(0).integers(0, 50, (3, 7))

@@ -333,6 +333,14 @@ def test_values_that_are_not_finite(value: float, fake: bool) -> None:
         observed(bad)
 
 
+def test_a_weight_that_is_not_finite() -> None:
+    weight = images(8, 5)
+    weight[3, 2] = np.nan
+    model = load(make("(float[N,8] x) => (float[N,5] y) { [one] y = MatMul(x, w) }", w=weight))
+    with pytest.raises(qrt.CalibrationError, match=r"w: saw NaN; remove the sample or mend the model before this site"):
+        prepare_fx(model, QConfigMapping().set_global(default_qconfig), None)
+
+
 @pytest.mark.parametrize("fake", [False, True], ids=["observers", "fake-quantizes"])
 def test_values_that_become_infinite_inside(fake: bool) -> None:
     model = make("(float[N,8] x) => (float[N,5] y) { [one] a = MatMul(x, w) [two] y = MatMul(a, v) }", w=images(8, 8), v=images(8, 5))
