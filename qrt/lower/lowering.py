@@ -20,6 +20,7 @@ from qrt.graph import has_subgraph, ir
 from qrt.ops.movement import Copy, Transpose
 from qrt.ops.op import Array, Op, Spec
 from qrt.ops.program import Program, interpret
+from qrt.runtime.shared import shared
 
 __all__ = ["Constants", "Handler", "Lowering", "NotConstant", "NotNative", "Tensor", "channels_last", "identity"]
 
@@ -66,7 +67,7 @@ class Constants:
         """What `make()` computes from the constant `source`, once: lowering again for other shapes gives the same array."""
         key = (id(source), how)
         if key not in self._derived:
-            self._derived[key] = (source, make())
+            self._derived[key] = (source, _kept(make(), source))
         return self._derived[key][1]
 
     def logical(self, name: str, make: Callable[[], Array]) -> Array:
@@ -80,8 +81,13 @@ class Constants:
         key = (id(array), perm)
         if key not in self._laid:
             laid = array.transpose(perm)
-            self._laid[key] = (array, np.ascontiguousarray(laid).reshape(laid.shape))
+            self._laid[key] = (array, _kept(np.ascontiguousarray(laid).reshape(laid.shape), array))
         return self._laid[key][1]
+
+
+def _kept(made: Array, source: Array) -> Array:
+    """An array computed from a constant: that of another session where it is the same."""
+    return shared(made) if made.flags.c_contiguous and not np.may_share_memory(made, source) else made
 
 
 Handler = Callable[["Lowering", ir.Node], None]

@@ -20,6 +20,7 @@ from qrt.ops.op import Array, Base, Operand, Ref, Spec, refusal
 from qrt.ops.program import Call, Program, require_memory
 from qrt.runtime.arena import ALIGNMENT, Buffer, place
 from qrt.runtime.kernels import JOB, STEP
+from qrt.runtime.shared import shared
 from qrt.runtime.team import run_job
 
 __all__ = ["Packs", "Plan", "Tap", "build"]
@@ -29,7 +30,7 @@ _BEGIN, _END, _CLOCK = (list(JOB.names or ()).index(name) for name in ("begin", 
 
 
 class Packs:
-    """Packed constants, made once per model and shared by its plans and sessions."""
+    """Packed constants, made once per model and shared by its plans. What several sessions pack alike lies in memory once."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[int, Hashable], tuple[Array, Array]] = {}
@@ -40,7 +41,7 @@ class Packs:
         with self._lock:
             found = self._made.get((id(source), how))
             if found is None:
-                packed = _aligned(make())
+                packed = shared(make(), _aligned)
                 # The source stays referenced: an id belongs to one array only while that array lives.
                 found = self._made[id(source), how] = (source, packed)
             return found[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -322,3 +323,22 @@ def test_the_clock_ticks_once_a_step(threads: int) -> None:
     assert len(ticks) == len(plan.names) + 1 == len(plan.kernels) + 1
     assert (np.diff(ticks) > 0).all()
     assert list(dict.fromkeys(plan.names)) == [f"dense {i}" for i in range(3)]  # on some targets a product takes two steps
+
+
+def test_what_two_models_pack_alike_lies_in_memory_once() -> None:
+    one, two, made = Packs(), Packs(), []
+
+    def pack() -> np.ndarray:
+        made.append(0)
+        return np.arange(1 << 16, dtype=np.uint8) & 63
+
+    first, second = one.get(np.zeros(3), "b", pack), two.get(np.zeros(3), "b", pack)
+    assert first is second
+    assert len(made) == 2
+    other = two.get(np.zeros(3), "b", lambda: pack().view(np.int8))
+    assert other.ctypes.data != first.ctypes.data
+    small = [packs.get(np.zeros(3), "b", lambda: np.zeros(8, np.uint8)) for packs in (one, two)]
+    assert small[0] is not small[1]
+    alive = weakref.ref(first)
+    del one, two, first, second
+    assert alive() is None
