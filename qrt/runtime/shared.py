@@ -24,7 +24,7 @@ def shared(made: Array, keep: Callable[[Array], Array] = np.ascontiguousarray) -
     """`keep(made)`, or what that was for an equal array that is still alive. Nobody may write to either."""
     if made.nbytes < _LEAST:
         return keep(made)
-    key = (hashlib.sha256(np.ascontiguousarray(made)).digest(), made.dtype.str + keep.__name__, made.shape)
+    key = (hashlib.sha256(np.ascontiguousarray(made).data).digest(), made.dtype.str + keep.__name__, made.shape)
     with _lock:
         found = _held.get(key)
         if found is None:
