@@ -6,6 +6,7 @@ Every door (qrt.quantize, fx, pt2e, jit) makes one, and they differ only in who 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -70,16 +71,30 @@ class PreparedModel:
         made = self._as_replaced(made)
         if any(isinstance(maker, FakeQuantizeBase) for maker in made.values()):
             made |= {g: _fixed_fake_quantize(g.spec) for g in self.groups if isinstance(g.spec, FixedQParamsQuantizationSpec)}
-        self._made: dict[Group, ObserverOrFakeQuantize] = made
-        self.observers = {g.name: m for g, m in made.items() if not g.held}
-        self.weight_observers = {g.name: m for g, m in made.items() if g.held}
         for group, maker in made.items():
             for name in group.constants:
                 maker(self._constant(name))
+        self._take(made)
+
+    def _take(self, made: dict[Group, ObserverOrFakeQuantize]) -> None:
+        """Hold these observers, and nothing that ran with others."""
+        self._made = made
+        self.observers = {g.name: m for g, m in made.items() if not g.held}
+        self.weight_observers = {g.name: m for g, m in made.items() if g.held}
         self._executable: Executable | None = None
-        self._fake: _FakeQuantized | None = None
-        if any(isinstance(maker, FakeQuantizeBase) for maker in made.values()):
-            self._fake = _FakeQuantized(self)
+        fake = any(isinstance(maker, FakeQuantizeBase) for maker in made.values())
+        self._fake: _FakeQuantized | None = _FakeQuantized(self) if fake else None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PreparedModel:
+        """A copy that goes on learning by itself. The graph is shared, as it does not change."""
+        other = object.__new__(PreparedModel)
+        other.model, other.quantizer, other.groups = self.model, self.quantizer, self.groups
+        other._take({group: deepcopy(maker, memo) for group, maker in self._made.items()})
+        return other
+
+    def __repr__(self) -> str:
+        kinds = f"{len(self.observers)} observers of activations, {len(self.weight_observers)} of constants"
+        return f"<qrt.quantization.PreparedModel {self.model.name!r}: {kinds}>"
 
     # -- which observer is whose --------------------------------------------------------------------------------------------
     def _of_places(self, made: Mapping[Group, Any]) -> list[tuple[EdgeOrNode, Group]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import cnn
@@ -31,6 +32,7 @@ from qrt.quantization import (
     default_symmetric_qnnpack_qconfig,
     float_qparams_weight_only_qconfig,
     fuse_fx,
+    get_default_qat_qconfig_mapping,
     get_default_qconfig_mapping,
     get_qrt_backend_config,
     prepare_fx,
@@ -242,6 +244,20 @@ def test_converting_again_after_more_data() -> None:
     first = scales(convert_fx(observed))["x"]
     observed(3 * BATCHES[0])
     assert scales(convert_fx(observed))["x"][0] > 2 * first[0]
+
+
+@pytest.mark.parametrize("fake", [False, True], ids=["observers", "fake-quantizes"])
+def test_a_copy_goes_on_learning_by_itself(fake: bool) -> None:
+    mapping = get_default_qat_qconfig_mapping() if fake else everywhere(default_qconfig)
+    observed = prepare_fx(cnn.cnn(), mapping, None)
+    observed(BATCHES[0])
+    before = observed.qparams()
+    copy = deepcopy(observed)
+    copy(3 * BATCHES[0])
+    assert copy.qparams()["x"].scale > before["x"].scale
+    assert observed.qparams()["x"].scale == before["x"].scale
+    assert {"x", "r"} <= set(scales(convert_fx(copy)))
+    assert repr(copy).startswith("<qrt.quantization.PreparedModel 'test': ")
 
 
 def test_what_convert_takes() -> None:
