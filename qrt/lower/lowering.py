@@ -106,6 +106,7 @@ class Lowering:
         self._handlers = handlers
         self._known: dict[ir.Value, Array] = {}
         self._tensors: dict[ir.Value, Tensor] = {}
+        self._fed: set[ir.Value] = set()
         self._laid: dict[tuple[int, tuple[int, ...]], int] = {}
         self._constant_values: dict[int, int] = {}
         self.node: ir.Node | None = None
@@ -214,6 +215,7 @@ class Lowering:
         """Declares `value` an input of the program, like `array`; `known`: its contents are those of `array`."""
         index = self.program.value(Spec(array.shape, array.dtype))
         self.program.inputs.append(index)
+        self._fed.add(value)
         if known:
             self.bind_const(value, array.copy())
         else:
@@ -256,10 +258,10 @@ class Lowering:
             self.bind_const(value, known if known is not None else next(results))
 
     def tapped(self, names: frozenset[str]) -> dict[int, list[tuple[str, tuple[int, ...]]]]:
-        """The program values that the graph values `names` live in, each with its names and their layouts."""
+        """The program values that the graph values `names` live in, each with its names and their layouts; not those that are fed."""
         found: dict[int, list[tuple[str, tuple[int, ...]]]] = {}
         for value, tensor in self._tensors.items():
-            if value.name in names and tensor.value not in self.program.inputs:
+            if value.name in names and value not in self._fed:
                 found.setdefault(tensor.value, []).append((value.name, tensor.perm))
         return found
 

@@ -182,6 +182,9 @@ def build(program: Program, target: Target, threads: int, packs: Packs, taps: Se
             refs[root] = Ref(Base.ARENA, len(builder.buffers) - 1)
         return Operand(program.specs[value], refs[root], program.constants.get(value))
 
+    for value in program.inputs:  # what only renames the axes of an input lives in it
+        if value in taps:
+            tapped.append(Tap(value, 0, refs[roots[value]], program.specs[value]))
     for call in program.calls:
         for value in (*call.inputs, *call.outputs):
             operands[value] = operand(value)

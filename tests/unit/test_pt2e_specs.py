@@ -222,3 +222,14 @@ def test_dynamic_specs() -> None:
     int8 = convert_pt2e(prepare_pt2e(two(), Annotated(annotate)))
     assert file(int8) == file(quantize_dynamic(two()))
     assert ops(int8)["DynamicQuantizeLinear"] == 1
+
+
+def test_an_input_whose_axes_are_only_renamed_is_observed() -> None:
+    def annotate(nodes: Nodes) -> None:
+        annotate_output_qspec(nodes["turn"], ACTIVATION)
+
+    text = "(float[N,8,3] x) => (float[N,3,5] y) { [turn] t = Transpose<perm: ints = [0,2,1]>(x) [one] y = MatMul(t, w) }"
+    x = images(2, 8, 3)
+    observed = taught(load(make(text, w=images(8, 5))), annotate, x)
+    assert observed.qparams()["t"].scale == F32((x.max() - x.min()) / F32(255))
+    assert compute_sqnr(in_ort(convert_pt2e(observed), x), in_qrt(convert_pt2e(observed), x)) > 100
