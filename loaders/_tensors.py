@@ -14,7 +14,7 @@ from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.graph import ir
 from qrt.loaders._limits import MAX_MODEL_BYTES, MAX_RANK
 
-__all__ = ["attribute_graphs", "check_tensors"]
+__all__ = ["attribute_graphs", "check_tensors", "hold_arrays"]
 
 _INT32 = "int32_data"
 # The typed field that holds a tensor's data when `raw_data` does not (onnx.proto, TensorProto).
@@ -68,6 +68,25 @@ def check_tensors(proto: ModelProto, folder: Path | None, where: str) -> bool:
         else:
             _check_length(tensor, size, label)
     return in_one_file
+
+
+def hold_arrays(graph: ir.Graph) -> None:
+    """Turn the graph's tensors into arrays: one that lies in a message is copied whenever it is looked at, and holds all of the message."""
+    for value in graph.initializers.values():
+        if value.const_value is not None:
+            value.const_value = _array(value.const_value)
+    for node in graph:
+        for name, attribute in list(node.attributes.items()):
+            if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                node.attributes[name] = ir.AttrTensor(name, _array(attribute.as_tensor()), attribute.doc_string)
+
+
+def _array(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    if tensor.dtype == ir.DataType.STRING:
+        return tensor
+    return ir.Tensor(
+        tensor.numpy(), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string, metadata_props=dict(tensor.metadata_props)
+    )
 
 
 def _tensors(proto: ModelProto, where: str) -> Iterator[TensorProto]:

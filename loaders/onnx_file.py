@@ -16,7 +16,7 @@ from qrt.graph.passes.inline_functions import inline_functions
 from qrt.graph.proto import skeleton
 from qrt.loaders._limits import MAX_FILE_BYTES
 from qrt.loaders._structure import check_structure
-from qrt.loaders._tensors import check_tensors
+from qrt.loaders._tensors import check_tensors, hold_arrays
 
 __all__ = ["load"]
 
@@ -52,6 +52,8 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Mo
         check_structure(proto, where)
         model = _build(proto, where, in_one_file)
         _check_graph(model)
+        for graph in all_graphs(model.graph):
+            hold_arrays(graph)
     except QrtError:
         raise
     except Exception as error:  # whatever a damaged message makes the libraries below say

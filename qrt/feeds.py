@@ -62,7 +62,7 @@ class Contract:
                 array = _converted(name, array, dtype)
             flags = array.flags
             if not flags.c_contiguous or not flags.aligned:
-                array = np.array(array, dtype, order="C")
+                array = _copied(name, array, dtype)
             arrays.append(array)
             shapes.append(array.shape)
         if len(feeds) != len(arrays):
@@ -96,6 +96,16 @@ class Contract:
                         f"input {name!r} has shape {given}: axis {axis} is {want!r}, {n} here and {seen[want][0]} in {seen[want][1]!r}; "
                         "give both the same"
                     )
+
+
+def _copied(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    try:
+        return np.array(array, dtype, order="C")
+    except MemoryError:
+        raise InvalidInput(
+            f"input {name!r} of shape {array.shape} does not lie in memory as kernels read it, and there is no memory for a copy of it: "
+            "give a smaller batch, or a C-contiguous array"
+        ) from None
 
 
 def _converted(name: str, given: object, dtype: np.dtype[Any]) -> Array:

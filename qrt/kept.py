@@ -37,9 +37,10 @@ def _limit() -> int:
 
 
 def _digest(path: Path) -> str | None:
-    """The SHA-256 of a plain file; None for what is none, or cannot be read."""
+    """The SHA-256 of a plain file; None for what is none, cannot be read, or is too large to be kept: twice, as it is and packed."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        info = path.stat()
+        if not stat.S_ISREG(info.st_mode) or 2 * info.st_size > _limit():
             return None
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -48,7 +49,7 @@ def _digest(path: Path) -> str | None:
 
 
 def kept_for(source: object, num_threads: int | None, target: str | None) -> Kept | None:
-    """Where plans of `source` are kept; None if it is no file, or none are to be kept."""
+    """Where plans of `source` are kept; None if it is no file, or none are to be kept. Raises InvalidInput for a limit that is none."""
     if not isinstance(source, str | os.PathLike) or isinstance(num_threads, bool) or not _limit():
         return None
     path = Path(os.path.abspath(os.fsdecode(source)))

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import onnx
 from data import ort_session
-from graphs import images, make
+from graphs import images, make, ops, prepared
 
 import qrt
+from qrt.graph import constant, is_op
+from qrt.graph.rules import fuse
 from qrt.loaders import load
+from qrt.quantization import PreparedModel, QConfig, QConfigMapping, prepare_fx
 
 _PADS = "pads: ints = [1,1,1,1]"
 _TEXT = f"""(float[N,3,8,8] x) => (float[N,5] y) {{
@@ -75,3 +78,39 @@ def in_qrt(model: qrt.Model, x: np.ndarray = X) -> np.ndarray:
     """What a session of qrt computes of it."""
     found: np.ndarray = qrt.InferenceSession(model).run(None, {model.inputs[0].name: x})[0]
     return found
+
+
+def everywhere(qconfig: QConfig | None) -> QConfigMapping:
+    return QConfigMapping().set_global(qconfig)
+
+
+def taught(mapping: QConfigMapping | dict[str, Any], model: qrt.Model | None = None, **kwargs: Any) -> PreparedModel:
+    """The CNN, prepared, after all batches."""
+    observed = prepare_fx(model or cnn(), mapping, (X,), **kwargs)
+    for batch in BATCHES:
+        observed(batch)
+    return observed
+
+
+def fused_ops(model: qrt.Model) -> dict[str, int]:
+    """What a session makes of a quantized model."""
+    fused = prepared(model.to_proto())
+    fuse(fused)
+    return ops(fused)
+
+
+def scales(model: qrt.Model) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Value → scale and zero point of the QuantizeLinear behind it."""
+    found = {}
+    for node in model.graph:
+        if is_op(node, "QuantizeLinear") and node.inputs[0] is not None:
+            scale, zero_point = constant(node.inputs[1]), constant(node.inputs[2])
+            assert scale is not None
+            assert zero_point is not None
+            found[node.inputs[0].name or ""] = (scale, zero_point)
+    return found
+
+
+def float_products(model: qrt.Model) -> list[str]:
+    """The products that read their weight as it is."""
+    return [node.name or "" for node in model.graph if is_op(node, "Conv", "Gemm") and constant(node.inputs[1]) is not None]

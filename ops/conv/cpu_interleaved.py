@@ -99,13 +99,13 @@ def interleaved(isa, pixels, kernel_rows, kernel_columns, stride):  # type: igno
         lo, hi = share(r.batch * r.out_height, tid, nthreads)
         for item in range(lo, hi):
             row = item % r.out_height
-            x = r.x + item // r.out_height * r.height * r.width * r.channels
+            x = r.x + item // r.out_height * r.image
             y_first = row * r.stride_rows - r.pad_top
             for start in range(0, r.out_width, pixels):
                 # The last tile of a row begins early and stores some pixels again: the same bytes.
                 column = min(start, r.out_width - pixels)
                 x_first = column * stride - r.pad_left
-                out = r.y + (item * r.out_width + column) * r.channels
+                out = r.y + (item * r.out_width + column) * r.out_pixel
                 for c in range(0, r.channels, 64):
                     tile(
                         (
@@ -115,8 +115,8 @@ def interleaved(isa, pixels, kernel_rows, kernel_columns, stride):  # type: igno
                             r.bias + 4 * c,
                             r.scale + 4 * c,
                             out + c,
-                            r.channels,
-                            r.channels,
+                            r.out_pixel,
+                            r.pixel,
                             r.width,
                             r.height,
                             x_first,

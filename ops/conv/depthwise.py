@@ -13,10 +13,11 @@ from qrt.core.target import LADDERS, Target
 from qrt.jit import Kernel, record_dtype
 from qrt.jit.lanes import LANES, QUAD_ORDER
 from qrt.ops.conv.conv import FILL
+from qrt.ops.conv.lines import gap_of, padded
 from qrt.ops.conv.window import Window
 from qrt.ops.gemm.dense import check_extra, check_operand
 from qrt.ops.gemm.epilogue import Codes, Epilogue
-from qrt.ops.gemm.product import Fields, Weights, wrap32
+from qrt.ops.gemm.product import Fields, Weights, overread_safe, wrap32
 from qrt.ops.gemm.table import EPILOGUES, Tile, vector_isa
 from qrt.ops.gemm.table import RECORD as GEMM_RECORD
 from qrt.ops.op import Array, Op, Operand, Ref, Spec, Steps
@@ -66,7 +67,8 @@ def kernel_for(target: Target, channels: int, epilogue: str) -> Kernel:
 # Codes by the dot product: `cpu_interleaved.py`. Windows that real networks have; everything else takes the kernels above.
 INTERLEAVED_RECORD = record_dtype(
     *((name, "i8") for name in ("x", "zeros", "w", "bias", "scale", "y", "batch", "height", "width", "channels")),
-    *((name, "i8") for name in ("out_height", "out_width", "stride_rows", "pad_top", "pad_left")),
+    # Bytes from one image, one column and one column of the result to the next.
+    *((name, "i8") for name in ("out_height", "out_width", "stride_rows", "pad_top", "pad_left", "image", "pixel", "out_pixel")),
     ("low", "i4"),
     ("high", "i4"),
     ("y_zero_point", "i4"),
@@ -80,8 +82,10 @@ INTERLEAVED: tuple[Kernel, ...] = tuple(
         ("avx512vnni", INTERLEAVED_PIXELS, k, k, stride),
     )
     for k in (3, 5, 7)
-    for stride in (1, 2)
+    for stride in (1, 2, 4)
 )
+# A tile's channels; images of half or a quarter as many are computed two or four pixels at a time.
+LANES_OF_CODES = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,9 +128,10 @@ class Depthwise(Op):
         x, y = inputs[0], outputs[0]
         if y.spec.size == 0:
             return
-        if (fast := self._interleaved(steps.target, y.spec)) is not None:
-            self._emit_interleaved(steps, fast, x, y)
-            return
+        for together in (self._together(y.spec), 1):
+            if (fast := self._interleaved(steps.target, y.spec, together)) is not None:
+                self._emit_interleaved(steps, fast, x, y, together)
+                return
         batch, *space, channels = x.spec.shape
         pixels = prod(y.spec.shape[1:-1])
         taps, integer = self.window.taps, self.epilogue.integer
@@ -172,19 +177,27 @@ class Depthwise(Op):
         work = batch * pixels * channels * taps
         steps.step(kernel_for(steps.target, channels, self.epilogue.name), 1 if work < 1 << 14 else None, **fields)
 
-    def _interleaved(self, target: Target, y: Spec) -> Kernel | None:
-        """The dot-product kernel for this window, if there is one."""
+    def _together(self, y: Spec) -> int:
+        """How many neighbouring pixels fill a tile's channels. Theirs lie side by side; as one wide pixel they are read by a window whose
+        steps are that many pixels, over an image that holds its padding."""
+        channels, width = y.shape[-1], y.shape[-2]
+        together = LANES_OF_CODES // channels if channels in (16, 32) else 1
+        return together if len(y.shape) == 4 and self.window.strides[1] == 1 and width % together == 0 else 1
+
+    def _interleaved(self, target: Target, y: Spec, together: int) -> Kernel | None:
+        """The dot-product kernel for this window, `together` pixels at a time, if there is one."""
         w = self.window
         # Steps below 2**31 in size need no clamp before they become integers: saturating packs do the rest.
         small = isinstance(self.epilogue, Codes) and float(self.epilogue.multiplier.max(initial=0)) < 1
         plain = small and self.weights.zero_point is None and not w.transposed and set(w.dilations) <= {1}
-        if not plain or len(w.kernel) != 2 or y.shape[2] < INTERLEAVED_PIXELS:
+        if not plain or len(w.kernel) != 2 or y.shape[2] < INTERLEAVED_PIXELS * together:
             return None
-        wanted = (vector_isa(target), INTERLEAVED_PIXELS, *w.kernel, w.strides[1])
+        wanted = (vector_isa(target), INTERLEAVED_PIXELS, *w.kernel, w.strides[1] * together)
         return next((k for k in INTERLEAVED if k.params == wanted), None)
 
-    def _emit_interleaved(self, steps: Steps, kernel: Kernel, x: Operand, y: Operand) -> None:
-        batch, height, width, channels = x.spec.shape
+    def _emit_interleaved(self, steps: Steps, kernel: Kernel, x: Operand, y: Operand, together: int) -> None:
+        batch, height, width, pixel = x.spec.shape
+        channels = pixel * together
         blocks, (kh, kw) = -(-channels // 64), self.window.kernel
         codes = self.epilogue
         assert isinstance(codes, Codes)
@@ -195,11 +208,11 @@ class Depthwise(Op):
                 padded[:channels] = np.resize(array, channels)
                 return padded.reshape(blocks, 64)[:, list(QUAD_ORDER)]
 
-            return steps.packed(source, ("interleaved", how), make)
+            return steps.packed(source, ("interleaved", how, together), make)
 
         def pack() -> Array:
             taps = np.zeros((blocks * 64, -(-kh // 4) * 4, kw), np.int8)
-            taps[:channels, :kh] = self.weights.w[:, :, 0, 0].reshape(channels, kh, kw)
+            taps[:channels, :kh] = np.tile(self.weights.w[:, :, 0, 0].reshape(pixel, kh, kw), (together, 1, 1))
             quads = taps.reshape(blocks, 64, -1, 4, kw)[:, list(QUAD_ORDER)]  # [block, channel, row group, row, column]
             return np.ascontiguousarray(quads.transpose(0, 2, 4, 1, 3))
 
@@ -211,9 +224,17 @@ class Depthwise(Op):
             "high": codes.qmax,
             "bias": lay(w.w if w.bias is None else w.bias, f"start{self.x_zero_point}{id(w.w)}", bias),
         }
-        fields |= {"w": steps.packed(w.w, ("interleaved", "weights"), pack)}
-        fields |= {"zeros": steps.packed(w.w, ("padding", self.x_zero_point, 64), lambda: np.full(64, self.x_zero_point, np.uint8))}
-        fields |= {"x": x.ref, "y": y.ref, "batch": batch, "height": height, "width": width, "channels": channels}
-        fields |= {"out_height": y.spec.shape[1], "out_width": y.spec.shape[2], "stride_rows": self.window.strides[0]}
-        fields |= {"pad_top": self.window.pads[0], "pad_left": self.window.pads[1]}
+        fields |= {"w": steps.packed(w.w, ("interleaved", "weights", together), pack)}
+        zeros = steps.packed(w.w, ("padding", self.x_zero_point, 64), lambda: np.full(64, self.x_zero_point, np.uint8))
+        (top, left), image, source = self.window.pads[:2], height * width * pixel, x.ref
+        if together > 1:
+            source, image = padded(steps, self.window, x.ref, batch, (height, width), pixel, zeros)
+            if any(self.window.pads):
+                gap = gap_of(self.window, (height, width))
+                top, left, height, width = 0, left - gap, height + self.window.pads[0] + self.window.pads[2], width + gap
+            else:
+                source = overread_safe(steps, x, pixel, LANES_OF_CODES)
+        fields |= {"zeros": zeros, "x": source, "y": y.ref, "batch": batch, "height": height, "width": width, "channels": channels}
+        fields |= {"out_height": y.spec.shape[1], "out_width": y.spec.shape[2] // together, "stride_rows": self.window.strides[0]}
+        fields |= {"pad_top": top, "pad_left": left, "image": image, "pixel": pixel, "out_pixel": channels}
         steps.step(kernel, 1 if y.spec.size * kh * kw < 1 << 15 else None, **fields)

@@ -11,7 +11,7 @@ from qrt.ops.conv.window import Window
 from qrt.ops.gemm.amx import Lines
 from qrt.ops.op import Ref, Steps
 
-__all__ = ["PAD", "lines_of", "padded"]
+__all__ = ["PAD", "gap_of", "lines_of", "padded"]
 
 # y: an image's rows, each after `gap` bytes of padding, `top` such rows before the image and `bottom` after it, and one gap more.
 PAD = Kernel(
@@ -25,7 +25,7 @@ LEAST = 16
 SERIAL_BYTES = 1 << 15
 
 
-def _gap(look: Window, space: Sequence[int]) -> int:
+def gap_of(look: Window, space: Sequence[int]) -> int:
     """Columns of padding between two rows, the end of one and the beginning of the next: enough for a row of results as well."""
     return max(look.pads[len(space) - 1], look.pads[-1], look.out_space(space)[-1] - space[-1])
 
@@ -38,7 +38,7 @@ def lines_of(look: Window, space: Sequence[int], pixel: int) -> Lines | None:
     rank = len(look.kernel)
     if rank > 2 or look.transposed:
         return None
-    out, gap = look.out_space(space), _gap(look, space)
+    out, gap = look.out_space(space), gap_of(look, space)
     pitch = space[-1] + gap
     row, height = pitch * pixel, out[0] if rank == 2 else 1
     first = (gap - look.pads[rank - 1]) * pixel
@@ -54,7 +54,7 @@ def lines_of(look: Window, space: Sequence[int], pixel: int) -> Lines | None:
 
 def padded(steps: Steps, look: Window, x: Ref, batch: int, space: Sequence[int], pixel: int, code: Ref) -> tuple[Ref, int]:
     """The images with their padding, each byte of it the one at `code`, and the bytes of one: x itself where there is none."""
-    rank, gap = len(look.kernel), _gap(look, space)
+    rank, gap = len(look.kernel), gap_of(look, space)
     if not any(look.pads):
         return x, prod(space) * pixel
     top, bottom, height = (look.pads[0], look.pads[2], space[0]) if rank == 2 else (0, 0, 1)

@@ -123,6 +123,6 @@ def add_step(steps: Steps, product: Product, fields: dict[str, int | float | Ref
     filled |= {"lines": lines.count, "line": lines.line, "length": lines.length, "position": lines.position}
     filled |= {"pitch": lines.pitch, "width": lines.width}
     panel = 0 if product.lines is not None else chunk * a_block
-    # A block may end with half a pair of rows.
-    filled |= {"panel": steps.scratch(max(panel * threads, 64)), "panel_bytes": panel, "acc": steps.scratch(4096 * threads + 128)}
+    # A block's accumulators take 4096 bytes; what lies behind is left free, since a core that walks them asks for the lines that follow.
+    filled |= {"panel": steps.scratch(max(panel * threads, 64)), "panel_bytes": panel, "acc": steps.scratch(8192 * threads)}
     steps.step(kernel, threads, **filled)

@@ -13,6 +13,10 @@ from qrt.jit.lang import fields, share
 from qrt.jit.lang.simd import F32, I1, I8, I32, I64, Simd
 from qrt.ops.gemm.table import CODES, SUMS
 
+# Steps of k between what is multiplied and what of B is asked for: measured on products of 49 to 3136 rows, whose B comes from beyond the
+# L1 cache. 8, 16 and 32 gain a tenth on float32, the last most.
+AHEAD = 32
+
 
 class Micro:
     """Builds one tile: accumulate over taps and K, then the epilogue."""
@@ -61,6 +65,8 @@ class Micro:
                 inner[i][j].add_incoming(outer[i][j], tap_block)
         width = 4 * s.lanes
         w_vectors = [s.load(s.at(w_k, width * j), self.kind) for j in range(self.vectors)]
+        for line in range(0, width * self.vectors, 64):
+            s.prefetch(s.at(w_k, width * self.vectors * AHEAD + line))
         step = s.fma if self.floats else s.dot
         offset = b.shl(k, I64(2))
         acc = []

@@ -251,7 +251,7 @@ def gemm(epilogue):  # type: ignore[no-untyped-def]
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        panel, own = r.panel + tid * r.panel_bytes, r.acc + tid * 4096
+        panel, own = r.panel + tid * r.panel_bytes, r.acc + tid * 8192
         steps, pitch, width, length = r.k_steps, r.pitch, r.width, r.length
         line_blocks = (length + 31) // 32
         image_blocks = r.lines * line_blocks

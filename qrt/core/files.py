@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
 from qrt.core.errors import OutputError
 
-__all__ = ["check_writable", "write_whole"]
+__all__ = ["check_writable", "write_together", "write_whole"]
 
 
 def check_writable(path: Path) -> None:
@@ -49,3 +50,24 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def write_together(path: Path, companion: str, write: Callable[[Path], object]) -> None:
+    """As `write_whole`, for a file with another beside it, which it names. Both take their places once both are whole.
+
+    `companion`: the other one's name. `write` gets a path in a folder of its own, and writes both there under their final names.
+    """
+    path = path.absolute()
+    beside = path.with_name(companion)
+    for place in (path, beside):
+        _check_replaceable(place)
+    folder = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        folder.mkdir(mode=0o700)
+        write(folder / path.name)
+        os.replace(folder / companion, beside)
+        os.replace(folder / path.name, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose a folder that exists and can be written") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -11,7 +11,7 @@ from typing import ClassVar
 import onnx
 import onnx_ir as ir
 
-from qrt.core.files import write_whole
+from qrt.core.files import write_together, write_whole
 from qrt.graph.nodes import all_graphs
 
 __all__ = ["Model", "TensorInfo"]
@@ -83,10 +83,11 @@ class Model:
             self.savers[target.suffix](self, target)
             return
         if self._weight_bytes() > _EMBED_LIMIT:
-            write_whole(target, lambda part: ir.save(self.ir, part, format="protobuf", external_data=f"{target.name}.data"))
+            data = f"{target.name}.data"
+            write_together(target, data, lambda part: ir.save(self.ir, part, format="protobuf", external_data=data))
         else:
-            data = self.to_proto().SerializeToString()
-            write_whole(target, lambda part: part.write_bytes(data))
+            whole = self.to_proto().SerializeToString()
+            write_whole(target, lambda part: part.write_bytes(whole))
 
     def _tensors(self) -> Iterable[ir.TensorProtocol]:
         for graph in all_graphs(self.graph):

@@ -20,6 +20,7 @@ from qrt.graph import has_subgraph, ir
 from qrt.ops.movement import Copy, Transpose
 from qrt.ops.op import Array, Op, Spec
 from qrt.ops.program import Program, interpret
+from qrt.runtime.shared import shared
 
 __all__ = ["Constants", "Handler", "Lowering", "NotConstant", "NotNative", "Tensor", "channels_last", "identity"]
 
@@ -66,7 +67,7 @@ class Constants:
         """What `make()` computes from the constant `source`, once: lowering again for other shapes gives the same array."""
         key = (id(source), how)
         if key not in self._derived:
-            self._derived[key] = (source, make())
+            self._derived[key] = (source, _kept(make(), source))
         return self._derived[key][1]
 
     def logical(self, name: str, make: Callable[[], Array]) -> Array:
@@ -80,8 +81,13 @@ class Constants:
         key = (id(array), perm)
         if key not in self._laid:
             laid = array.transpose(perm)
-            self._laid[key] = (array, np.ascontiguousarray(laid).reshape(laid.shape))
+            self._laid[key] = (array, _kept(np.ascontiguousarray(laid).reshape(laid.shape), array))
         return self._laid[key][1]
+
+
+def _kept(made: Array, source: Array) -> Array:
+    """An array computed from a constant: that of another session where it is the same."""
+    return shared(made) if made.flags.c_contiguous and not np.may_share_memory(made, source) else made
 
 
 Handler = Callable[["Lowering", ir.Node], None]
@@ -100,6 +106,7 @@ class Lowering:
         self._handlers = handlers
         self._known: dict[ir.Value, Array] = {}
         self._tensors: dict[ir.Value, Tensor] = {}
+        self._fed: set[ir.Value] = set()
         self._laid: dict[tuple[int, tuple[int, ...]], int] = {}
         self._constant_values: dict[int, int] = {}
         self.node: ir.Node | None = None
@@ -208,6 +215,7 @@ class Lowering:
         """Declares `value` an input of the program, like `array`; `known`: its contents are those of `array`."""
         index = self.program.value(Spec(array.shape, array.dtype))
         self.program.inputs.append(index)
+        self._fed.add(value)
         if known:
             self.bind_const(value, array.copy())
         else:
@@ -250,10 +258,10 @@ class Lowering:
             self.bind_const(value, known if known is not None else next(results))
 
     def tapped(self, names: frozenset[str]) -> dict[int, list[tuple[str, tuple[int, ...]]]]:
-        """The program values that the graph values `names` live in, each with its names and their layouts."""
+        """The program values that the graph values `names` live in, each with its names and their layouts; not those that are fed."""
         found: dict[int, list[tuple[str, tuple[int, ...]]]] = {}
         for value, tensor in self._tensors.items():
-            if value.name in names and tensor.value not in self.program.inputs:
+            if value.name in names and value not in self._fed:
                 found.setdefault(tensor.value, []).append((value.name, tensor.perm))
         return found
 

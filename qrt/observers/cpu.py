@@ -59,21 +59,26 @@ def count_uniform(ways, block):  # type: ignore[no-untyped-def]
     return kernel
 
 
-def count_exact(ways):  # type: ignore[no-untyped-def]
-    """counts[ways][bins], bin floor(x · scale) + bins / 2, where scale is a power of two: no rounding at all."""
+def count_exact(ways, block):  # type: ignore[no-untyped-def]
+    """counts[ways][bins], bin floor(x · scale) + bins / 2, where scale is a power of two: no rounding. `bin_of`: scratch (block,)."""
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        x, counts, half = f32(r.x), i64(r.counts), r.bins // 2
-        first, last = np.float64(-half), np.float64(half - 1)
-        for i in range(r.n):
-            position = np.float64(x[i]) * r.scale
-            position = position if position < last else last
-            position = position if position > first else first
-            index = np.int64(position)
-            if position < np.float64(index):
-                index -= 1
-            counts[(i % ways) * r.bins + half + index] += 1
+        x, counts, bin_of, n, bins, scale = f32(r.x), i64(r.counts), i32(r.bin_of), r.n, r.bins, r.scale
+        first, last = -np.float64(bins // 2), np.float64(bins // 2 - 1)
+        for start in range(0, n, block):
+            size = min(block, n - start)
+            for i in range(size):  # a loop of its own: it runs in vectors
+                position = np.float64(read(x, start + i)) * scale
+                position = position if position < last else last
+                position = position if position > first else first
+                write(bin_of, i, np.int32(math.floor(position) + bins // 2))
+            whole = size // ways * ways
+            for i in range(0, whole, ways):
+                for way in range(ways):
+                    counts[way * bins + bin_of[i + way]] += 1
+            for i in range(whole, size):
+                counts[bin_of[i]] += 1
 
     return kernel
 

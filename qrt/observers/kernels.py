@@ -31,7 +31,7 @@ COUNT_UNIFORM_RECORD = record_dtype(
     ("low", "f4"),
     ("high", "f4"),
 )
-COUNT_EXACT_RECORD = record_dtype(("x", "i8"), ("n", "i8"), ("counts", "i8"), ("bins", "i8"), ("scale", "f8"))
+COUNT_EXACT_RECORD = record_dtype(("x", "i8"), ("n", "i8"), ("counts", "i8"), ("bins", "i8"), ("bin_of", "i8"), ("scale", "f8"))
 REBIN_RECORD = record_dtype(
     ("counts", "i8"),
     ("edges", "i8"),
@@ -54,7 +54,7 @@ SEARCH_RECORD = record_dtype(
     ("step", "f8"),
 )
 COUNT_UNIFORM = Kernel("count_f32_uniform__generic", COUNT_UNIFORM_RECORD, "qrt.observers.cpu:count_uniform", (WAYS, BLOCK))
-COUNT_EXACT = Kernel("count_f32_exact__generic", COUNT_EXACT_RECORD, "qrt.observers.cpu:count_exact", (WAYS,))
+COUNT_EXACT = Kernel("count_f32_exact__generic", COUNT_EXACT_RECORD, "qrt.observers.cpu:count_exact", (WAYS, BLOCK))
 REBIN = Kernel("rebin_f32_upscaled__generic", REBIN_RECORD, "qrt.observers.cpu:rebin", (UPSAMPLE,))
 SEARCH = Kernel("search_f32_histogram__generic", SEARCH_RECORD, "qrt.observers.cpu:search")
 KERNELS: tuple[Kernel, ...] = (COUNT_UNIFORM, COUNT_EXACT, REBIN, SEARCH)
@@ -100,8 +100,8 @@ def count_exact(x: np.ndarray, bins: int, scale: float) -> np.ndarray:
 
     `x`: float32 (n,), contiguous; `scale`: a power of two for which every bin is one of 0..bins − 1.
     """
-    counts = np.zeros((WAYS, bins), np.int64)
-    _call(COUNT_EXACT, np.array([(x.ctypes.data, x.size, counts.ctypes.data, bins, scale)], COUNT_EXACT_RECORD))
+    counts, bin_of = np.zeros((WAYS, bins), np.int64), np.empty(BLOCK, np.int32)
+    _call(COUNT_EXACT, np.array([(x.ctypes.data, x.size, counts.ctypes.data, bins, bin_of.ctypes.data, scale)], COUNT_EXACT_RECORD))
     return np.asarray(counts.sum(axis=0))
 
 

@@ -14,7 +14,18 @@ from qrt.core.qparams import QParams
 from qrt.observers import FakeQuantizeBase, ObserverBase, ObserverOrFakeQuantize, PartialWrapper
 from qrt.quantization.quantizer import DerivedQuantizationSpec, FixedQParamsQuantizationSpec, QuantizationSpec
 
-__all__ = ["Known", "derive", "fixed_qparams", "is_dynamic", "is_per_channel", "make_observer", "observed", "sample", "spec_of"]
+__all__ = [
+    "Known",
+    "derive",
+    "fixed_qparams",
+    "is_dynamic",
+    "is_per_channel",
+    "make_observer",
+    "name_site",
+    "observed",
+    "sample",
+    "spec_of",
+]
 
 
 class Known(ObserverBase):
@@ -81,6 +92,11 @@ def make_observer(spec: QuantizationSpec, where: str) -> ObserverOrFakeQuantize:
         raise QuantizationError(f"{where}: its spec makes a {type(made).__name__}: give what makes an observer or a fake-quantize")
     if getattr(made, "dtype", spec.dtype) != spec.dtype:
         raise QuantizationError(f"{where}: its spec says {spec.dtype!r}, and its observer gives another: make them agree")
+    return name_site(made, where)
+
+
+def name_site(made: ObserverOrFakeQuantize, where: str) -> ObserverOrFakeQuantize:
+    """`made`, which says `where` it sits when it complains."""
     inner = getattr(made, "activation_post_process", made)
     if isinstance(inner, ObserverBase):
         inner.site = where

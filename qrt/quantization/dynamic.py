@@ -6,8 +6,9 @@ import numpy as np
 
 from qrt.core.numerics import quantize
 from qrt.core.qparams import QParams
-from qrt.graph import attr_int, constant, ir, is_op, new_initializer, replace, unique_name
+from qrt.graph import attr_int, constant, ir, is_op, replace
 from qrt.graph.rules.rule import kept
+from qrt.quantization.fresh import Fresh
 
 __all__ = ["DynamicWriter"]
 
@@ -17,8 +18,8 @@ _FLOAT, _INT32 = ir.DataType.FLOAT, ir.DataType.INT32
 class DynamicWriter:
     """Writes DynamicQuantizeLinear, MatMulInteger or ConvInteger, Cast and Mul in the place of products."""
 
-    def __init__(self, graph: ir.Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: ir.Graph, fresh: Fresh) -> None:
+        self.graph, self.fresh = graph, fresh
         # Inputs that several products read (the queries, keys and values of one attention) are quantized once.
         self.quantized: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = {}
 
@@ -32,8 +33,8 @@ class DynamicWriter:
         codes = quantize(held, params)
         if is_op(node, "Gemm") and attr_int(node, "transB", 0):
             codes = codes.T
-        weight = new_initializer(self.graph, f"{node.name}_weight_quantized", codes)
-        scale = new_initializer(self.graph, f"{node.name}_weight_scale", _spread(params, output, conv))
+        weight = self.fresh.constant(f"{node.name}_weight_quantized", codes)
+        scale = self.fresh.constant(f"{node.name}_weight_scale", _spread(params, output, conv))
         x_codes, x_scale, x_zero_point = self._quantize(node, x)
         acc = self._add(node, "ConvInteger" if conv else "MatMulInteger", [x_codes, weight, x_zero_point], output, _INT32, conv=conv)
         real = self._add(node, "Cast", [acc], output, _FLOAT)
@@ -42,7 +43,7 @@ class DynamicWriter:
         bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
         if bias is not None:
             spread = bias.reshape(-1, *[1] * (held.ndim - 2)) if conv else bias
-            result = self._add(node, "Add", [result, new_initializer(self.graph, f"{node.name}_bias", spread)], output, _FLOAT)
+            result = self._add(node, "Add", [result, self.fresh.constant(f"{node.name}_bias", spread)], output, _FLOAT)
         replace(output, result)
         self.graph.remove(node, safe=True)
 
@@ -51,7 +52,7 @@ class DynamicWriter:
             types = ((ir.DataType.UINT8, x.shape), (_FLOAT, ir.Shape(())), (ir.DataType.UINT8, ir.Shape(())))
             names = ("quantized", "scale", "zero_point")
             outputs = [
-                ir.Value(name=unique_name(self.graph, f"{x.name}_{name}"), shape=shape, type=ir.TensorType(dtype))
+                ir.Value(name=self.fresh.name(f"{x.name}_{name}"), shape=shape, type=ir.TensorType(dtype))
                 for name, (dtype, shape) in zip(names, types, strict=True)
             ]
             made = ir.node("DynamicQuantizeLinear", [x], outputs=outputs, name=f"{x.name}_QuantizeLinear")
@@ -67,7 +68,7 @@ class DynamicWriter:
         if op_type == "Cast":
             attributes["to"] = int(_FLOAT)
         name = f"{node.name}_{op_type.lower()}"
-        output = ir.Value(name=unique_name(self.graph, name), shape=like.shape, type=ir.TensorType(dtype))
+        output = ir.Value(name=self.fresh.name(name), shape=like.shape, type=ir.TensorType(dtype))
         self.graph.insert_before(node, ir.node(op_type, inputs, attributes, outputs=[output], name=name))
         return output
 

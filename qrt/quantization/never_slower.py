@@ -29,6 +29,8 @@ __all__ = ["LayerTimes", "NeverSlower", "time_layers"]
 
 # What int8 may take longer and still count as equal: least times of one machine differ by less from one minute to the next.
 MARGIN = 0.05
+# The share of the whole model's time that float layers have to save, or they are not worth the codes around them.
+GAIN = 0.01
 # A measurement takes both: small models need time, so that no other program can be in the way all along; large ones need runs.
 _SECONDS, _RUNS = 0.5, 25
 # The fused forms of what int8 is for (docs/architecture.md).
@@ -78,8 +80,8 @@ def time_layers(model: Model, batch: Batch, qconfig_mapping: QConfigMapping | No
     `qconfig_mapping`, `exclude`: as for `qrt.quantize`.
 
     Layers that are slower by more than 5 % become float, and the model is quantized and timed again, for now other values go from float to
-    int8 and back. That stands if it made the model faster; else only the half of them that loses most is tried. A model that takes longer
-    than the float one even so stays float as a whole. Layers that a QConfig quantizes dynamically are timed only as part of that whole.
+    int8 and back. That stands if it made the model faster by 1 %; else only the half of them that loses most is tried. A model that takes
+    longer than the float one even so stays float as a whole. Layers that a QConfig quantizes dynamically count only as part of that whole.
     Takes up to a minute. Raises what `qrt.quantize` raises.
     """
     quantizer = QrtQuantizer(qconfig_mapping, exclude=exclude)
@@ -99,17 +101,20 @@ def time_layers(model: Model, batch: Batch, qconfig_mapping: QConfigMapping | No
     left: list[str] = []
     tries = _slow(layers)
     for _ in range(_MAX_ROUNDS):
-        if not tries:
+        if sum(layers[name].int8_us - layers[name].float_us for name in tries) <= GAIN * best_times.total:
             break
         trial = real if best.int8.keys() <= set(tries) else int8_but_for([*left, *tries])
         real_times, best_times, trial_times = step_times([form.executable for form in (real, best, trial)], feeds)
-        if trial_times.total >= best_times.total:
+        if trial_times.total >= best_times.total * (1 - GAIN):
             tries = tries[: len(tries) // 2]
             continue
         left, best, best_times = [*left, *tries], trial, trial_times
         layers |= {name: replace(layers[name], kept="float") for name in tries}
         layers |= _layers(real, real_times, best, best_times)
         tries = _slow(layers)
+    if best is not real and best_times.total > real_times.total * (1 + MARGIN):
+        # Once more, for this is about all of it, and another program may have been in the way.
+        real_times, best_times = step_times([real.executable, best.executable], feeds)
     if best_times.total > real_times.total * (1 + MARGIN):
         best, best_times = real, real_times
         layers = {name: replace(layer, kept="float") for name, layer in layers.items()}

@@ -6,13 +6,14 @@ Every door (qrt.quantize, fx, pt2e, jit) makes one, and they differ only in who 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 
 from qrt.core.errors import CalibrationError, InvalidInput, QuantizationError
 from qrt.core.qparams import QParams
-from qrt.graph import Model, constant, ir, new_initializer, unique_name
+from qrt.graph import Model, constant, ir
 from qrt.graph.passes import prepare
 from qrt.graph.passes.drop_dead import drop_dead
 from qrt.graph.passes.name_everything import name_everything
@@ -27,7 +28,8 @@ from qrt.observers import (
     UniformQuantizationObserverBase,
 )
 from qrt.quantization.batches import Batch, feeds_of
-from qrt.quantization.construct import make_observer, observed
+from qrt.quantization.construct import make_observer, name_site, observed
+from qrt.quantization.fresh import Fresh
 from qrt.quantization.qdq import open_input, open_output, qparams_of, write_qdq
 from qrt.quantization.quantizer import EdgeOrNode, FixedQParamsQuantizationSpec, QuantizationSpec, Quantizer, forget
 from qrt.quantization.resolve import Group, Site, resolve
@@ -45,6 +47,10 @@ def prepare_model(model: Model, quantizer: Quantizer) -> PreparedModel:
     if not isinstance(quantizer, Quantizer):
         raise InvalidInput(f"the quantizer is a {type(quantizer).__name__}: give a qrt.quantization.Quantizer")
     clean = quantizer.transform_for_annotation(prepare(model))
+    if not isinstance(clean, Model):
+        raise InvalidInput(f"transform_for_annotation of {type(quantizer).__name__} gives a {type(clean).__name__}: return the model")
+    if any(not node.name or any(v.name and (v.dtype is None or v.shape is None) for v in node.outputs) for node in clean.graph):
+        clean = prepare(clean)  # nodes that it put in need names and types as well
     quantizer.annotate(clean)
     quantizer.validate(clean)
     return PreparedModel(clean, quantizer)
@@ -62,21 +68,33 @@ class PreparedModel:
         made = {g: make_observer(g.spec, g.name) for g in self.groups if isinstance(g.spec, QuantizationSpec)}
         # What is quantized in each run has nothing to learn before; but a fake-quantize shows what that will do.
         made = {g: maker for g, maker in made.items() if not g.spec.is_dynamic or isinstance(maker, FakeQuantizeBase)}
-        places = self._places(made)
-        quantizer.prepare_obs_or_fq_callback(model, places)
-        made = {group: places[place] for place, group in self._of_places(made)}
+        made = self._as_replaced(made)
         if any(isinstance(maker, FakeQuantizeBase) for maker in made.values()):
             made |= {g: _fixed_fake_quantize(g.spec) for g in self.groups if isinstance(g.spec, FixedQParamsQuantizationSpec)}
-        self._made: dict[Group, ObserverOrFakeQuantize] = made
-        self.observers = {g.name: m for g, m in made.items() if not g.held}
-        self.weight_observers = {g.name: m for g, m in made.items() if g.held}
         for group, maker in made.items():
             for name in group.constants:
                 maker(self._constant(name))
+        self._take(made)
+
+    def _take(self, made: dict[Group, ObserverOrFakeQuantize]) -> None:
+        """Hold these observers, and nothing that ran with others."""
+        self._made = made
+        self.observers = {g.name: m for g, m in made.items() if not g.held}
+        self.weight_observers = {g.name: m for g, m in made.items() if g.held}
         self._executable: Executable | None = None
-        self._fake: _FakeQuantized | None = None
-        if any(isinstance(maker, FakeQuantizeBase) for maker in made.values()):
-            self._fake = _FakeQuantized(self)
+        fake = any(isinstance(maker, FakeQuantizeBase) for maker in made.values())
+        self._fake: _FakeQuantized | None = _FakeQuantized(self) if fake else None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PreparedModel:
+        """A copy that goes on learning by itself. The graph is shared, as it does not change."""
+        other = object.__new__(PreparedModel)
+        other.model, other.quantizer, other.groups = self.model, self.quantizer, self.groups
+        other._take({group: deepcopy(maker, memo) for group, maker in self._made.items()})
+        return other
+
+    def __repr__(self) -> str:
+        kinds = f"{len(self.observers)} observers of activations, {len(self.weight_observers)} of constants"
+        return f"<qrt.quantization.PreparedModel {self.model.name!r}: {kinds}>"
 
     # -- which observer is whose --------------------------------------------------------------------------------------------
     def _of_places(self, made: Mapping[Group, Any]) -> list[tuple[EdgeOrNode, Group]]:
@@ -90,9 +108,21 @@ class PreparedModel:
                 found.append(((value, nodes[site.reader]) if site.reader else value, group))
         return found
 
-    def _places(self, made: Mapping[Group, Any]) -> dict[EdgeOrNode, Any]:
-        """Value or edge → its observer, as quantizers see them."""
-        return {place: made[group] for place, group in self._of_places(made)}
+    def _as_replaced(self, made: Mapping[Group, ObserverOrFakeQuantize]) -> dict[Group, ObserverOrFakeQuantize]:
+        """The observers after the quantizer's callback, which sees them by value and by edge, has put others in their place."""
+        of_places = self._of_places(made)
+        places = {place: made[group] for place, group in of_places}
+        self.quantizer.prepare_obs_or_fq_callback(self.model, places)
+        found = dict(made)
+        for place, group in of_places:
+            now = places.get(place)
+            if not isinstance(now, ObserverOrFakeQuantize):
+                raise InvalidInput(
+                    f"{group.name}: prepare_obs_or_fq_callback leaves a {type(now).__name__}: give an observer or a fake-quantize"
+                )
+            if now is not made[group]:  # for one of its places, and so for all
+                found[group] = name_site(now, group.name)
+        return found
 
     def _constant(self, name: str) -> np.ndarray:
         held = constant(self.model.graph.initializers[name])
@@ -242,34 +272,37 @@ class _FakeQuantized:
         model = self.prepared.model.clone()
         nodes = {node.name or "": node for node in model.graph}
         values = {v.name or "": v for v in [*model.graph.inputs, *(v for n in model.graph for v in n.outputs)]}
+        fresh = Fresh(model.graph)
         calls: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
         faked: dict[str, ir.Value] = {}  # by the name of the value, for all its readers
         sites = [(site, group) for group in self.prepared._made for site in group.sites]
         for site, group in sorted(sites, key=lambda item: bool(item[0].reader)):  # values before edges, which may read them
             if site.value in group.constants:
-                faked_weight = new_initializer(model.graph, f"{site.value}_fake_quantized", self.weights[group, site.value])
+                faked_weight = fresh.constant(f"{site.value}_fake_quantized", self.weights[group, site.value])
                 _swap(nodes[site.reader], model.graph.initializers[site.value], faked_weight)
             elif isinstance(group.spec, QuantizationSpec) and not group.spec.is_dynamic and site.value not in group.watched:
                 continue  # it is moved from what is fake-quantized already
             elif not site.reader:
                 value = values[site.value]
                 readers = [use.node for use in value.uses()]
-                faked[site.value] = output = _call(model, value, f"{site.value}_fake_quantized", calls, self.prepared._made[group])
+                faked[site.value] = output = _call(
+                    model, value, fresh.name(f"{site.value}_fake_quantized"), calls, self.prepared._made[group]
+                )
                 for reader in readers:
                     _swap(reader, value, output)
                 if value.is_graph_output() and value.producer() is not None:
                     model.graph.outputs[list(model.graph.outputs).index(value)] = output
             elif Site(site.value) not in group.sites:
                 value = faked.get(site.value, values[site.value])
-                output = _call(model, value, f"{site.value}_{site.reader}_fake_quantized", calls, self.prepared._made[group])
+                output = _call(model, value, fresh.name(f"{site.value}_{site.reader}_fake_quantized"), calls, self.prepared._made[group])
                 _swap(nodes[site.reader], value, output)
         fuse(model)
         return Executable(model, host_target(), 1, calls=calls)
 
 
 def _call(model: Model, value: ir.Value, name: str, calls: dict[str, Callable[[np.ndarray], np.ndarray]], function: Any) -> ir.Value:
-    """What a call of `function` makes of `value`: a node right behind its maker, listed in `calls`."""
-    output = ir.Value(name=unique_name(model.graph, name), shape=value.shape, type=value.type)
+    """What a call of `function` makes of `value`, called `name`: by a node right behind its maker, listed in `calls`."""
+    output = ir.Value(name=name, shape=value.shape, type=value.type)
     node = ir.node("Call", [value], domain="ai.qrt", outputs=[output], name=f"{output.name}_call")
     calls[node.name or ""] = function
     maker = value.producer()

@@ -10,10 +10,11 @@ from qrt.core.dtypes import qint8, qint32, quint8
 from qrt.core.errors import QuantizationError
 from qrt.core.numerics import quantize
 from qrt.core.qparams import QParams
-from qrt.graph import Model, constant, ir, is_op, new_initializer, replace, unique_name
+from qrt.graph import Model, constant, ir, is_op, replace, unique_name
 from qrt.ops.rule import Kind
 from qrt.quantization.construct import derive, fixed_qparams
 from qrt.quantization.dynamic import DynamicWriter
+from qrt.quantization.fresh import Fresh
 from qrt.quantization.quantizer import DerivedQuantizationSpec, FixedQParamsQuantizationSpec
 from qrt.quantization.resolve import Group, Site
 from qrt.quantization.rules import RULES, is_embedding
@@ -147,9 +148,12 @@ class _Writer:
         self.graph, self.fold = model.graph, fold_weights
         self.nodes = {node.name or "": node for node in model.graph}
         self.values = {v.name or "": v for v in [*model.graph.inputs, *(v for node in model.graph for v in node.outputs)]}
-        self.dynamic = DynamicWriter(self.graph)
+        self.fresh = Fresh(self.graph)
+        self.dynamic = DynamicWriter(self.graph, self.fresh)
         # What DQ gives for values that several nodes read, by value and qparams.
         self.written: dict[tuple[ir.Value, bytes], ir.Value] = {}
+        # The parts of tables that rows are looked up in, by their name and qparams.
+        self.tables: dict[tuple[str | None, bytes], dict[str, ir.Value]] = {}
 
     def write(self, groups: Sequence[Group], qparams: Mapping[Group, QParams]) -> None:
         """Weights, biases and other constants first, as they are found by what reads them; then activations; dynamic products last."""
@@ -181,7 +185,7 @@ class _Writer:
                 use.node.replace_input_with(use.idx, real)
         if was_output and value.producer() is not None:
             self.graph.outputs[list(self.graph.outputs).index(value)] = real
-            value.name = unique_name(self.graph, f"{name}_QuantizeLinear_Input")
+            value.name = self.fresh.name(f"{name}_QuantizeLinear_Input")
             real.name = name
 
     def edge(self, site: Site, group: Group, together: set[Site], params: QParams) -> None:
@@ -209,10 +213,10 @@ class _Writer:
         """Q and DQ of `value`, right behind what makes it, or in front of `reader`."""
         scale, zero_point = self._params(name, params)
         stored, given = ir.TensorType(_STORED[params.dtype]), ir.TensorType(ir.DataType.FLOAT)
-        codes = ir.Value(name=unique_name(self.graph, f"{name}_QuantizeLinear_Output"), shape=value.shape, type=stored)
+        codes = ir.Value(name=self.fresh.name(f"{name}_QuantizeLinear_Output"), shape=value.shape, type=stored)
         attributes = {} if params.axis is None else {"axis": params.axis}
         quantized = ir.node("QuantizeLinear", [value, scale, zero_point], attributes, outputs=[codes], name=f"{name}_QuantizeLinear")
-        real = ir.Value(name=unique_name(self.graph, f"{name}_DequantizeLinear_Output"), shape=value.shape, type=given)
+        real = ir.Value(name=self.fresh.name(f"{name}_DequantizeLinear_Output"), shape=value.shape, type=given)
         dequantized = ir.node("DequantizeLinear", [codes, scale, zero_point], attributes, outputs=[real], name=f"{name}_DequantizeLinear")
         maker = value.producer()
         if maker is not None:
@@ -242,10 +246,8 @@ class _Writer:
         name = value.name or "constant"
         if params.dtype == qint32:
             real = np.broadcast_to(real.reshape(-1), params.scale.shape or (real.size,))
-        codes = new_initializer(self.graph, f"{name}_quantized", quantize(real, params))
-        output = ir.Value(
-            name=unique_name(self.graph, f"{name}_DequantizeLinear_Output"), shape=codes.shape, type=ir.TensorType(ir.DataType.FLOAT)
-        )
+        codes = self.fresh.constant(f"{name}_quantized", quantize(real, params))
+        output = ir.Value(name=self.fresh.name(f"{name}_DequantizeLinear_Output"), shape=codes.shape, type=ir.TensorType(ir.DataType.FLOAT))
         attributes = {} if params.axis is None else {"axis": params.axis}
         node = ir.node("DequantizeLinear", [codes, *self._params(name, params)], attributes, outputs=[output], name=f"{output.name}_node")
         self.graph.insert_before(reader, node)
@@ -254,10 +256,11 @@ class _Writer:
     def _embedding(self, node: ir.Node, table: np.ndarray, params: QParams) -> None:
         """Rows of codes, looked up and then dequantized each with its own scale and (float) zero point."""
         name, output = node.inputs[0].name if node.inputs[0] is not None else "", node.outputs[0]
-        parts = {"quantized": quantize(table, params), "zero_point": params.zero_point[:, None], "scale": params.scale[:, None]}
+        if (name, _key(params)) not in self.tables:
+            parts = {"quantized": quantize(table, params), "zero_point": params.zero_point[:, None], "scale": params.scale[:, None]}
+            self.tables[name, _key(params)] = {part: self.fresh.constant(f"{name}_{part}", array) for part, array in parts.items()}
         rows = []
-        for part, array in parts.items():
-            held = new_initializer(self.graph, f"{name}_{part}", array)
+        for part, held in self.tables[name, _key(params)].items():
             rows.append(self._before(node, "Gather", [held, node.inputs[1]], part, held.dtype))
         real = self._before(node, "Cast", rows[:1], "real", ir.DataType.FLOAT, {"to": int(ir.DataType.FLOAT)})
         centred = self._before(node, "Sub", [real, rows[1]], "centred", ir.DataType.FLOAT)
@@ -276,14 +279,14 @@ class _Writer:
         attributes: dict[str, int] | None = None,
     ) -> ir.Value:
         """The output of a new node in front of `node`."""
-        output = ir.Value(name=unique_name(self.graph, f"{node.name}_{part}"), type=ir.TensorType(dtype or ir.DataType.FLOAT))
-        made = ir.node(op_type, inputs, attributes or {}, outputs=[output], name=unique_name(self.graph, f"{node.name}_{part}_node"))
+        output = ir.Value(name=self.fresh.name(f"{node.name}_{part}"), type=ir.TensorType(dtype or ir.DataType.FLOAT))
+        made = ir.node(op_type, inputs, attributes or {}, outputs=[output], name=self.fresh.name(f"{node.name}_{part}_node"))
         self.graph.insert_before(node, made)
         return output
 
     def _params(self, name: str, params: QParams) -> tuple[ir.Value, ir.Value]:
-        scale = new_initializer(self.graph, f"{name}_scale", params.scale)
-        return scale, new_initializer(self.graph, f"{name}_zero_point", params.zero_point.astype(params.dtype.storage))
+        scale = self.fresh.constant(f"{name}_scale", params.scale)
+        return scale, self.fresh.constant(f"{name}_zero_point", params.zero_point.astype(params.dtype.storage))
 
 
 def _key(params: QParams) -> bytes:

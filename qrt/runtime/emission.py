@@ -14,12 +14,13 @@ from qrt.core.errors import KernelError
 from qrt.ops.op import Array, Base, Op, Operand, Ref, Spec
 from qrt.ops.program import Call, Program
 from qrt.runtime.arena import ALIGNMENT, Buffer
+from qrt.runtime.shared import shared
 
 __all__ = ["Emitter", "Packs", "Tap", "aligned", "emit_program"]
 
 
 class Packs:
-    """Packed constants, made once per model and shared by its plans and sessions."""
+    """Packed constants, made once per model and shared by its plans. What several sessions pack alike lies in memory once."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[int, Hashable], tuple[Array, Array]] = {}
@@ -30,7 +31,7 @@ class Packs:
         with self._lock:
             found = self._made.get((id(source), how))
             if found is None:
-                packed = aligned(make())
+                packed = shared(make(), aligned)
                 # The source stays referenced: an id belongs to one array only while that array lives.
                 found = self._made[id(source), how] = (source, packed)
             return found[1]
@@ -161,6 +162,9 @@ def emit_program(program: Program, builder: Emitter, taps: Sequence[int] = ()) -
             refs[root] = Ref(Base.ARENA, len(builder.buffers) - 1)
         return Operand(program.specs[value], refs[root], program.constants.get(value))
 
+    for value in program.inputs:  # what only renames the axes of an input lives in it
+        if value in taps:
+            tapped.append(Tap(value, 0, refs[roots[value]], program.specs[value]))
     for call in program.calls:
         for value in (*call.inputs, *call.outputs):
             operands[value] = operand(value)

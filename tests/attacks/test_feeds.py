@@ -123,6 +123,12 @@ def test_what_can_be_taken_is_taken(session: qrt.InferenceSession) -> None:
     np.testing.assert_array_equal(session.run(["s"], good() | {"x": broadcast})[0], np.full((2, 3), -3))
 
 
+def test_a_feed_that_memory_cannot_hold_a_copy_of() -> None:
+    session = qrt.InferenceSession(make("(float[N,M] x) => (float[N,M] y) { y = Neg(x) }"))
+    with pytest.raises(qrt.InvalidInput, match="no memory for a copy"):
+        session.run(None, {"x": np.broadcast_to(np.float32(3), (2**21, 2**21))})
+
+
 @pytest.mark.parametrize("quantized", [False, True])
 def test_callers_arrays_are_only_read(quantized: bool) -> None:
     images = digits()["test"][0][:3].copy()

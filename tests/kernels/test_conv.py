@@ -202,9 +202,17 @@ def test_every_depthwise_epilogue(target: Target, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("size", [3, 5, 7])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("channels", [1, 3, 16, 64, 72, 130])
+@pytest.mark.parametrize("channels", [1, 3, 16, 32, 64, 72, 130])
 def test_depthwise_windows_that_networks_have(size: int, stride: int, channels: int) -> None:
-    for space, pad in (((9, 11), size // 2), ((size, size + 7), 0), ((8, 5), (0, 0, size - 1, size - 1)), ((1, 1), size // 2)):
+    for space, pad in (
+        ((9, 11), size // 2),
+        ((9, 20), size // 2),
+        ((8, 15 + size), 0),
+        ((5, 15), (size // 2, 0, 1, size)),
+        ((size, size + 7), 0),
+        ((8, 5), (0, 0, size - 1, size - 1)),
+        ((1, 1), size // 2),
+    ):
         look = window((size, size), stride=stride, pad=pad)
         w = weights(channels, look.taps, 1, 1)
         check(Depthwise(look, w, to_codes(channels, look.taps), 200), [codes(2, *space, channels)])
@@ -224,6 +232,16 @@ def test_nothing_is_read_past_the_callers_image(target: Target, channels: int) -
             program, _ = program_of(op, [image])
             (found,) = build(program, target, 1, Packs()).run([image])
             np.testing.assert_allclose(found, op.reference([image])[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("channels", [16, 32])
+def test_pixels_taken_together_end_with_the_callers_image(channels: int) -> None:
+    op = Depthwise(window((3, 3)), weights(channels, 9, 1, 1), to_codes(channels, 9), 3)
+    image = guarded(codes(1, 5, 18, channels))
+    for target in TARGETS_HERE:
+        program, _ = program_of(op, [image])
+        (found,) = build(program, target, 2, Packs()).run([image])
+        np.testing.assert_array_equal(found, op.reference([image])[0])
 
 
 def test_one_multiplier_serves_every_channel() -> None:

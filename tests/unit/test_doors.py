@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,17 @@ from qrt.quantization import (
     QConfigMapping,
     QrtQuantizer,
     convert_fx,
+    convert_jit,
     convert_pt2e,
     default_dynamic_qconfig,
     default_per_channel_qconfig,
     default_qrt_qconfig,
+    get_default_qat_qconfig_mapping,
     prepare_fx,
+    prepare_jit,
     prepare_pt2e,
+    prepare_qat_fx,
+    prepare_qat_pt2e,
     quantize_dynamic_jit,
     quantize_jit,
 )
@@ -70,11 +76,11 @@ def _outputs(model: qrt.Model, feeds: Feeds) -> list[bytes]:
 
 
 def _agree(model: qrt.Model, qconfig: QConfig, data: Feeds) -> None:
-    found = {name: _outputs(door(model, qconfig, data), data[:2]) for name, door in DOORS.items()}
-    assert found["fx"] == found["quantize"]
-    assert found["pt2e"] == found["quantize"]
-    assert found["jit"] == found["quantize"]
-    assert found["quantize"] != _outputs(model, data[:2])
+    """The same files, and so the same outputs, which are not the float model's."""
+    found = {name: door(model, qconfig, data) for name, door in DOORS.items()}
+    files = {name: _file(int8) for name, int8 in found.items()}
+    assert files == dict.fromkeys(files, files["quantize"])
+    assert _outputs(found["fx"], data[:1]) == _outputs(found["jit"], data[:1]) != _outputs(model, data[:1])
 
 
 @pytest.mark.parametrize("qconfig", [default_qrt_qconfig, default_per_channel_qconfig], ids=["qrt", "torch"])
@@ -105,3 +111,34 @@ def test_dynamic_doors_are_quantize_dynamic() -> None:
     model, data = _digits()
     qconfig = QConfig(default_dynamic_qconfig.activation, default_qrt_qconfig.weight)
     assert _outputs(_by_fx(model, qconfig, data), data) == _outputs(qrt.quantize_dynamic(model), data)
+
+
+def test_the_doors_agree_where_a_layer_has_a_setting_of_its_own() -> None:
+    model, data = _digits()
+    mapping = (
+        QConfigMapping()
+        .set_global(default_qrt_qconfig)
+        .set_module_name("conv_3", default_per_channel_qconfig)
+        .set_module_name("gemm_21", None)
+    )
+    by_fx, by_pt2e = prepare_fx(model, mapping, None), prepare_pt2e(model, QrtQuantizer(mapping))
+    by_jit = prepare_jit(model, {"": default_qrt_qconfig, "conv_3": default_per_channel_qconfig, "gemm_21": None})
+    for observed in (by_fx, by_pt2e, by_jit):
+        for feed in data:
+            observed(feed)
+    found = [_file(convert_fx(by_fx)), _file(convert_pt2e(by_pt2e)), _file(convert_jit(by_jit))]
+    assert found == [_file(qrt.quantize(model, data, mapping, progress=False))] * 3
+
+
+def test_the_doors_agree_on_fake_quantization() -> None:
+    model, data = _digits()
+    mapping = get_default_qat_qconfig_mapping("onednn")
+    by_fx, by_pt2e = prepare_qat_fx(model, mapping, data[0]), prepare_qat_pt2e(model, QrtQuantizer(mapping))
+    for feed in data:
+        np.testing.assert_array_equal(by_fx(feed), by_pt2e(feed))
+    assert _file(convert_fx(by_fx)) == _file(convert_pt2e(by_pt2e))
+
+
+def _file(model: qrt.Model) -> str:
+    """The digest of what is saved."""
+    return sha256(model.to_proto().SerializeToString(deterministic=True)).hexdigest()

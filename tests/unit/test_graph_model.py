@@ -96,6 +96,23 @@ def test_weights_past_the_limit_go_beside_the_model(tmp_path: Path, monkeypatch:
     np.testing.assert_array_equal(constant(load(tmp_path / "m.onnx").graph.initializers["w"]), WEIGHT)
 
 
+def test_a_failed_save_of_two_files_leaves_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "_EMBED_LIMIT", 40)
+    big = make()
+    new_initializer(big.graph, "big", np.full((64, 64), 7, np.float32))
+    big.save(tmp_path / "m.onnx")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def fail(*args: object, **options: object) -> None:
+        (tmp_path / next(name for name in os.listdir(tmp_path) if name.endswith(".part")) / "m.onnx.data").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(model.ir, "save", fail)
+    with pytest.raises(OutputError, match="No space left"):
+        big.save(tmp_path / "m.onnx")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize("place", ["missing/m.onnx", "file/m.onnx", "folder"])
 def test_a_path_that_cannot_be_written(place: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")

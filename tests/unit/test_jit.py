@@ -8,7 +8,7 @@ from typing import Any
 import cnn
 import numpy as np
 import pytest
-from cnn import BATCHES, X, in_ort, in_qrt
+from cnn import BATCHES, in_ort, in_qrt
 from graphs import F32, images, make, ops
 
 import qrt
@@ -159,4 +159,3 @@ def test_what_is_refused(call: Callable[[qrt.Model], Any], message: str) -> None
 def test_an_observer_that_saw_nothing() -> None:
     with pytest.raises(qrt.CalibrationError, match="x: saw no data; give calibration data that reaches it"):
         convert_jit(prepare_jit(cnn.cnn(), {"": default_qconfig}))
-    assert X.dtype == F32

@@ -135,6 +135,15 @@ def test_margin(clock: Use) -> None:
     assert _left(time_layers(load(_chain()), X)) == []
 
 
+def test_gain(clock: Use) -> None:
+    """What a layer loses has to be more than 1 % of the whole."""
+    for loss, left in ((1.0, []), (2.0, ["b"])):
+        plain = _costs({"b": 2.0 + loss})
+        fake = clock(lambda op, name, int8, plain=plain: (100.0 if int8 else 200.0) if name == "d" else plain(op, name, int8))
+        assert _left(time_layers(load(_chain()), X)) == left
+        assert (fake.calls == 1) == (not left)
+
+
 def test_what_leaving_a_layer_float_costs(clock: Use) -> None:
     """A layer that loses 1 µs stays int8 where its being float would cost more."""
     fake = clock(_costs({"b": 3.0}, q=0.9))
@@ -166,7 +175,7 @@ def test_rounds_are_bounded(clock: Use) -> None:
     fake = clock(lambda op, name, int8: 900.0 + next(faster) if op.startswith("Q") else 1.0)
     names = [f"n{k}" for k in range(4)]
     time_layers(load(_chain(names)), X)
-    assert fake.calls <= 9
+    assert fake.calls <= 10
 
 
 # -- when all is float ------------------------------------------------------------------------------------------------------
@@ -190,6 +199,24 @@ def test_all_float(clock: Use, costs: Costs) -> None:
     assert same is not model
     assert not any("Quantize" in node.op_type for node in same.graph)
     np.testing.assert_array_equal(InferenceSession(same).run(None, {"x": X})[0], InferenceSession(model).run(None, {"x": X})[0])
+
+
+def test_the_verdict_is_measured_twice(clock: Use) -> None:
+    """A machine that was busy while int8 ran for the first time: that alone does not make a model float."""
+    plain, seen = _costs({}), []
+
+    def costs(op: str, name: str, int8: frozenset[str]) -> float:
+        if op != "Neg" or not int8:
+            return plain(op, name, int8)
+        seen.append(name)
+        return 99.0 if len(seen) == 1 else 0.3
+
+    fake = clock(costs)
+    model = make(f"(float[N,8,8,8] x) => (float[N,8,8,8] y) {{ p = Neg(x) y = Conv<{PAD}>(p, w) }}", w=images(8, 8, 3, 3))
+    found = time_layers(load(model), X)
+    assert not found.all_float
+    assert (found.float_us, found.int8_us) == pytest.approx((2.3, 1.4))
+    assert fake.calls == len(seen) == 2
 
 
 def test_dynamic_layers_count_as_a_whole(clock: Use) -> None:
@@ -265,6 +292,7 @@ def test_step_times(monkeypatch: pytest.MonkeyPatch) -> None:
         assert set(form.owners.values()) <= set(form.owners)
 
 
+@pytest.mark.filterwarnings("ignore:.*stays float:qrt.QrtWarning")  # which a busy machine may find
 def test_for_real(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the machine finds, the model that comes of it is right."""
     monkeypatch.setattr("qrt.quantization.never_slower._SECONDS", 0.0)

@@ -10,12 +10,13 @@ from typing import Any
 import cnn
 import numpy as np
 import pytest
+from annotated import ACTIVATION, Annotated, Nodes
 from cnn import BATCHES, X
 from graphs import F32, images, make
 from safetensors.numpy import load_file, save_file
 
 import qrt
-from qrt.graph import Model, ir
+from qrt.graph import ir
 from qrt.loaders import load
 from qrt.observers import FakeQuantizeBase, get_observer_state_dict, load_observer_state_dict
 from qrt.quantization import (
@@ -29,7 +30,6 @@ from qrt.quantization import (
     QConfigMapping,
     QuantizationAnnotation,
     QuantizationSpec,
-    Quantizer,
     SharedQuantizationSpec,
     annotate_input_qspec_map,
     annotate_output_qspec,
@@ -48,20 +48,6 @@ from qrt.quantization import (
     prepare_pt2e,
     prepare_qat_fx,
 )
-
-Nodes = dict[str, ir.Node]
-ACTIVATION = QuantizationSpec(qrt.quint8, MinMaxObserver)
-
-
-class Annotated(Quantizer):
-    """Whatever a function does to the nodes, by their names."""
-
-    def __init__(self, annotate: Callable[[Nodes], None]) -> None:
-        self.function = annotate
-
-    def annotate(self, model: Model) -> Model:
-        self.function({node.name or "": node for node in model.graph})
-        return model
 
 
 def weight(spec: QuantizationSpec) -> Callable[[Nodes], None]:
@@ -137,11 +123,10 @@ def _dynamic_bias(nodes: Nodes) -> None:
 
 def _derived_dynamic(nodes: Nodes) -> None:
     node = nodes["stem.conv"]
-    x, w, b = (_input(node, index) for index in range(3))
+    x, w = _input(node, 0), _input(node, 1)
     annotate_input_qspec_map(node, x, DYNAMIC)
     annotate_input_qspec_map(node, w, QuantizationSpec(qrt.qint8, MinMaxObserver))
     annotate_output_qspec(nodes["fc"], DerivedQuantizationSpec([(x, node), (w, node)], lambda o: o[0].calculate_qparams(), qrt.quint8))
-    assert b is not None
 
 
 PER_CHANNEL = PerChannelMinMaxObserver.with_args(qscheme=qrt.per_channel_symmetric)
@@ -346,6 +331,14 @@ def test_values_that_are_not_finite(value: float, fake: bool) -> None:
     observed = (prepare_qat_fx if fake else prepare_fx)(cnn.cnn(), mapping, None)
     with pytest.raises(qrt.CalibrationError, match="the call, input 'x' holds NaN or infinity; remove the sample"):
         observed(bad)
+
+
+def test_a_weight_that_is_not_finite() -> None:
+    weight = images(8, 5)
+    weight[3, 2] = np.nan
+    model = load(make("(float[N,8] x) => (float[N,5] y) { [one] y = MatMul(x, w) }", w=weight))
+    with pytest.raises(qrt.CalibrationError, match=r"w: saw NaN; remove the sample or mend the model before this site"):
+        prepare_fx(model, QConfigMapping().set_global(default_qconfig), None)
 
 
 @pytest.mark.parametrize("fake", [False, True], ids=["observers", "fake-quantizes"])

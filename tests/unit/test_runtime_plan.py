@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from qrt.core.errors import KernelError
 from qrt.jit import Kernel, record_dtype
 from qrt.jit.host import host_target
 from qrt.ops.gemm import Codes, Dense, Float, Weights
+from qrt.ops.movement import Transpose
 from qrt.ops.op import Array, Base, Op, Operand, Spec, Steps, View
 from qrt.ops.program import Program, interpret
 from qrt.runtime.arena import ALIGNMENT, SLACK, Buffer, place
@@ -246,6 +248,14 @@ def test_runs_from_many_threads_at_once_do_not_meet() -> None:
     assert len(plans[0]._free) <= 8  # contexts are used again
 
 
+def test_a_plan_of_small_steps_wakes_no_second_thread() -> None:
+    program = Program()
+    program.inputs = [program.value(Spec((2, 8), np.dtype(np.uint8)))]
+    program.outputs = list(program.call(Transpose((1, 0)), program.inputs, "small"))
+    assert build(program, TARGET, 2, Packs()).threads == 1
+    assert network(2).threads == 2
+
+
 def test_outputs_are_the_caller_s_own() -> None:
     plan = network(1)
     x = RNG.integers(0, 256, (64, 96)).astype(np.uint8)
@@ -313,3 +323,22 @@ def test_the_clock_ticks_once_a_step(threads: int) -> None:
     assert len(ticks) == len(plan.names) + 1 == len(plan.kernels) + 1
     assert (np.diff(ticks) > 0).all()
     assert list(dict.fromkeys(plan.names)) == [f"dense {i}" for i in range(3)]  # on some targets a product takes two steps
+
+
+def test_what_two_models_pack_alike_lies_in_memory_once() -> None:
+    one, two, made = Packs(), Packs(), []
+
+    def pack() -> np.ndarray:
+        made.append(0)
+        return np.arange(1 << 16, dtype=np.uint8) & 63
+
+    first, second = one.get(np.zeros(3), "b", pack), two.get(np.zeros(3), "b", pack)
+    assert first is second
+    assert len(made) == 2
+    other = two.get(np.zeros(3), "b", lambda: pack().view(np.int8))
+    assert other.ctypes.data != first.ctypes.data
+    small = [packs.get(np.zeros(3), "b", lambda: np.zeros(8, np.uint8)) for packs in (one, two)]
+    assert small[0] is not small[1]
+    alive = weakref.ref(first)
+    del one, two, first, second
+    assert alive() is None

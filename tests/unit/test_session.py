@@ -263,3 +263,34 @@ def test_providers() -> None:
         qrt.InferenceSession(DIGITS, providers=["FastProvider"])
     with pytest.raises(qrt.InvalidInput, match="give a list"):
         qrt.InferenceSession(DIGITS, providers="CPUExecutionProvider")
+
+
+def test_inputs_and_outputs_keep_the_models_order_and_the_callers_names() -> None:
+    """The nodes take and make them in another order, and one input is not read."""
+    nodes = "{ r = Neg(b) q = Sub(b, a) p = Add(r, a) }"
+    proto = make(f"(float[N] a, float[3] unused, float[N] b) => (float[N] p, float[N] q, float[N] r) {nodes}")
+    session = qrt.InferenceSession(proto, num_threads=1)
+    for n in (4, 7, 4):  # planned, planned, found
+        a, b = np.arange(n, dtype=np.float32), np.full(n, 10, np.float32)
+        for feeds in ({"a": a, "unused": a[:3], "b": b}, {"b": b, "a": a, "unused": a[:3]}):
+            for found, wanted in zip(session.run(None, feeds), (a - b, b - a, -b), strict=True):
+                np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_array_equal(session.run(["r", "p"], feeds)[1], a - b)
+    with pytest.raises(qrt.InvalidInput, match="unused"):
+        session.run(None, {"a": a, "unused": a[:2], "b": b})
+    with pytest.raises(qrt.InvalidInput, match="axis 0 is 'N'"):
+        session.run(None, {"a": a, "unused": a[:3], "b": b[1:]})
+
+
+def test_feeds_of_every_memory_layout() -> None:
+    """Strided, read-only, unaligned and byte-swapped arrays, a subclass and lists: what is found by its shape is still checked."""
+    session = qrt.InferenceSession(make("(float[2, 3] x) => (float[2, 3] y) { y = Neg(x) }"), num_threads=1)
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    locked, shifted = x.copy(), np.zeros(25, np.uint8)[1:].view(np.float32).reshape(2, 3)
+    locked.flags.writeable = False
+    shifted[...] = x
+    for given in (x, np.asfortranarray(x), x[::-1], locked, shifted, x.astype(">f4"), x.view(np.matrix), x.tolist()):
+        np.testing.assert_array_equal(session.run(None, {"x": given})[0], -np.asarray(given))
+    for given in (x.astype(np.float64), x.astype(np.int32), x.T, "x", None):
+        with pytest.raises(qrt.InvalidInput):
+            session.run(None, {"x": given})

@@ -49,6 +49,11 @@ class Simd:
         """Unaligned store."""
         self.b.store(value, self.b.inttoptr(address, value.type.as_pointer())).align = 1
 
+    def prefetch(self, address: Any) -> None:
+        """Asks for the cache line at `address`, which is read soon; any address will do."""
+        pointer = self.b.inttoptr(address, I8.as_pointer())
+        self.call("llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(3), I32(1))
+
     def mask(self, count: Any) -> Any:
         """The lanes below `count` (int64)."""
         lanes = ir.Constant(self.i32, list(range(self.lanes)))

@@ -1,0 +1,32 @@
+"""Constants that several sessions hold alike lie in memory once."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import weakref
+from collections.abc import Callable
+
+import numpy as np
+
+from qrt.ops.op import Array
+
+__all__ = ["shared"]
+
+# An array of fewer bytes is not looked for among those of other sessions.
+_LEAST = 1 << 16
+
+_held: weakref.WeakValueDictionary[tuple[bytes, str, tuple[int, ...]], Array] = weakref.WeakValueDictionary()
+_lock = threading.Lock()
+
+
+def shared(made: Array, keep: Callable[[Array], Array] = np.ascontiguousarray) -> Array:
+    """`keep(made)`, or what that was for an equal array that is still alive. Nobody may write to either."""
+    if made.nbytes < _LEAST:
+        return keep(made)
+    key = (hashlib.sha256(np.ascontiguousarray(made).data).digest(), made.dtype.str + keep.__name__, made.shape)
+    with _lock:
+        found = _held.get(key)
+        if found is None:
+            found = _held[key] = keep(made)
+        return found
