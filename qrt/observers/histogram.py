@@ -38,12 +38,11 @@ class HistogramObserver(UniformQuantizationObserverBase, Bins):
         if self.is_dynamic:
             raise QuantizationError("HistogramObserver cannot be dynamic: use MovingAverageMinMaxObserver with averaging_constant=1")
         self.histogram = np.zeros(self.bins, F32)
-        self._grew = False  # whether the last array widened the range: the next may too, and is measured before it is counted
 
     def _within(self, x: np.ndarray) -> bool:
         low, high = F32(self._min), F32(self._max)
         with np.errstate(over="ignore"):
-            if self._grew or not 0 < high - low < np.inf:
+            if not 0 < high - low < np.inf:
                 return False
         update = count_inside(x.reshape(-1), self.bins, low, high)
         if update is None:
@@ -55,7 +54,6 @@ class HistogramObserver(UniformQuantizationObserverBase, Bins):
         x = x.reshape(-1)
         old_low, old_high = F32(self._min), F32(self._max)
         new_low, new_high = np.minimum(old_low, low), np.maximum(old_high, high)
-        self._grew = bool(new_low < old_low or new_high > old_high)
         with np.errstate(over="ignore"):
             if not np.isfinite(new_high - new_low):
                 # No bin can be placed; calculate_qparams reports the range.
