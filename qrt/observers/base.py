@@ -175,8 +175,9 @@ class UniformQuantizationObserverBase(ObserverBase):
             raise CalibrationError(f"{self._where}: cannot observe values of dtype {x.dtype}")
         with np.errstate(over="ignore"):
             x = np.ascontiguousarray(x, F32)
-        if x.size and not (self._seen and self._within(x)):
-            low, high = _extremes(x)
+        known = self._count_within(x) if self._seen and x.size else 0
+        if known < x.size:
+            low, high = _extremes(x.reshape(-1)[known:])
             # NaN passes through min and max, so these two numbers tell of any value that is not finite.
             if not (np.isfinite(low) and np.isfinite(high)):
                 x = self._finite(x, "NaN" if np.isnan(low) else "infinity")
@@ -257,10 +258,11 @@ class UniformQuantizationObserverBase(ObserverBase):
         self._min = np.asarray(np.minimum(self._min, other._min))
         self._max = np.asarray(np.maximum(self._max, other._max))
 
-    def _within(self, x: np.ndarray) -> bool:
-        """Learn from `x` without its extremes, if it is finite and they teach nothing; else leave everything as it was."""
-        return False
+    def _count_within(self, x: np.ndarray) -> int:
+        """Learn `x` if all of it lies within what was seen; how many of its first elements are known to. The way without `_update`."""
+        return 0
 
     @abstractmethod
     def _update(self, x: np.ndarray, low: np.float32, high: np.float32) -> None:
-        """Learn from `x`: float32, contiguous, not empty, finite, with smallest value `low` and largest `high`."""
+        """Learn from `x`: float32, contiguous, not empty, finite, with smallest value `low` and largest `high`, but for the elements that
+        `_count_within` knows of."""
