@@ -8,11 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-import numpy as np
-
-from qrt.core.dtypes import quint8
-from qrt.core.qparams import QParams
-
 __all__ = ["Kind", "QuantRule"]
 
 
@@ -38,8 +33,3 @@ class QuantRule:
     bias: int | None = None
     fixed: tuple[float, int] | None = None
     dynamic: bool = False
-
-    @property
-    def qparams(self) -> QParams | None:
-        """`fixed` as QParams."""
-        return None if self.fixed is None else QParams(np.asarray(self.fixed[0], np.float32), np.asarray(self.fixed[1]), quint8)

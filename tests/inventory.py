@@ -190,10 +190,12 @@ INVENTORY: dict[str, dict[str, dict[str, str | None]]] = {
         "qrt.quantization": {
             "MatchAllNode": "",
             "Pattern": None,
-            "convert_fx": "graph_module, convert_custom_config, _remove_qconfig, qconfig_mapping, backend_config, keep_original_weights",
-            "fuse_fx": "model, fuse_custom_config, backend_config",
             "get_combined_dict": "default_dict, additional_dict",
             "get_fuser_method_new": "op_pattern, fuser_method_mapping",
+        },
+        "qrt.quantization.quantize_fx": {
+            "convert_fx": "graph_module, convert_custom_config, _remove_qconfig, qconfig_mapping, backend_config, keep_original_weights",
+            "fuse_fx": "model, fuse_custom_config, backend_config",
             "prepare_fx": "model, qconfig_mapping, example_inputs, prepare_custom_config, _equalization_config, backend_config",
             "prepare_qat_fx": "model, qconfig_mapping, example_inputs, prepare_custom_config, backend_config",
         },

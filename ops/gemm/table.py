@@ -66,6 +66,9 @@ EPILOGUES: dict[str, str] = {
 }
 
 
+# Cycles from a product to the next into the same accumulator: of vpdpbusd 5, of vfmadd 4 (uops.info, Ice Lake and later).
+_LATENCY = 5
+
 # Epilogues that end in codes, and those of them that add a residual.
 SUMS = ("u8add", "u8radd")
 CODES = ("u8", *SUMS)
@@ -79,10 +82,11 @@ class Tile:
     vectors: int
 
 
-# Accumulators + vectors + one broadcast fit the registers: 32 of 512 bits, 16 of 256 or 128. One-row tiles are for M = 1.
+# Accumulators + vectors + one broadcast fit the registers: 32 of 512 bits, 16 of 256 or 128. Tiles of one to four rows are for products of
+# so few: there B is read once, as fast as memory gives it.
 TILES: dict[str, tuple[Tile, ...]] = {
-    "avx512vnni": (Tile(6, 4), Tile(8, 3), Tile(12, 2), Tile(14, 1), Tile(1, 4)),
-    "avxvnni": (Tile(4, 2), Tile(6, 2), Tile(8, 1), Tile(1, 4)),
+    "avx512vnni": (Tile(6, 4), Tile(8, 3), Tile(12, 2), Tile(14, 1), Tile(4, 4), Tile(2, 4), Tile(1, 4)),
+    "avxvnni": (Tile(4, 2), Tile(6, 2), Tile(8, 1), Tile(2, 4), Tile(1, 4)),
     "avx2": (Tile(3, 2), Tile(6, 1), Tile(1, 4)),
     "neon_dot": (Tile(5, 4), Tile(8, 2), Tile(1, 4)),
     "generic": (Tile(2, 2), Tile(4, 1), Tile(1, 2)),
@@ -130,7 +134,7 @@ def cost(target: Target, tile: Tile, m: int, n: int, k_steps: int, epilogue: str
     isa = vector_isa(target)
     products = tile.rows * tile.vectors
     out = 3 if epilogue not in CODES else 5 if packs(isa, tile, epilogue) else 8
-    step = products + 0.5 * (tile.rows + tile.vectors) + 1
+    step = max(products + 0.5 * (tile.rows + tile.vectors) + 1, 2 * _LATENCY)
     return -(-m // tile.rows) * -(-n // (tile.vectors * LANES[isa])) * (k_steps * step + products * out)
 
 

@@ -39,16 +39,15 @@ class HistogramObserver(UniformQuantizationObserverBase, Bins):
             raise QuantizationError("HistogramObserver cannot be dynamic: use MovingAverageMinMaxObserver with averaging_constant=1")
         self.histogram = np.zeros(self.bins, F32)
 
-    def _within(self, x: np.ndarray) -> bool:
+    def _count_within(self, x: np.ndarray) -> int:
         low, high = F32(self._min), F32(self._max)
         with np.errstate(over="ignore"):
             if not 0 < high - low < np.inf:
-                return False
-        update = count_inside(x.reshape(-1), self.bins, low, high)
-        if update is None:
-            return False
-        self.histogram = update.astype(F32) + self.histogram
-        return True
+                return 0
+        update, done = count_inside(x.reshape(-1), self.bins, low, high)
+        if done == x.size:
+            self.histogram = update.astype(F32) + self.histogram
+        return done
 
     def _update(self, x: np.ndarray, low: np.float32, high: np.float32) -> None:
         x = x.reshape(-1)

@@ -89,10 +89,10 @@ def count_uniform(x: np.ndarray, bins: int, low: np.float32, high: np.float32) -
     return _count_uniform(x, bins, low, high, strict=False)[0]
 
 
-def count_inside(x: np.ndarray, bins: int, low: np.float32, high: np.float32) -> np.ndarray | None:
-    """`count_uniform` of any values, NaN included: None if one of them is not inside low..high."""
-    counts, done = _count_uniform(x, bins, low, high, strict=True)
-    return counts if done == x.size else None
+def count_inside(x: np.ndarray, bins: int, low: np.float32, high: np.float32) -> tuple[np.ndarray, int]:
+    """`count_uniform` of any values, NaN included, and how many of the first ones it counted: those before the block of the first that is
+    not inside low..high, all if there is none."""
+    return _count_uniform(x, bins, low, high, strict=True)
 
 
 def count_exact(x: np.ndarray, bins: int, scale: float) -> np.ndarray:

@@ -19,13 +19,13 @@ from qrt.quantization.qconfig_mapping import *
 
 if TYPE_CHECKING:
     from qrt.quantization.export_utils import *
-    from qrt.quantization.fx import *
     from qrt.quantization.jit import *
     from qrt.quantization.never_slower import *
     from qrt.quantization.numeric_debugger import *
     from qrt.quantization.placement import *
     from qrt.quantization.prepared import *
     from qrt.quantization.pt2e import *
+    from qrt.quantization.quantize_fx import *
     from qrt.quantization.quantizer import *
     from qrt.quantization.shards import *
     from qrt.quantization.static import *
@@ -39,7 +39,6 @@ _LATE = {
         "move_exported_model_to_eval",
         "move_exported_model_to_train",
     ),
-    "fx": ("convert_fx", "fuse_fx", "prepare_fx", "prepare_qat_fx"),
     "jit": (
         "convert_dynamic_jit",
         "convert_jit",
@@ -69,6 +68,7 @@ _LATE = {
     "placement": ("QrtQuantizer",),
     "prepared": ("PreparedModel",),
     "pt2e": ("convert_pt2e", "lower_pt2e_quantized_to_x86", "prepare_pt2e", "prepare_qat_pt2e"),
+    "quantize_fx": ("convert_fx", "fuse_fx", "prepare_fx", "prepare_qat_fx"),
     "quantizer": (
         "ComposableQuantizer",
         "DerivedQuantizationSpec",

@@ -19,7 +19,7 @@ from qrt.ops.reduction.rule import RULES as REDUCTION
 from qrt.ops.resize.rule import RULES as RESIZE
 from qrt.ops.rule import Kind, QuantRule
 
-__all__ = ["RULES", "is_embedding", "product_of_scales", "rule_of", "weight_axis", "why_not"]
+__all__ = ["RULES", "is_embedding", "product_of_scales", "rule_of", "weight_axis"]
 
 # ONNX operator → its rule.
 RULES: Mapping[str, QuantRule] = CONV | GEMM | ELEMENTWISE | POOL | REDUCTION | RESIZE | NORMALIZATION | MOVEMENT
@@ -30,14 +30,14 @@ _FLOAT = ir.DataType.FLOAT
 def rule_of(node: ir.Node) -> QuantRule | None:
     """The rule of a node of the standard operators, if there is one and it holds for this node's form."""
     rule = RULES.get(node.op_type) if node.domain == "" else None
-    if rule is None or why_not(node, rule) is not None:
+    if rule is None or _why_not(node, rule) is not None:
         return None
     if rule.kind is Kind.PRODUCT and constant(node.inputs[1]) is None:
         return QuantRule(Kind.PRODUCT, (0, 1)) if is_op(node, "MatMul") else None
     return rule
 
 
-def why_not(node: ir.Node, rule: QuantRule) -> str | None:
+def _why_not(node: ir.Node, rule: QuantRule) -> str | None:
     """Why a node with a rule has no quantized form; None where it has one: all it computes with is float32, its attributes are usual."""
     data = node.inputs[:1] if rule.inputs else node.inputs
     if node.outputs[0].dtype != _FLOAT or any(v is not None and v.dtype != _FLOAT for v in data):

@@ -62,12 +62,16 @@ def test_no_value_can_reach_outside_the_table() -> None:
 def test_counting_stops_at_what_lies_outside(n: int) -> None:
     rng = np.random.default_rng(n)
     x = rng.uniform(-1, 1, n).astype(F32)
-    np.testing.assert_array_equal(kernels.count_inside(x, 64, F32(-1), F32(1)), reference.count_uniform(x, 64, F32(-1), F32(1)))
+    counts, done = kernels.count_inside(x, 64, F32(-1), F32(1))
+    assert done == n
+    np.testing.assert_array_equal(counts, reference.count_uniform(x, 64, F32(-1), F32(1)))
     for outside in (np.nextafter(F32(1), F32(2)), F32(-1.5), F32(np.nan), F32(np.inf), F32(-np.inf)):
         for at in (0, n // 2, n - 1):
             bad = x.copy()
             bad[at] = outside
-            assert kernels.count_inside(bad, 64, F32(-1), F32(1)) is None
+            counts, done = kernels.count_inside(bad, 64, F32(-1), F32(1))
+            assert at - kernels.BLOCK < done <= at
+            np.testing.assert_array_equal(counts, reference.count_uniform(bad[:done], 64, F32(-1), F32(1)))
 
 
 @pytest.mark.usefixtures("_isa")

@@ -302,3 +302,15 @@ def test_a_channel_of_zeros_is_usable() -> None:
     observer = PerChannelMinMaxObserver(dtype=qint8, qscheme=dtypes.per_channel_symmetric)
     observer(np.array([[0, 0], [1, -2]], F32))
     assert observer.calculate_qparams().scale.tolist() == [2.0**-23, float(F32(2) / F32(127.5))]
+
+
+@pytest.mark.parametrize("at", [0, (1 << 17) - 1, 1 << 17, 299_999])
+def test_extremes_of_large_arrays_lie_anywhere(at: int) -> None:
+    x = np.zeros((3, 100_000), np.float32)
+    x.flat[at], x.flat[(at + 7) % x.size] = -3, 5
+    observer = MinMaxObserver()
+    observer(x)
+    assert (float(observer.min_val), float(observer.max_val)) == (-3, 5)
+    x.flat[at] = np.nan
+    with pytest.raises(CalibrationError, match="NaN"):
+        MinMaxObserver()(x)
