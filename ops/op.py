@@ -18,6 +18,7 @@ import numpy as np
 from qrt.core.errors import UnsupportedOp
 from qrt.core.target import Target
 from qrt.jit import Kernel
+from qrt.ops.strides import contiguous
 
 if TYPE_CHECKING:
     from qrt.jit.cuda import DeviceKernel
@@ -44,6 +45,11 @@ class Spec:
         """Bytes."""
         return self.size * self.dtype.itemsize
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Those of a C-contiguous array of this shape, in elements."""
+        return tuple(contiguous(self.shape))
+
 
 class Base(Enum):
     """What an address is relative to."""
@@ -68,10 +74,14 @@ class Ref:
 
 @dataclass(frozen=True)
 class Operand:
-    """A value as `emit` sees it: where it is, what it is, and its contents where they are known."""
+    """A value as `emit` sees it: what it is, where it is, and its contents where they are known.
+
+    `strides`, in elements, are those of a C-contiguous array unless the op agreed to others (`Op.reads`, `Op.writes`).
+    """
 
     spec: Spec
     ref: Ref
+    strides: tuple[int, ...]
     constant: Array | None = None
 
 
@@ -151,6 +161,14 @@ class Op(ABC):
     def inplace(self) -> tuple[int, ...]:
         """Inputs whose memory output 0 may take over, element by element, when nobody needs them any more."""
         return ()
+
+    def reads(self, index: int, x: Spec, strides: Sequence[int]) -> bool:
+        """Whether `emit` can read input `index` where it lies with `strides` as a part of a larger value."""
+        return False
+
+    def writes(self, y: Spec, strides: Sequence[int]) -> bool:
+        """Whether `emit` can write output 0 with `strides` into a part of a larger value, and nothing between."""
+        return False
 
     def macs(self, inputs: Sequence[Spec], outputs: Sequence[Spec]) -> int:
         """Multiply-accumulates that the operator does; 0 for operators that are not counted."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.op import Operand, Steps
+from qrt.ops.strides import contiguous
 
 __all__ = ["KERNELS", "SERIAL_BYTES", "contiguous", "emit_strided"]
 
@@ -33,14 +34,6 @@ _UNZIP = {(size, count): _kernel("unzip_rows", size, count) for size in _SIZES f
 KERNELS: tuple[Kernel, ...] = (*_ROWS.values(), *_TILES.values(), *_ZIP.values(), *_UNZIP.values())
 
 _Axis = tuple[int, int, int]  # extent, stride of x, stride of y
-
-
-def contiguous(shape: Sequence[int]) -> list[int]:
-    """Strides, in elements, of a C-contiguous array."""
-    strides = [1] * len(shape)
-    for k in range(len(shape) - 2, -1, -1):
-        strides[k] = strides[k + 1] * shape[k + 1]
-    return strides
 
 
 def merge_axes(axes: Sequence[_Axis]) -> list[_Axis]:

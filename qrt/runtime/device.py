@@ -45,6 +45,8 @@ class _Launch:
 class _Builder(Emitter):
     """The `DeviceSteps` that ops emit to."""
 
+    parts = False
+
     def launch(self, kernel: DeviceKernel, grid: tuple[int, int], **fields: int | float | Ref) -> None:
         self.steps.append(_Launch(kernel, grid, *self.filled(kernel.name, kernel.record, fields)))
 

@@ -14,6 +14,7 @@ from qrt.core.errors import KernelError
 from qrt.ops.op import Array, Base, Op, Operand, Ref, Spec
 from qrt.ops.program import Call, Program
 from qrt.runtime.arena import ALIGNMENT, Buffer
+from qrt.runtime.places import places_of
 from qrt.runtime.shared import shared
 
 __all__ = ["Emitter", "Packs", "Tap", "aligned", "emit_program"]
@@ -62,7 +63,12 @@ class Tap:
 
 
 class Emitter(ABC):
-    """What ops emit to, whatever runs their steps: buffers, constants, records."""
+    """What ops emit to, whatever runs their steps: buffers, constants, records.
+
+    `parts`: whether ops are asked to write into parts of values.
+    """
+
+    parts = True
 
     def __init__(self, program: Program, packs: Packs) -> None:
         self.program, self.packs = program, packs
@@ -117,63 +123,42 @@ class Emitter(ABC):
         self._open_scratch.clear()
 
 
-def _share_in_place(program: Program, roots: list[int]) -> None:
-    """Lets outputs take over the buffers of inputs that die there, where the op allows it."""
-    last: dict[int, int] = {}
-    for position, call in enumerate(program.calls):
-        for value in (*call.inputs, *call.outputs):
-            last[roots[value]] = position
-    fixed = {roots[v] for v in (*program.inputs, *program.constants, *program.outputs)}
-    for position, call in enumerate(program.calls):
-        for index in call.op.inplace:
-            source, result = roots[call.inputs[index]], roots[call.outputs[0]]
-            same = program.specs[call.inputs[index]].nbytes == program.specs[call.outputs[0]].nbytes
-            others = [roots[v] for k, v in enumerate(call.inputs) if k != index]
-            if same and last[source] == position and source not in fixed and result not in fixed and source not in others:
-                for value, root in enumerate(roots):
-                    if root == result:
-                        roots[value] = source
-                last[source] = max(last[source], last[result])
-                break
-
-
 def emit_program(program: Program, builder: Emitter, taps: Sequence[int] = ()) -> list[Tap]:
     """Lets every call emit its steps, with its values in buffers that share memory where they may."""
-    roots = program.roots()
-    _share_in_place(program, roots)
+    places = places_of(program, taps, builder.parts)
     refs: dict[int, Ref] = {}
     for index, value in enumerate(program.inputs):
-        refs[roots[value]] = Ref(Base.INPUT, index)
+        refs[places[value].root] = Ref(Base.INPUT, index)
     for value, array in program.constants.items():
-        if roots[value] == value:
+        if places[value].root == value:
             refs[value] = builder.constant(array)
     for index, value in enumerate(program.outputs):
-        if roots[value] in refs:
+        if places[value].root in refs:
             raise KernelError(f"output {index} of the program has no buffer of its own")
-        refs[roots[value]] = Ref(Base.OUTPUT, index)
+        refs[places[value].root] = Ref(Base.OUTPUT, index)
 
     operands: dict[int, Operand] = {}
     tapped: list[Tap] = []
 
     def operand(value: int) -> Operand:
-        root = roots[value]
-        if root not in refs:
-            builder.buffers.append(Buffer(program.specs[root].nbytes, len(builder.steps), len(builder.steps)))
-            refs[root] = Ref(Base.ARENA, len(builder.buffers) - 1)
-        return Operand(program.specs[value], refs[root], program.constants.get(value))
+        place = places[value]
+        if place.root not in refs:
+            builder.buffers.append(Buffer(program.specs[place.root].nbytes, len(builder.steps), len(builder.steps)))
+            refs[place.root] = Ref(Base.ARENA, len(builder.buffers) - 1)
+        return Operand(program.specs[value], refs[place.root] + place.start, place.strides, program.constants.get(value))
 
     for value in program.inputs:  # what only renames the axes of an input lives in it
         if value in taps:
-            tapped.append(Tap(value, 0, refs[roots[value]], program.specs[value]))
+            tapped.append(Tap(value, 0, refs[places[value].root], program.specs[value]))
     for call in program.calls:
         for value in (*call.inputs, *call.outputs):
             operands[value] = operand(value)
         builder.emit(call, operands)
         for value in (*call.inputs, *call.outputs):
-            ref = refs[roots[value]]
+            ref = refs[places[value].root]
             if ref.base is Base.ARENA:
                 builder.buffers[ref.index].last = max(len(builder.steps) - 1, 0)
         for value in call.outputs:
             if value in taps:
-                tapped.append(Tap(value, len(builder.steps), refs[roots[value]], program.specs[value]))
+                tapped.append(Tap(value, len(builder.steps), refs[places[value].root], program.specs[value]))
     return tapped
