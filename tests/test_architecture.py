@@ -247,6 +247,8 @@ HEAVY = ("cuda", "numba", "llvmlite", "onnx", "onnx_ir", "safetensors", "rich", 
         ("qrt.quantization", HEAVY),
         # What runs a plan whose kernels are on disk; of llvmlite, its version is part of their names.
         ("qrt.core, qrt.jit, qrt.ops, qrt.runtime, qrt.observers", (*(set(HEAVY) - {"llvmlite"}), "llvmlite.binding")),
+        # What reads and plans a model. SymPy takes more of a first start than all the rest (qrt/graph/_import.py).
+        ("qrt.api", ("cuda", "numba", "llvmlite.binding", "onnx.reference", "safetensors", "sympy", "rich", "typer")),
     ],
 )
 def test_what_an_import_does_not_bring(modules: str, unwanted: tuple[str, ...]) -> None:

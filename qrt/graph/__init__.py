@@ -3,8 +3,7 @@
 Other floors take `ir` (the onnx_ir package) from here and import it nowhere else.
 """
 
-import onnx_ir as ir
-
+from qrt.graph._import import ir
 from qrt.graph.model import Model, TensorInfo
 from qrt.graph.nodes import (
     all_graphs,

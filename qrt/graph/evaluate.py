@@ -9,13 +9,14 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import helper
-from onnx.reference import ReferenceEvaluator
 
 __all__ = ["evaluate"]
 
 
 def evaluate(node: ir.Node, inputs: Sequence[np.ndarray | None], opsets: Mapping[str, int]) -> list[np.ndarray] | None:
     """The outputs of `node` fed with `inputs` (None: omitted), or None where the reference cannot run it or gives no plain arrays."""
+    from onnx.reference import ReferenceEvaluator  # here, because it takes 12 MB, and most models fold nothing that needs it
+
     proto = ir.serde.serialize_node(node)
     feeds = {f"i{k}": a for k, a in enumerate(inputs) if a is not None}
     del proto.input[:]

@@ -1,0 +1,40 @@
+"""onnx_ir is imported without SymPy, and nobody who needs SymPy can tell."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def run(program: str) -> list[str]:
+    """What a new process prints."""
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_arithmetic_with_symbols_brings_sympy() -> None:
+    assert run(
+        "import sys; from qrt.graph import ir; print('sympy' in sys.modules); d = ir.SymbolicDim('n') * 2; "
+        "print(d.evaluate({'n': 4}), type(sys.modules['sympy']).__name__, sys.modules['onnx_ir._symbolic_shapes'].__spec__ is not None)"
+    ) == ["False", "8", "module", "True"]
+
+
+@pytest.mark.parametrize("first", ["import sympy", "import qrt.graph", "import onnx_ir", "from sympy import Symbol"])
+def test_importing_sympy_brings_the_one_module(first: str) -> None:
+    program = (
+        f"{first}; import sys, qrt.graph, sympy, sympy.core; print(sympy is sys.modules['sympy'], sympy.__spec__.name, "
+        "isinstance(sympy.Symbol('n') + 1, sympy.core.Expr), qrt.graph.ir.SymbolicDim(sympy.Symbol('n') + 1).evaluate({'n': 1}))"
+    )
+    assert run(program) == ["True", "sympy", "True", "2"]
+
+
+def test_whoever_imports_sympy_meanwhile_has_all_of_it() -> None:
+    """Another thread may come while onnx_ir is being imported: it holds a stand-in, which does what the module does."""
+    program = (
+        "import sys; from qrt.graph import _import; stand_in = _import._StandIn('sympy'); sys.modules['sympy'] = stand_in; import sympy; "
+        "print(sympy is stand_in, sympy.Integer(2) + 3, sys.modules['sympy'] is stand_in); import sympy.abc; print(sympy.abc.x)"
+    )
+    assert run(program) == ["True", "5", "False", "x"]
