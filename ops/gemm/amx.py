@@ -83,13 +83,10 @@ def suits(target: Target, product: Product) -> bool:
     return CALL_CYCLES + blocks * (BLOCK_CYCLES + STEP_CYCLES * product.k_steps) < instructions / 2
 
 
-def blocked(w: Array) -> Array:
-    """int8 [runs, k, columns] → [columns / 32][runs][k / 64][2][16][16][4], zeros past k."""
-    runs, k, columns = w.shape
-    full = np.zeros((runs, -(-k // K_STEP) * K_STEP, columns), np.int8)
-    full[:, :k] = w
-    tiles = full.reshape(-1, 16, 4, columns // COLUMNS, 2, 16)
-    return np.ascontiguousarray(tiles.transpose(3, 0, 4, 1, 5, 2))
+def blocked(rows: Array) -> Array:
+    """int8 [1][columns][runs][k], k in whole steps → [columns / 32][runs][k / 64][2][16][16][4], as words of four bytes."""
+    words = rows.view(np.uint32).reshape(-1, 2, 16, rows.size // rows.shape[1] // K_STEP, 16)
+    return np.ascontiguousarray(words.transpose(0, 3, 1, 4, 2))
 
 
 def offsets(product: Product) -> Array:

@@ -21,6 +21,9 @@ COPY = Kernel("copy_u8_flat__generic", record_dtype(("x", "i8"), ("y", "i8"), ("
 # Below this many multiply-accumulates a barrier costs more than a second thread saves.
 SMALL = 1 << 18
 
+# Columns that are laid out together, as many as a cache line has bytes.
+_BLOCK = 64
+
 Fields = dict[str, int | float | Ref]
 
 
@@ -78,9 +81,12 @@ class Weights:
         return self.w.astype(np.int32) - self.zero_point.reshape(groups, 1, 1, n)
 
     def sums(self) -> Array:
-        """Σ of each centred column: int64 [groups · n]."""
-        sums: Array = self.centred().astype(np.int64).sum((1, 2)).reshape(-1)
-        return sums
+        """Σ of each centred column of codes: int64 [groups · n]; 0 for floats, which need none."""
+        groups, taps, k, n = self.w.shape
+        if self.w.dtype == np.float32:
+            return np.zeros(groups * n, np.int64)
+        sums: Array = self.w.sum((1, 2), dtype=np.int64).reshape(-1)
+        return sums if self.zero_point is None else sums - taps * k * self.zero_point.astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -112,8 +118,12 @@ class Product:
     @property
     def k_steps(self) -> int:
         """64-byte steps along k on tile registers: whole runs of taps where rows lie in lines, else all taps one after the other."""
-        runs = self.taps // self.run if self.lines is not None else 1
-        return runs * -(-self.k * self.taps // runs // amx.K_STEP)
+        return self.k_runs * -(-self.k * self.taps // self.k_runs // amx.K_STEP)
+
+    @property
+    def k_runs(self) -> int:
+        """Stretches of k that tile registers load one by one."""
+        return self.taps // self.run if self.lines is not None else 1
 
     def nr(self, steps: Steps) -> int:
         """Columns of that tile."""
@@ -134,6 +144,23 @@ class Product:
             return columns
         order = list(ORDERS[self.packed])
         return columns.reshape(*columns.shape[:-1], -1, self.packed)[..., order].reshape(columns.shape)
+
+    def _by_column(self, w: Array, columns: int, runs: int, piece: int) -> Array:
+        """B of shape [groups, taps, k, n] as [groups][columns][runs][k], columns in the kernel's order, zeros up to whole pieces of k.
+
+        Columns of one block come from neighbouring places of the file, whichever way it holds B: a whole axis at a time would miss
+        the cache at each byte.
+        """
+        per_run = self.k * self.taps // runs
+        rows = np.zeros((self.groups, columns, runs, -(-per_run // piece) * piece), w.dtype)
+        split = (self.groups, self.n, runs, self.taps // runs, self.k)
+        to, source = rows[:, : self.n, :, :per_run].reshape(split), w.transpose(0, 3, 1, 2).reshape(split)
+        for column in range(0, self.n, _BLOCK):
+            to[:, column : column + _BLOCK] = source[:, column : column + _BLOCK]
+        if not self.packed:
+            return rows
+        blocks: Array = rows.reshape(self.groups, -1, self.packed, *rows.shape[2:])[:, :, list(ORDERS[self.packed])]
+        return blocks.reshape(rows.shape)
 
     def pad(self, steps: Steps) -> Padder:
         """Lays constants out as kernels read them: [groups][columns]."""
@@ -180,16 +207,12 @@ class Product:
         zeros = weights.zero_point.tobytes() if weights.zero_point is not None else b""
 
         def pack() -> Array:
-            w = np.stack(parts, 2).reshape(self.groups, product.taps, self.k, self.n)
+            w = parts[0] if len(parts) == 1 else np.stack(parts, 2).reshape(self.groups, product.taps, self.k, self.n)
             if product.amx:
-                runs = product.taps // product.run if product.lines is not None else 1
-                flat = np.zeros((runs, product.taps * self.k // runs, columns), np.int8)
-                flat[..., : self.n] = w.reshape(runs, -1, self.n)
-                return amx.blocked(product._ordered(flat))
-            full = np.zeros((self.groups, product.taps, self.k4 * per, columns), w.dtype)
-            full[:, :, : self.k, : self.n] = w
-            blocks = product._ordered(full).reshape(self.groups, product.taps, self.k4, per, columns // nr, nr)
-            return np.ascontiguousarray(blocks.transpose(0, 4, 1, 2, 5, 3))
+                return amx.blocked(product._by_column(w, columns, product.k_runs, amx.K_STEP))
+            rows = product._by_column(w, columns, product.taps, per)
+            words = rows.view(np.uint32).reshape(self.groups, columns // nr, nr, product.taps, self.k4)
+            return np.ascontiguousarray(words.transpose(0, 1, 3, 4, 2))
 
         lay = product.pad(steps)
         fields: Fields = {

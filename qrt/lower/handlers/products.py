@@ -98,8 +98,8 @@ def weights(
         raise NotNative(f"weights of {source.dtype}")
 
     def make() -> Array:
-        laid = lay(source)
-        return np.ascontiguousarray((laid.astype(np.int16) - 128).astype(np.int8) if shift else laid)
+        laid = lay(source)  # a view, where it can be: packing reads it as it lies
+        return (laid ^ np.uint8(128)).view(np.int8) if shift else laid
 
     w = low.constants.derived(source, ("weights", how), make)
     per_column = None
