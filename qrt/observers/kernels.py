@@ -15,6 +15,7 @@ __all__ = ["KERNELS", "count_exact", "count_inside", "count_uniform", "rebin", "
 F32 = np.float32
 WAYS = 4  # tables counted into in turn: in one table, a run of equal values would wait for its own last store
 BLOCK = 128  # elements whose bins are found before they are counted
+PIECE = 2**30  # elements that int32 can count
 PAD = 72  # between tables: at distances of 4 KiB, processors take a store to one for a store to another
 UPSAMPLE = 16  # every old bin is cut into so many before it is sorted into the new bins
 STEP = 1e-5  # share of the data by which one step of the search may cut a tail
@@ -74,10 +75,15 @@ def _call(kernel: Kernel, record: np.ndarray) -> None:
 
 
 def _count_uniform(x: np.ndarray, bins: int, low: np.float32, high: np.float32, *, strict: bool) -> tuple[np.ndarray, int]:
-    counts, bin_of, done = np.zeros((WAYS, bins + PAD), np.int64), np.empty(BLOCK, np.int32), np.empty(1, np.int64)
-    addresses = (counts.ctypes.data, bins, bins + PAD, bin_of.ctypes.data, done.ctypes.data)
-    _call(COUNT_UNIFORM, np.array([(x.ctypes.data, x.size, *addresses, strict, low, high)], COUNT_UNIFORM_RECORD))
-    return np.asarray(counts[:, :bins].sum(axis=0)), int(done[0])
+    total, bin_of, done = np.zeros(bins, np.int64), np.empty(BLOCK, np.int32), np.empty(1, np.int64)
+    for start in range(0, x.size, PIECE):
+        piece, counts = x[start : start + PIECE], np.zeros((WAYS, bins + PAD), np.int32)
+        addresses = (counts.ctypes.data, bins, bins + PAD, bin_of.ctypes.data, done.ctypes.data)
+        _call(COUNT_UNIFORM, np.array([(piece.ctypes.data, piece.size, *addresses, strict, low, high)], COUNT_UNIFORM_RECORD))
+        total += counts[:, :bins].sum(axis=0)
+        if done[0] < piece.size:
+            return total, start + int(done[0])
+    return total, x.size
 
 
 def count_uniform(x: np.ndarray, bins: int, low: np.float32, high: np.float32) -> np.ndarray:
