@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from qrt.observers._histogram import linspace
+from qrt.observers._histogram import fma
 
 F32 = np.float32
 STEP = 1e-5
@@ -20,8 +20,18 @@ def count_exact(x: np.ndarray, bins: int, scale: float) -> np.ndarray:
     return np.bincount(np.floor(x.astype(np.float64) * scale).astype(np.int64) + bins // 2, minlength=bins)
 
 
-def rebin(counts: np.ndarray, low: np.float32, high: np.float32, edges: np.ndarray) -> np.ndarray:
+def linspace(start: np.float32, stop: np.float32, n: int) -> np.ndarray:
+    """`n` evenly spaced float32, each half counted from its own end with a fused multiply-add, as torch.linspace does."""
+    step = F32(F32(stop - start) / F32(n - 1))
+    i = np.arange(n, dtype=np.float64)
+    lower = fma(np.float64(step), i[: n // 2], np.float64(start))
+    upper = fma(-np.float64(step), n - 1 - i[n // 2 :], np.float64(stop))
+    return np.concatenate([lower, upper])
+
+
+def rebin(counts: np.ndarray, low: np.float32, high: np.float32, new_low: np.float32, new_high: np.float32) -> np.ndarray:
     bins, parts = counts.size, 16
+    edges = linspace(new_low, new_high, bins + 1)
     middles = linspace(low, high, bins * parts + 1)[:-1] + F32(0.5) * F32(F32(high - low) / F32(bins * parts))
     bucket = np.clip(np.searchsorted(edges, middles, side="right") - 1, 0, bins - 1)
     sums = np.zeros(bins, F32)

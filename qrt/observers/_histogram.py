@@ -1,12 +1,12 @@
-"""Binning and re-binning of the histogram observer, operation by operation as torch.ao.quantization does them."""
+"""Binning of the histogram observer, operation by operation as torch.ao.quantization does them."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from qrt.observers.kernels import count_uniform, rebin
+from qrt.observers.kernels import count_uniform
 
-__all__ = ["count", "fma", "linspace", "upscale"]
+__all__ = ["count", "fma"]
 
 F32 = np.float32
 
@@ -25,15 +25,6 @@ def count(x: np.ndarray, bins: int, low: np.float32, high: np.float32) -> np.nda
     return count_uniform(x, bins, low, high).astype(F32)
 
 
-def linspace(start: np.float32, stop: np.float32, n: int) -> np.ndarray:
-    """`n` evenly spaced float32, each half counted from its own end with a fused multiply-add, as torch.linspace does."""
-    step = F32(F32(stop - start) / F32(n - 1))
-    i = np.arange(n, dtype=np.float64)
-    lower = fma(np.float64(step), i[: n // 2], np.float64(start))
-    upper = fma(-np.float64(step), n - 1 - i[n // 2 :], np.float64(stop))
-    return np.concatenate([lower, upper])
-
-
 def fma(a: np.ndarray | np.float64, b: np.ndarray, c: np.ndarray | np.float64) -> np.ndarray:
     """a · b + c rounded once to float32, for float64 that hold float32 numbers, so that a · b is exact.
 
@@ -46,8 +37,3 @@ def fma(a: np.ndarray | np.float64, b: np.ndarray, c: np.ndarray | np.float64) -
     even = (total.view(np.int64) & 1) == 0
     odd: np.ndarray = np.where((error != 0) & even, np.nextafter(total, np.copysign(np.inf, error)), total)
     return odd.astype(F32)
-
-
-def upscale(histogram: np.ndarray, low: np.float32, high: np.float32, new_low: np.float32, new_high: np.float32) -> np.ndarray:
-    """`histogram` over low..high sorted into as many bins over the wider new_low..new_high, float32 (bins,)."""
-    return rebin(histogram, low, high, linspace(new_low, new_high, histogram.size + 1))

@@ -89,28 +89,42 @@ def count_exact(ways, block):  # type: ignore[no-untyped-def]
     return kernel
 
 
+@device
+def _point(start, stop, step, i, intervals):  # type: ignore[no-untyped-def]
+    """Point `i` of torch.linspace(start, stop, intervals + 1): each half is counted from its own end, rounded once."""
+    if i < (intervals + 1) // 2:
+        return fma(step, np.float32(i), start)
+    return fma(-step, np.float32(intervals - i), stop)
+
+
 def rebin(parts):  # type: ignore[no-untyped-def]
-    """Every bin of counts[bins] over low..high, cut into `parts`, goes to the bin between `edges`[bins + 1] where its middle lies: into
-    sums[bins], in order. The parts begin where torch.linspace says: each half is counted from its own end, rounded once."""
+    """Every bin of counts[bins] over low..high, cut into `parts`, goes to the bin over new_low..new_high where its middle lies: into
+    sums[bins], in order. `edges`: scratch (bins + 1,)."""
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
         counts, edges, sums, bins = f32(r.counts), f32(r.edges), f32(r.sums), r.bins
-        low, high, step, half = r.low, r.high, r.step, r.half
         fine = bins * parts
-        bucket = 0
+        step = (r.high - r.low) / np.float32(fine)
+        half = np.float32(0.5) * step
+        new_step = (r.new_high - r.new_low) / np.float32(bins)
+        for i in range(bins + 1):
+            edges[i] = _point(r.new_low, r.new_high, new_step, i, bins)
+        bucket, total = 0, np.float32(0)
         for i in range(bins):
             part = counts[i] / np.float32(parts)
             for j in range(i * parts, (i + 1) * parts):
-                if j < (fine + 1) // 2:
-                    middle = fma(step, np.float32(j), low) + half
-                else:
-                    middle = fma(-step, np.float32(fine - j), high) + half
+                middle = _point(r.low, r.high, step, j, fine) + half
+                before = bucket
                 while bucket < bins - 1 and edges[bucket + 1] <= middle:
                     bucket += 1
                 while bucket > 0 and edges[bucket] > middle:  # where the halves meet
                     bucket -= 1
-                sums[bucket] += part
+                if bucket != before:
+                    sums[before] = total
+                    total = sums[bucket]
+                total += part
+        sums[bucket] = total
 
     return kernel
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from qrt.core.errors import QrtWarning, QuantizationError
 from qrt.observers._bins import Bins
-from qrt.observers._histogram import count, upscale
+from qrt.observers._histogram import count
 from qrt.observers.base import F32, UniformQuantizationObserverBase
-from qrt.observers.kernels import count_inside, search
+from qrt.observers.kernels import count_inside, rebin, search
 
 __all__ = ["HistogramObserver"]
 
@@ -80,7 +80,7 @@ class HistogramObserver(UniformQuantizationObserverBase, Bins):
         if low == high:
             total = F32(self.histogram.sum(dtype=np.float64))
             return np.asarray(count(low.reshape(1), self.bins, new_low, new_high) * total)
-        return upscale(self.histogram, low, high, new_low, new_high)
+        return rebin(self.histogram, low, high, new_low, new_high)
 
     def _merge(self, other: Self) -> None:
         low, high = np.minimum(F32(self._min), F32(other._min)), np.maximum(F32(self._max), F32(other._max))

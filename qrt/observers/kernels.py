@@ -40,8 +40,8 @@ REBIN_RECORD = record_dtype(
     ("bins", "i8"),
     ("low", "f4"),
     ("high", "f4"),
-    ("step", "f4"),
-    ("half", "f4"),
+    ("new_low", "f4"),
+    ("new_high", "f4"),
 )
 SEARCH_RECORD = record_dtype(
     ("density", "i8"),
@@ -111,16 +111,16 @@ def count_exact(x: np.ndarray, bins: int, scale: float) -> np.ndarray:
     return np.asarray(counts.sum(axis=0))
 
 
-def rebin(counts: np.ndarray, low: np.float32, high: np.float32, edges: np.ndarray) -> np.ndarray:
-    """`counts` over low..high, float32 (bins,), sorted into the bins between `edges`, float32 (bins + 1,), in ascending order.
+def rebin(counts: np.ndarray, low: np.float32, high: np.float32, new_low: np.float32, new_high: np.float32) -> np.ndarray:
+    """`counts` over low..high, float32 (bins,), sorted into as many bins over the wider new_low..new_high.
 
-    Each bin is cut into 16 equal parts, which go where their middles lie, and into the outermost bins where that is outside.
+    Each bin is cut into 16 equal parts, which go where their middles lie, and into the outermost bins where that is outside. Parts and bins
+    begin where torch.linspace says.
     """
     bins = counts.size
-    counts, edges, sums = np.ascontiguousarray(counts, F32), np.ascontiguousarray(edges, F32), np.zeros(bins, F32)
-    step = F32(F32(high - low) / F32(bins * UPSAMPLE))
+    counts, edges, sums = np.ascontiguousarray(counts, F32), np.empty(bins + 1, F32), np.zeros(bins, F32)
     addresses = (counts.ctypes.data, edges.ctypes.data, sums.ctypes.data)
-    _call(REBIN, np.array([(*addresses, bins, low, high, step, F32(0.5) * step)], REBIN_RECORD))
+    _call(REBIN, np.array([(*addresses, bins, low, high, new_low, new_high)], REBIN_RECORD))
     return sums
 
 
