@@ -10,13 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from qrt.jit.lang.cuda import (
-    clamp,
     copies_commit,
     copies_wait,
     copy_async,
     cuda,
     device,
-    fma,
     int32,
     int64,
     load4,
@@ -27,21 +25,14 @@ from qrt.jit.lang.cuda import (
     load_shared_u8,
     load_u8,
     mma,
-    multiply,
     nearest,
     shared_base,
     store4,
     store_i32,
     store_shared_u16,
     store_u8,
-    to_float,
 )
-
-
-@device
-def code_of(acc, scale, low, high, zero_point):  # type: ignore[no-untyped-def]
-    """core.numerics.requantize: bounds are of the code less its zero point."""
-    return int32(nearest(clamp(multiply(to_float(acc), scale), low, high)) + zero_point)
+from qrt.jit.lang.cuda_codes import adder, code_of
 
 
 def loader(indirect: bool, bm: int, bn: int, bk: int, threads: int) -> Any:
@@ -110,31 +101,6 @@ def multiplier(m_tiles: int, n_tiles: int, bk: int) -> Any:
                     acc[i, j, q] = total[q]
 
     return multiply_step
-
-
-def adder(residual_first: bool) -> Any:
-    """What adds the residual: of one code, and of four in a word."""
-
-    @device
-    def sum_of(c, r, base, c_ratio, r_ratio, offset, lo, hi):  # type: ignore[no-untyped-def]
-        """The code of the sum of the product's code c and the residual's code r."""
-        code, other = to_float(int32(c - base)), to_float(int32(r - base))
-        if residual_first:
-            total = fma(other, r_ratio, fma(code, c_ratio, offset))
-        else:
-            total = fma(code, c_ratio, fma(other, r_ratio, offset))
-        return int32(nearest(clamp(total, lo, hi)) + base)
-
-    @device
-    def sums_of(c, r, base, c_ratio, r_ratio, offset, lo, hi):  # type: ignore[no-untyped-def]
-        """The same for the four codes of a word."""
-        word = int32(0)
-        for shift in (0, 8, 16, 24):
-            left, right = int32((c >> int32(shift)) & int32(255)), int32((r >> int32(shift)) & int32(255))
-            word = int32(word | (sum_of(left, right, base, c_ratio, r_ratio, offset, lo, hi) << int32(shift)))
-        return word
-
-    return sum_of, sums_of
 
 
 def sums_out(bm: int, bn: int, warps_m: int, warps_n: int) -> Any:

@@ -114,7 +114,9 @@ def cubin(kernel: DeviceKernel, cc: tuple[int, int]) -> bytes:
 
 def _key(kernel: DeviceKernel, cc: tuple[int, int]) -> str:
     here = Path(__file__).parent
-    digest = cache.digest_of_sources(kernel.source.partition(":")[0], "cuda*.py", [here / "lang" / "cuda.py", Path(__file__)])
+    digest = cache.digest_of_sources(
+        kernel.source.partition(":")[0], "cuda*.py", [*sorted((here / "lang").glob("cuda*.py")), Path(__file__)]
+    )
     parts = (kernel.name, kernel.source, kernel.params, kernel.record.descr, kernel.block, cc, [_version(name) for name in _PACKAGES])
     return f"{kernel.name}-{hashlib.sha256(digest + repr(parts).encode()).hexdigest()[:24]}.cubin"
 

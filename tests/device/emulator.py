@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import bisect
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +25,7 @@ except ImportError:
 
     pytest.skip("needs greenlet, in which the emulator runs threads: pip install 'qrt[test]'", allow_module_level=True)
 
+import qrt.jit.lang
 from qrt.jit.lang.cuda_twins import TWINS, WARP_TWINS
 
 POISON = 0xA5
@@ -253,8 +254,8 @@ def _mma(a: Sequence[int], b: Sequence[int], c: Sequence[int]) -> tuple[int, ...
 
 def _scalar(name: str) -> Callable[..., Any]:
     """A twin on one thread's numbers."""
-    twin, gives_float = TWINS[name], name not in ("dp4a", "nearest", "as_bits")
-    if name == "dp4a":
+    twin, gives_float = TWINS[name], name not in ("nearest", "as_bits")
+    if name in ("dp4a", "permute"):
         return lambda *words: int(twin(*(np.array([w], np.int32) for w in words))[0])
 
     def run(*args: Any) -> Any:
@@ -291,14 +292,15 @@ class _Cuda:
         block.meet("block", len(block.threads))
 
 
+LOADS = (("u8", "u1"), ("i8", "i1"), ("u16", "u2"), ("i32", "i4"), ("i64", "i8"), ("f32", "f4"))
 WORDS: dict[str, Any] = {
     "cuda": _Cuda(),
     "device": lambda function: function,
     "shared_base": lambda: 0,
     **{name: _typed(name) for name in ("int32", "int64", "float32")},
     **{name: _scalar(name) for name in TWINS},
-    **{f"load_{name}": _load(np.dtype(kind).type) for name, kind in (("u8", "u1"), ("i8", "i1"), ("i32", "i4"), ("f32", "f4"))},
-    **{f"store_{name}": _store(np.dtype(kind).type) for name, kind in (("u8", "u1"), ("i32", "i4"), ("f32", "f4"))},
+    **{f"load_{name}": _load(np.dtype(kind).type) for name, kind in LOADS},
+    **{f"store_{name}": _store(np.dtype(kind).type) for name, kind in LOADS},
     "load4": lambda address: _four(getcurrent().block.memory.at(address, 16, 16)),
     "store4": _store4,
     "load4_shared": lambda address: _four(_shared(address, 16)),
@@ -313,24 +315,36 @@ WORDS: dict[str, Any] = {
 
 
 # -- running a kernel ------------------------------------------------------------------------------------------------------------
-def words_imported(tree: ast.Module) -> Iterator[str]:
-    """What a kernel's module takes from qrt.jit.lang.cuda."""
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module == "qrt.jit.lang.cuda":
-            yield from (alias.name for alias in node.names)
+_LANG = "qrt.jit.lang.cuda"
+
+
+def _spoken(path: Path) -> list[Path]:
+    """The file of a kernel, and before it those of words that are written in words, as far as it needs them."""
+    modules = [node.module or "" for node in _imports(ast.parse(path.read_text(encoding="utf-8"))) if node.module != _LANG]
+    needed = [Path(qrt.jit.lang.__file__).parent / f"{name.rpartition('.')[2]}.py" for name in modules]
+    return list(dict.fromkeys([*(file for path in needed for file in _spoken(path)), path]))
+
+
+def _imports(tree: ast.Module) -> list[ast.ImportFrom]:
+    """What a file takes from qrt.jit.lang.cuda and from the words beside it."""
+    return [node for node in tree.body if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(_LANG)]
 
 
 def module(path: Path, mutation: tuple[str, str] | None = None) -> dict[str, Any]:
     """The names of a kernel's module, which speaks the emulator's words; with one piece of its source replaced, if asked for."""
-    source = path.read_text(encoding="utf-8")
+    sources = {file: file.read_text(encoding="utf-8") for file in _spoken(path)}
     if mutation is not None:
-        if source.count(mutation[0]) != 1:
-            raise ValueError(f"{mutation[0]!r} stands {source.count(mutation[0])} times in {path.name}")
-        source = source.replace(*mutation)
-    tree = ast.parse(source)
-    names: dict[str, Any] = {name: WORDS[name] for name in words_imported(tree)}
-    tree.body = [node for node in tree.body if not (isinstance(node, ast.ImportFrom) and node.module == "qrt.jit.lang.cuda")]
-    exec(compile(tree, str(path), "exec"), names)
+        if (count := sum(source.count(mutation[0]) for source in sources.values())) != 1:
+            raise ValueError(f"{mutation[0]!r} stands {count} times in {[file.name for file in sources]}")
+        sources = {file: source.replace(*mutation) for file, source in sources.items()}
+    words, names = dict(WORDS), {}
+    for file, source in sources.items():
+        tree = ast.parse(source)
+        imports = _imports(tree)
+        tree.body = [node for node in tree.body if node not in imports]
+        names = {alias.name: words[alias.name] for node in imports for alias in node.names}
+        exec(compile(tree, str(file), "exec"), names)
+        words |= {name: names[name] for name in names.get("__all__", ())}
     return names
 
 

@@ -49,6 +49,7 @@ def _pure(text: str, constraints: str, signature: Any) -> Any:
 
 # -- arithmetic: each rounds once, and none is fused with another -----------------------------------------------------------
 dp4a = _pure("dp4a.u32.s32 $0, $1, $2, $3;", "=r,r,r,r", int32(int32, int32, int32))
+permute = _pure("prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", int32(int32, int32, int32))
 to_float = _pure("cvt.rn.f32.s32 $0, $1;", "=f,r", float32(int32))
 nearest = _pure("cvt.rni.s32.f32 $0, $1;", "=r,f", int32(float32))
 multiply = _pure("mul.rn.f32 $0, $1, $2;", "=f,f,f", float32(float32, float32))
@@ -63,38 +64,41 @@ as_bits = _pure("mov.b32 $0, $1;", "=r,f", int32(float32))
 
 # -- memory -----------------------------------------------------------------------------------------------------------------
 def _load(element: Any, kind: ir.Type) -> Any:
-    """The intrinsic that reads a number at a global address; bytes are widened to int32."""
+    """The intrinsic that reads a number at a global address; bytes and halves are widened to int32."""
+    result = float32 if kind is F32 else int64 if kind is I64 else int32
 
     @intrinsic
     def load(typing_context, address):  # type: ignore[no-untyped-def]
         def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
             value = builder.load(builder.inttoptr(args[0], ir.PointerType(kind, 1)))
-            if kind is I8:
-                value = builder.zext(value, I32) if element is types.uint8 else builder.sext(value, I32)
+            if kind in (I8, I16):
+                value = builder.sext(value, I32) if element is types.int8 else builder.zext(value, I32)
             return value
 
-        return (float32 if kind is F32 else int32)(int64), codegen
+        return result(int64), codegen
 
     return load
 
 
 def _store(kind: ir.Type) -> Any:
-    """The intrinsic that writes a number at a global address; of int32, its low byte for bytes."""
+    """The intrinsic that writes a number at a global address; of int32, its low bits for bytes and halves."""
+    given = float32 if kind is F32 else int64 if kind is I64 else int32
 
     @intrinsic
     def store(typing_context, address, value):  # type: ignore[no-untyped-def]
         def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
-            value = builder.trunc(args[1], I8) if kind is I8 else args[1]
+            value = builder.trunc(args[1], kind) if kind in (I8, I16) else args[1]
             builder.store(value, builder.inttoptr(args[0], ir.PointerType(kind, 1)))
             return context.get_dummy_value()
 
-        return types.void(int64, float32 if kind is F32 else int32), codegen
+        return types.void(int64, given), codegen
 
     return store
 
 
-load_u8, load_i8, load_i32, load_f32 = _load(types.uint8, I8), _load(types.int8, I8), _load(int32, I32), _load(float32, F32)
-store_u8, store_i32, store_f32 = _store(I8), _store(I32), _store(F32)
+load_u8, load_i8, load_u16 = _load(types.uint8, I8), _load(types.int8, I8), _load(types.uint16, I16)
+load_i32, load_i64, load_f32 = _load(int32, I32), _load(int64, I64), _load(float32, F32)
+store_u8, store_u16, store_i32, store_i64, store_f32 = _store(I8), _store(I16), _store(I32), _store(I64), _store(F32)
 
 
 def _load4(space: str, address: Any, constraint: str) -> Any:

@@ -60,6 +60,12 @@ def _dp4a(a: Any, b: Any, c: Any) -> Any:
     return (u * s).reshape(-1, 4).sum(1, dtype=np.int32) + c
 
 
+def _permute(a: Any, b: Any, which: Any) -> Any:
+    """Byte k of the result is that of the eight of a and b which digit k of `which`, hexadecimal, names; digits are below 8."""
+    pair = np.concatenate([np.atleast_1d(np.asarray(word, np.int32)).view(np.uint8).reshape(-1, 4) for word in (a, b)], 1)
+    return pair[:, [int(which) >> 4 * k & 7 for k in range(4)]].copy().view(np.int32)[:, 0]
+
+
 def _nearest(x: Any) -> Any:
     """NaN gives 0, what is too large the bound of its sign."""
     wide = np.nan_to_num(np.rint(np.asarray(x, np.float64)), nan=0.0)
@@ -74,6 +80,7 @@ def _fma(x: Any, y: Any, z: Any) -> Any:
 # Of one thread, on numbers or arrays of them.
 TWINS: dict[str, Callable[..., Any]] = {
     "dp4a": _dp4a,
+    "permute": _permute,
     "to_float": lambda x: np.asarray(x, np.int32).astype(F32),
     "nearest": _nearest,
     "multiply": lambda x, y: F32(x) * F32(y),
