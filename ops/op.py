@@ -23,7 +23,7 @@ from qrt.ops.strides import contiguous
 if TYPE_CHECKING:
     from qrt.jit.cuda import DeviceKernel
 
-__all__ = ["Array", "Base", "DeviceSteps", "Op", "Operand", "Ref", "Spec", "Steps", "refusal"]
+__all__ = ["Array", "Base", "Boxes", "DeviceSteps", "Op", "Operand", "Ref", "Spec", "Steps", "refusal"]
 
 Array = np.ndarray[Any, Any]
 
@@ -70,6 +70,21 @@ class Ref:
 
     def __add__(self, nbytes: int) -> Ref:
         return Ref(self.base, self.index, self.offset + nbytes)
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """A matrix of bytes that a GPU's copy engine reads box by box; what lies outside of it reads as 0. A launch gets the address of its
+    description ("tensor map").
+
+    `row_bytes`: from one row to the next, a multiple of 16, as `ref` is. A box is `box_rows` (256 at most) rows of 128 bytes.
+    """
+
+    ref: Ref
+    rows: int
+    columns: int
+    row_bytes: int
+    box_rows: int
 
 
 @dataclass(frozen=True)
@@ -125,7 +140,12 @@ class Steps(Protocol):
 class DeviceSteps(Protocol):
     """What `emit_device` writes to: the plan of a GPU under construction. Every buffer starts at a multiple of 64 bytes."""
 
-    def launch(self, kernel: DeviceKernel, grid: tuple[int, int], **fields: int | float | Ref) -> None:
+    @property
+    def cc(self) -> tuple[int, int]:
+        """The device's compute capability."""
+        ...
+
+    def launch(self, kernel: DeviceKernel, grid: tuple[int, int], **fields: int | float | Ref | Boxes) -> None:
         """Appends one launch of `grid` blocks. `fields` fill the kernel's record, each one exactly once."""
         ...
 

@@ -20,6 +20,8 @@ _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_…
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _END, _BUFFER_POINTER, _BUFFER_SIZE = 0, 1, 2  # CU_LAUNCH_PARAM_…
 _NON_BLOCKING, _RELAXED = 1, 2  # CU_STREAM_NON_BLOCKING, CU_STREAM_CAPTURE_MODE_RELAXED
+_UINT8, _NO_INTERLEAVE, _SWIZZLE_128, _L2_256, _FILL_ZERO = 0, 0, 3, 3, 0  # CU_TENSOR_MAP_…
+_MAP_BYTES, _MAP_ALIGN, _BOX_BYTES = 128, 64, 128
 
 # kernel, grid, the bytes of its record
 Launch = tuple[DeviceKernel, tuple[int, int], bytes]
@@ -86,6 +88,19 @@ class Driver:
             to, count = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
             self._call("cuMemcpyDtoHAsync_v2", to, ctypes.c_uint64(address), count, self._stream)
             self._call("cuStreamSynchronize", self._stream)
+
+    def tensor_map(self, address: int, rows: int, columns: int, row_bytes: int, box_rows: int) -> np.ndarray[Any, Any]:
+        """How the copy engine finds boxes of `box_rows` rows of 128 bytes in the matrix of bytes at `address`, which it puts into shared
+        memory with their 16-byte chunks permuted ("128-byte swizzle"): uint8 [128], which belongs into the device's memory."""
+        room = np.zeros(_MAP_BYTES + _MAP_ALIGN, np.uint8)
+        start = -room.ctypes.data % _MAP_ALIGN
+        made = room[start : start + _MAP_BYTES]
+        sizes, strides = (ctypes.c_uint64 * 2)(columns, rows), (ctypes.c_uint64 * 1)(row_bytes)
+        box, steps = (ctypes.c_uint32 * 2)(_BOX_BYTES, box_rows), (ctypes.c_uint32 * 2)(1, 1)
+        how = [ctypes.c_int(word) for word in (_NO_INTERLEAVE, _SWIZZLE_128, _L2_256, _FILL_ZERO)]
+        where = ctypes.c_int(_UINT8), ctypes.c_uint32(2), ctypes.c_void_p(address)
+        self._call("cuTensorMapEncodeTiled", ctypes.c_void_p(made.ctypes.data), *where, sizes, strides, box, steps, *how)
+        return made
 
     def record(self, launches: Sequence[Launch]) -> ctypes.c_void_p:
         """The launches as one CUDA graph, each after the one before."""

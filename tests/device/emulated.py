@@ -29,6 +29,7 @@ class EmulatedDevice:
         self.memory, self.schedule, self.mutation = Memory(), schedule, mutation
         self.sizes: dict[int, int] = {}
         self.launched: list[str] = []
+        self.cc = (9, 0)
 
     def allocate(self, nbytes: int) -> int:
         address = self.memory.place(np.full(nbytes, 0xA5, np.uint8))
@@ -43,6 +44,9 @@ class EmulatedDevice:
 
     def download(self, array: np.ndarray, address: int) -> None:
         array[...] = self.memory.at(address, array.nbytes, 1).view(array.dtype).reshape(array.shape)
+
+    def tensor_map(self, address: int, rows: int, columns: int, row_bytes: int, box_rows: int) -> np.ndarray:
+        return np.pad(np.array([address, rows, columns, row_bytes, box_rows]), (0, 11)).view(np.uint8)
 
     def record(self, launches: Sequence[Launch]) -> list[Launch]:
         return list(launches)

@@ -81,6 +81,14 @@ class Pretended:
         size = ctypes.c_size_t.from_address(extra[3]).value
         self.launches.append((self._names[function.value], [e.value for e in extents], ctypes.string_at(extra[1], size)))
 
+    def _cuTensorMapEncodeTiled(self, to: Any, *rest: Any) -> None:
+        assert to.value % 64 == 0
+        kind, rank, address, sizes, strides, box, steps, interleave, swizzle, promotion, fill = rest
+        assert (kind.value, rank.value, interleave.value, swizzle.value, promotion.value, fill.value) == (0, 2, 0, 3, 3, 0)
+        assert list(steps) == [1, 1]
+        words = np.uint64([address.value, *sizes, *strides, *box])
+        ctypes.memmove(to.value, words.ctypes.data, words.nbytes)
+
     def _cuGetErrorString(self, status: int, to: Any) -> None:
         to._obj.value = b"out of memory"
 
@@ -128,6 +136,12 @@ def test_a_graph(library: Pretended) -> None:
     assert set(library.calls[begin + 1 : end]) == {"cuLaunchKernel"}
     device.replay(graph)
     assert library.calls[-1] == "cuGraphLaunch"
+
+
+def test_a_tensor_map(library: Pretended) -> None:
+    made = Driver().tensor_map(0x700000000, 70, 200, 208, 64)
+    assert made.nbytes == 128
+    assert made.view(np.uint64)[:6].tolist() == [0x700000000, 200, 70, 208, 128, 64]  # columns, the inner axis, first
 
 
 def test_what_the_driver_refuses(library: Pretended) -> None:
