@@ -14,7 +14,7 @@ from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Weights, int8_parts, wrap32
 from qrt.ops.op import Array, DeviceSteps, Operand, Ref
 
-__all__ = ["EPILOGUES", "KERNELS", "PAD_ROWS", "PRODUCTS", "RECORD", "TILES", "Tile", "choose_tile", "emit_product", "kernel_for"]
+__all__ = ["EPILOGUES", "KERNELS", "PAD_ROWS", "PRODUCTS", "RECORD", "TILES", "Tile", "choose_tile", "emit_product", "kernel_for", "rows_of_chunks"]
 
 RECORD = record_dtype(
     ("x", "i8"),  # A: uint8 [m][x_row], a multiple of 16
@@ -137,7 +137,7 @@ def emit_product(
     bias = np.zeros(n, np.int64) if weights.bias is None else weights.bias.astype(np.int64)
     start = wrap32(bias - x_zero_point * weights.sums())
     source = weights.w if weights.bias is None else weights.bias
-    x, row = _rows_of_chunks(steps, inputs[0], k)
+    x, row = rows_of_chunks(steps, inputs[0], k)
     fields: dict[str, int | float | Ref] = dict.fromkeys(RECORD.names or (), 0)
     fields |= epilogue.fields(inputs[1:], lay)
     fields |= {"x": x, "y": y.ref, "m": m, "n": n, "k": k, "x_row": row, "taps": taps * len(parts), "pixels": 1}
@@ -153,7 +153,7 @@ def emit_product(
     steps.launch(kernel_for(tile, addressing, epilogue.name), (-(-m // tile.m), -(-n // tile.n)), **fields)
 
 
-def _rows_of_chunks(steps: DeviceSteps, x: Operand, k: int) -> tuple[Ref, int]:
+def rows_of_chunks(steps: DeviceSteps, x: Operand, k: int) -> tuple[Ref, int]:
     """x with rows of whole chunks, copied where they are not, and a row's bytes."""
     row, rows = -(-k // CHUNK) * CHUNK, x.spec.size // k
     if row == k:
