@@ -14,7 +14,19 @@ from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Weights, int8_parts, wrap32
 from qrt.ops.op import Array, DeviceSteps, Operand, Ref
 
-__all__ = ["EPILOGUES", "KERNELS", "PAD_ROWS", "PRODUCTS", "RECORD", "TILES", "Tile", "choose_tile", "emit_product", "kernel_for", "rows_of_chunks"]
+__all__ = [
+    "EPILOGUES",
+    "KERNELS",
+    "PAD_ROWS",
+    "PRODUCTS",
+    "RECORD",
+    "TILES",
+    "Tile",
+    "choose_tile",
+    "emit_product",
+    "kernel_for",
+    "rows_of_chunks",
+]
 
 RECORD = record_dtype(
     ("x", "i8"),  # A: uint8 [m][x_row], a multiple of 16
@@ -79,12 +91,52 @@ class Tile:
 
 TILES = (Tile(128, 256, 64, 2, 4, 4), Tile(128, 128, 64, 2, 2, 4), Tile(64, 64, 128, 2, 2, 3))
 
+# By the copy engine and the warpgroups of compute capability 9.0 (`cuda_wgmma.py`): tensor maps instead of places and strides.
+_NOT_HOPPERS = ("x", "x_batch", "offsets", "zeros", "w", "x_row", "pixels")
+HOPPER_RECORD = record_dtype(
+    ("a_map", "i8"),  # of A: boxes of m rows
+    ("b_map", "i8"),  # of packed B: boxes of n rows
+    *((name, RECORD[name].str[1:]) for name in RECORD.names or () if name not in _NOT_HOPPERS),
+)
+HOPPER = (9, 0)
+
+
+@dataclass(frozen=True)
+class HopperTile:
+    """What a block makes at a time, `m` × `n`: a warpgroup for each 64 rows, and a warp that copies, in steps of `k` bytes through
+    `stages` buffers."""
+
+    m: int
+    n: int
+    k: int
+    stages: int
+
+    @property
+    def block(self) -> int:
+        """Threads."""
+        return 2 * self.m + 32
+
+    @property
+    def shared(self) -> int:
+        """Bytes of shared memory: the stages of A and B, the codes on their way out, and two barriers for each stage."""
+        return self.stages * (self.m + self.n) * self.k + self.m * (self.n + 16) + 16 * self.stages
+
+
+HOPPER_TILES = (HopperTile(128, 256, 128, 4), HopperTile(128, 128, 128, 6), HopperTile(128, 64, 128, 8))
+
 
 def kernel_for(tile: Tile, addressing: str, epilogue: str) -> DeviceKernel:
     """The table's row for a tile, a way of finding rows and an epilogue."""
     params = (addressing, epilogue, tile.m, tile.n, tile.k, tile.warps_m, tile.warps_n, tile.stages)
     name = f"gemm_u8s8_{epilogue}_{tile.m}x{tile.n}x{tile.k}_{addressing}__cuda"
     return DeviceKernel(name, RECORD, "qrt.ops.gemm.cuda:gemm", params, tile.block, tile.shared)
+
+
+def hopper_kernel(tile: HopperTile, epilogue: str) -> DeviceKernel:
+    """The same for compute capability 9.0, where rows are found by a stride."""
+    params = (epilogue, tile.m, tile.n, tile.k, tile.stages)
+    name = f"gemm_u8s8_{epilogue}_{tile.m}x{tile.n}x{tile.k}_direct__cuda_wgmma"
+    return DeviceKernel(name, HOPPER_RECORD, "qrt.ops.gemm.cuda_wgmma:gemm", params, tile.block, tile.shared, specific=True)
 
 
 # What makes rows a multiple of 16 bytes long.
