@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 
 import onnx
@@ -146,17 +147,22 @@ def _define(name: str, defined: set[str], what: str) -> None:
     defined.add(name)
 
 
+@functools.cache
+def _is_standard(op_type: str, version: int) -> bool:
+    """Whether this opset of the standard domain has the operator."""
+    try:
+        return not defs.get_schema(op_type, version, "").deprecated
+    except defs.SchemaError:
+        return False
+
+
 def _check_operator(node: NodeProto, versions: dict[str, int], functions: set[_Key], where: str) -> None:
     if _key(node) in functions:
         return
     if node.domain in _STANDARD:
         if "" not in versions:
             raise ModelError(f"{where} uses standard operators but imports no opset; export the model again")
-        try:
-            deprecated = defs.get_schema(node.op_type, versions[""], "").deprecated
-        except defs.SchemaError:
-            deprecated = True
-        if deprecated:
+        if not _is_standard(node.op_type, versions[""]):
             raise UnsupportedOp(
                 f"{where}: {_label(node)}: opset {versions['']} has no operator {node.op_type!r}; export with a matching opset"
             )

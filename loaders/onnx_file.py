@@ -52,8 +52,10 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Mo
         check_structure(proto, where)
         model = _build(proto, where, in_one_file)
         _check_graph(model)
+        inline_functions(model)
         for graph in all_graphs(model.graph):
             hold_arrays(graph)
+        _check_types(model)
     except QrtError:
         raise
     except Exception as error:  # whatever a damaged message makes the libraries below say
@@ -106,7 +108,7 @@ def _build(proto: onnx.ModelProto, where: str, in_one_file: bool) -> Model:
 
 
 def _check_graph(model: Model) -> None:
-    """What onnx knows about the graph: attributes, arities and types."""
+    """What onnx knows about the graph: attributes and arities."""
     proto, _ = skeleton(model)
     for info in proto.graph.output:
         # The checker wants types and shapes where ONNX Runtime and inference do without; it does not compare them with anything.
@@ -116,7 +118,10 @@ def _check_graph(model: Model) -> None:
         if info.type.HasField("tensor_type"):
             info.type.tensor_type.shape.SetInParent()
     onnx.checker.check_model(proto, full_check=False)
-    inline_functions(model)
+
+
+def _check_types(model: Model) -> None:
+    """What inference finds out, and that qrt computes with all of it."""
     infer_shapes(model)
     for value in model.graph.inputs:
         if value.type is None:

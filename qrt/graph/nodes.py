@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, MutableSet
+from contextlib import contextmanager
 
 import numpy as np
 import onnx_ir as ir
@@ -18,6 +19,7 @@ __all__ = [
     "is_constant",
     "is_graph_output",
     "is_op",
+    "naming",
     "new_initializer",
     "only_use",
     "producer",
@@ -106,25 +108,44 @@ def value_names(graph: ir.Graph) -> set[str | None]:
     return names
 
 
-def unique_name(graph: ir.Graph, hint: str, taken: Container[str | None] | None = None) -> str:
+# Where a graph holds the names in use, while `naming` is open.
+_NAMES = "qrt.names"
+
+
+@contextmanager
+def naming(graph: ir.Graph) -> Iterator[None]:
+    """Within it, who asks for several names of the model's top graph `graph` has the names in use collected once, and not each time.
+
+    All new names of the graph must come from `unique_name` then.
+    """
+    graph.meta[_NAMES] = value_names(graph)
+    try:
+        yield
+    finally:
+        del graph.meta[_NAMES]
+
+
+def unique_name(graph: ir.Graph, hint: str, taken: MutableSet[str | None] | None = None) -> str:
     """A name that no value of the model's top graph `graph` nor of its subgraphs has: `hint`, or `hint_1`, `hint_2` …
 
-    `taken`: `value_names(graph)`, for who asks for several, as it takes a walk over all nodes.
+    `taken`: `value_names(graph)`, for who asks for several, as it takes a walk over all nodes; the name is added to it.
     """
-    taken = value_names(graph) if taken is None else taken
+    if taken is None:
+        taken = graph.meta[_NAMES] if _NAMES in graph.meta else value_names(graph)
     name, count = hint, 0
     while name in taken:
         count += 1
         name = f"{hint}_{count}"
+    taken.add(name)
     return name
 
 
-def new_initializer(graph: ir.Graph, name: str, array: np.ndarray, taken: Container[str | None] | None = None) -> ir.Value:
+def new_initializer(graph: ir.Graph, name: str, array: np.ndarray, taken: MutableSet[str | None] | None = None) -> ir.Value:
     """A new initializer of the model's top graph that holds `array`, called `name` or, where that is `taken`, `name_1` … (`unique_name`).
 
     Nodes of subgraphs may read it as well: constants all live in the top graph.
     """
-    tensor = ir.tensor(np.asarray(array, order="C"), name=unique_name(graph, name, taken))
+    tensor = ir.Tensor(np.asarray(array, order="C"), name=unique_name(graph, name, taken))
     value = ir.Value(name=tensor.name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

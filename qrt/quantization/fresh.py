@@ -18,12 +18,8 @@ class Fresh:
 
     def name(self, hint: str) -> str:
         """`hint`, or `hint_1`, `hint_2` …; it is taken from now on."""
-        name = unique_name(self.graph, hint, self.taken)
-        self.taken.add(name)
-        return name
+        return unique_name(self.graph, hint, self.taken)
 
     def constant(self, hint: str, array: np.ndarray) -> ir.Value:
         """A new initializer that holds `array`, of such a name."""
-        value = new_initializer(self.graph, hint, array, self.taken)
-        self.taken.add(value.name)
-        return value
+        return new_initializer(self.graph, hint, array, self.taken)

@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from qrt.core.errors import OutputError
 from qrt.graph import Model, TensorInfo, attr_float, attr_int, attr_ints, attr_str, constant, model, new_initializer, only_use, unique_name
+from qrt.graph.nodes import naming
 from qrt.loaders import load
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -169,3 +170,11 @@ def test_reading_and_making_values() -> None:
     scalar = new_initializer(graph, "w", np.float32(3.0))
     assert (scalar.name, scalar.shape) == ("w_1", ())
     assert total.outputs[0].is_graph_output()
+
+
+def test_names_that_are_given_out_are_taken() -> None:
+    graph = make().graph
+    with naming(graph):
+        names = [unique_name(graph, "h"), unique_name(graph, "h"), new_initializer(graph, "h", np.zeros(1)).name]
+    assert names == ["h_1", "h_2", "h_3"]
+    assert unique_name(graph, "h_2") == "h_2"  # nobody used it

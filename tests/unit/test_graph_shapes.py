@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 from onnx import TensorProto, numpy_helper, parser
 from passes import Arrays, ops, proto, runtime, same, shape
 
 from qrt.core.errors import ModelError
-from qrt.graph import constant
+from qrt.graph import constant, ir, new_initializer
 from qrt.graph.passes import PASSES
+from qrt.graph.passes._node_types import infer_node
 from qrt.graph.passes.drop_dead import drop_dead
 from qrt.graph.passes.fold_constants import fold_constants
 from qrt.graph.passes.fold_shapes import fold_shapes
-from qrt.graph.passes.infer_shapes import check_types
+from qrt.graph.passes.infer_shapes import check_types, infer_shapes
 from qrt.loaders import load
 
 # ---- infer_shapes
@@ -48,6 +51,47 @@ def test_branches_of_different_shapes_have_the_common_one() -> None:
     for attribute in before.graph.node[0].attribute:
         attribute.g.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
     assert shape(load(before), "y") == [2, None]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("nothing", [2, 6]),
+        ("the target", [3, 4]),
+        ("an attribute", [2, 3, 2]),
+        ("the input", [4, 6]),
+        ("what was learned", [2, 6]),
+        ("the operator", [2, 3, 2]),
+    ],
+)
+def test_a_node_is_inferred_again_when_anything_about_it_changed(change: str, expected: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(proto("g (float[2,3,2] x) => (y) { y = Reshape <allowzero = 1> (x, s) }", s=np.array([2, 6])))
+    asked: list[object] = []
+    module = importlib.import_module("qrt.graph.passes.infer_shapes")
+    monkeypatch.setattr(module, "infer_node", lambda *given: asked.append(given) or infer_node(*given))
+    model = model.clone()  # a clone knows what its original does
+    (node,), (x,) = model.graph, model.graph.inputs
+    match change:
+        case "the target":
+            node.replace_input_with(1, new_initializer(model.graph, "t", np.array([3, 4])))
+        case "an attribute":
+            node.attributes.clear()
+            node.replace_input_with(1, new_initializer(model.graph, "t", np.array([2, 0, 2])))
+        case "the input":
+            x.shape = ir.Shape([4, 3, 2])
+            node.replace_input_with(1, new_initializer(model.graph, "t", np.array([4, 6])))
+        case "what was learned":
+            node.outputs[0].shape = None
+        case "the operator":
+            node.op_type = "Identity"
+            node.attributes.clear()
+            node.resize_inputs(1)
+            node.outputs[0].shape = None
+    assert infer_shapes(model) == (change != "nothing")
+    assert len(asked) == (change != "nothing")
+    assert shape(model, "y") == expected
+    assert not infer_shapes(model)
+    assert len(asked) == (change != "nothing")
 
 
 LOOP = """g (int64 n, bool c, float[2,3] x) => (y, s) {{ y, s = Loop (n, c, x) <

@@ -19,6 +19,13 @@ __all__ = ["check_types", "infer_shapes"]
 # Constants that tell about shapes (targets, axes, paddings) are smaller.
 _MAX_DATA_BYTES = 8192
 _UNTYPED = (None, ir.DataType.UNDEFINED)
+# Most nodes of a quantized graph: what their constants hold says nothing about shapes.
+_CONTENT_BLIND = ("QuantizeLinear", "DequantizeLinear")
+# Where a node holds all that its last inference read and found.
+_INFERRED = "qrt.inferred"
+
+# Types of values as onnx spells them.
+_Protos = dict[ir.Value, onnx.TypeProto]
 
 
 def infer_shapes(model: Model) -> bool:
@@ -50,20 +57,32 @@ def check_types(model: Model) -> None:
 
 def _infer_graph(model: Model, graph: ir.Graph) -> bool:
     changed = False
+    protos: _Protos = {}
     for node in graph:
         if is_op(node, *BODY_OPS):
             before = [_facts(v) for v in node.outputs]
             infer_bodies(node, lambda body: _infer_graph(model, body))
             changed |= before != [_facts(v) for v in node.outputs]
             continue
-        found = _infer(model, node)
+        last = node.meta.get(_INFERRED)
+        if last is not None and last == _read(model, node):
+            continue
+        found = _infer(model, node, protos)
         for value in node.outputs:
             if value.name and value.name in found:
-                changed |= _learn(value, found[value.name])
+                changed |= _learn(value, found[value.name], protos)
+        node.meta[_INFERRED] = _read(model, node)
     return changed
 
 
-def _infer(model: Model, node: ir.Node) -> Mapping[str, onnx.TypeProto]:
+def _read(model: Model, node: ir.Node) -> tuple[object, ...]:
+    """All that decides what inference does with the node. Tensors are told by identity: nobody changes one in place."""
+    inputs = [value and (value.name, _facts(value), value.const_value) for value in node.inputs]
+    outputs = [(value.name, _facts(value)) for value in node.outputs]
+    return node.domain, node.op_type, [*model.ir.opset_imports.items()], inputs, [*node.attributes.values()], outputs
+
+
+def _infer(model: Model, node: ir.Node, protos: _Protos) -> Mapping[str, onnx.TypeProto]:
     if has_subgraph(node):  # SequenceMap, whose body works on sequences
         return {}
     label = f"{model.name}: node {node.name!r} ({node.op_type})"
@@ -78,9 +97,10 @@ def _infer(model: Model, node: ir.Node) -> Mapping[str, onnx.TypeProto]:
         if value is None or not value.name:
             continue
         if value.type is not None and value.dtype not in _UNTYPED:
-            types[value.name] = ir.serde.serialize_value(value).type
-        if value.is_initializer() and value.const_value is not None and value.const_value.nbytes <= _MAX_DATA_BYTES:
-            data[value.name] = ir.serde.serialize_tensor(value.const_value)
+            types[value.name] = _proto(value, protos)
+        tensor = value.const_value if value.is_initializer() and node.op_type not in _CONTENT_BLIND else None
+        if tensor is not None and tensor.nbytes <= _MAX_DATA_BYTES:
+            data[value.name] = ir.serde.serialize_tensor(tensor)
     for step in steps:
         types.update(infer_node(step, types, data, opsets, label))
     return types
@@ -90,7 +110,17 @@ def _facts(value: ir.Value) -> tuple[object, object]:
     return value.type, None if value.shape is None else tuple(value.shape)
 
 
-def _learn(value: ir.Value, type_proto: onnx.TypeProto) -> bool:
+def _proto(value: ir.Value, protos: _Protos) -> onnx.TypeProto:
+    found = protos.get(value)
+    if found is None:
+        found = protos[value] = ir.serde.serialize_value(value).type
+    return found
+
+
+def _learn(value: ir.Value, type_proto: onnx.TypeProto, protos: _Protos) -> bool:
+    if value.type is not None and _proto(value, protos) == type_proto:
+        return False
+    protos.pop(value, None)
     before = _facts(value)
     type_ = ir.serde.deserialize_type_proto_for_type(type_proto)
     shape = ir.serde.deserialize_type_proto_for_shape(type_proto)

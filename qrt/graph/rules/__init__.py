@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from qrt.graph.model import Model
+from qrt.graph.nodes import naming
 from qrt.graph.passes.drop_dead import drop_dead
 from qrt.graph.passes.name_everything import name_everything
 from qrt.graph.rules.dynamic import DYNAMIC
@@ -81,9 +82,10 @@ def fuse(model: Model) -> FusionReport:
     """Bring a prepared model (`passes.prepare`) to the fused form, in place."""
     report = FusionReport()
     model.ir.opset_imports.setdefault(DOMAIN, 1)
-    _until_settled(model, RULES, report)
-    misses = list(_misses(model, (*RULES, LEFT_FLOAT)))
-    _until_settled(model, FLOAT_RULES, report)
+    with naming(model.graph):
+        _until_settled(model, RULES, report)
+        misses = list(_misses(model, (*RULES, LEFT_FLOAT)))
+        _until_settled(model, FLOAT_RULES, report)
     int8 = {node.name for node in model.graph if node.domain == DOMAIN and node.op_type.startswith("Q")}
     report.misses = [miss for miss in misses if miss.node not in int8]
     name_everything(model)
