@@ -11,7 +11,7 @@ import numpy as np
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import broadcast_shape, threads_for, walk_fields, walk_record
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 
 __all__ = ["BINARY", "KERNELS", "Binary", "Where"]
 
@@ -122,6 +122,12 @@ class Binary(Op):
             kernel = _BINARY_KERNELS[self.name, a.spec.dtype.name]
             steps.step(kernel, threads_for(y.spec.size * a.spec.dtype.itemsize), **walk_fields("ab", (a, b), y))
 
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.elementwise.device import emit_binary
+
+        if outputs[0].spec.size:
+            emit_binary(steps, self.name, inputs[0], inputs[1], outputs[0])
+
     @property
     def inplace(self) -> tuple[int, ...]:
         # The planner checks that the bytes agree, which leaves out operands that repeat.
@@ -147,6 +153,12 @@ class Where(Op):
         y = outputs[0]
         if y.spec.size:
             steps.step(_WHERE_KERNELS[y.spec.dtype.itemsize], threads_for(y.spec.nbytes), **walk_fields("cab", inputs, y))
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.elementwise.device import emit_where
+
+        if outputs[0].spec.size:
+            emit_where(steps, inputs, outputs[0])
 
     @property
     def inplace(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 from qrt.core.errors import UnsupportedOp
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import threads_for
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 
 __all__ = ["CASTS", "KERNELS", "UNARY", "Cast", "Unary", "cast"]
 
@@ -150,6 +150,12 @@ class Unary(Op):
         kernel = _UNARY_KERNELS[self.name, x.spec.dtype.name]
         steps.step(kernel, threads_for(x.spec.nbytes), x=x.ref, y=y.ref, n=y.spec.size, p=p, q=q)
 
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.elementwise.device import emit_unary
+
+        if outputs[0].spec.size:
+            emit_unary(steps, self.name, inputs[0], outputs[0], *self._values(inputs[0].spec.dtype))
+
     @property
     def inplace(self) -> tuple[int, ...]:
         return (0,)
@@ -192,3 +198,9 @@ class Cast(Op):
         if y.spec.size:
             kernel = _CAST_KERNELS[x.spec.dtype.name, self.dtype]
             steps.step(kernel, threads_for(x.spec.nbytes), x=x.ref, y=y.ref, n=y.spec.size)
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.elementwise.device import emit_to_float
+
+        if outputs[0].spec.size:
+            emit_to_float(steps, inputs[0], outputs[0])

@@ -155,7 +155,8 @@ def _typed(name: str) -> Any:
 
 
 def _local_array(shape: Any, kind: Any) -> np.ndarray:
-    return np.full(np.prod(shape) * 8, POISON, np.uint8).view(np.int32 if kind is _int32 else np.int64)[: np.prod(shape)].reshape(shape)
+    dtype = {_int32: np.int32, _int64: np.int64, np.float32: np.float32}[kind]
+    return np.full(np.prod(shape) * 8, POISON, np.uint8).view(dtype)[: np.prod(shape)].reshape(shape)
 
 
 def _load(dtype: Any) -> Callable[[int], Any]:
@@ -252,6 +253,15 @@ def _mma(a: Sequence[int], b: Sequence[int], c: Sequence[int]) -> tuple[int, ...
     return _together("mma", (a, b, c), combine)
 
 
+def _shuffle_xor(value: Any, distance: int) -> Any:
+    thread = getcurrent()
+    return thread.block.meet(("shuffle", thread.number // WARP), WARP, value, dict)[thread.number ^ distance]
+
+
+def _store_shared_f32(address: int, value: Any) -> None:
+    _shared(address, 4)[:] = np.frombuffer(np.float32(value).tobytes(), np.uint8)
+
+
 def _scalar(name: str) -> Callable[..., Any]:
     """A twin on one thread's numbers."""
     twin, gives_float = TWINS[name], name not in ("nearest", "as_bits")
@@ -304,6 +314,9 @@ WORDS: dict[str, Any] = {
     "load4": lambda address: _four(getcurrent().block.memory.at(address, 16, 16)),
     "store4": _store4,
     "load4_shared": lambda address: _four(_shared(address, 16)),
+    "load_shared_f32": lambda address: np.float32(_shared(address, 4).view(np.float32)[0]),
+    "store_shared_f32": _store_shared_f32,
+    "shuffle_xor": _shuffle_xor,
     "load_shared_u8": lambda address: int(_shared(address, 1)[0]),
     "store_shared_u16": _store_shared_u16,
     "copy_async": _copy_async,
@@ -352,9 +365,14 @@ def launch(
     kernel: Callable[..., None], grid: tuple[int, int], threads: int, shared: int, memory: Memory, args: Sequence[Any], schedule: Schedule
 ) -> None:
     """Runs every block of the grid, one after the other."""
+
+    def quietly() -> None:
+        with np.errstate(all="ignore"):  # of each thread: greenlets do not inherit it
+            kernel(*args)
+
     for x in range(grid[0]):
         for y in range(grid[1]):
             block = Block(shared, memory, (x, y), schedule)
             block.grid = grid
-            block.threads = [Thread(lambda: kernel(*args), number, block) for number in range(threads)]
+            block.threads = [Thread(quietly, number, block) for number in range(threads)]
             block.run()

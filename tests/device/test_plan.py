@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from kernels.products import added, codes, floats, to_codes, weights
 from qrt.core.dtypes import quint8
 from qrt.core.errors import UnsupportedOp
 from qrt.core.qparams import QParams
-from qrt.jit.cuda import available
 from qrt.ops.gemm import Dense
 from qrt.ops.movement import Transpose
 from qrt.ops.op import Op, Spec, View
@@ -21,18 +19,6 @@ from qrt.ops.program import Program, interpret
 from qrt.ops.quantization import Dequantize, Lut, Quantize
 from qrt.runtime.device import DevicePlan
 from qrt.runtime.emission import Packs
-
-
-@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> Iterator[Any]:
-    if request.param == "emulated":
-        yield EmulatedDevice()
-        return
-    if not available():
-        pytest.skip("needs a CUDA device")
-    from qrt.jit.driver import Driver
-
-    yield Driver()
 
 
 def network(m: int, k: int, hidden: int, n: int) -> Program:

@@ -56,6 +56,10 @@ multiply = _pure("mul.rn.f32 $0, $1, $2;", "=f,f,f", float32(float32, float32))
 divide = _pure("div.rn.f32 $0, $1, $2;", "=f,f,f", float32(float32, float32))
 add = _pure("add.rn.f32 $0, $1, $2;", "=f,f,f", float32(float32, float32))
 fma = _pure("fma.rn.f32 $0, $1, $2, $3;", "=f,f,f,f", float32(float32, float32, float32))
+square_root = _pure("sqrt.rn.f32 $0, $1;", "=f,f", float32(float32))
+round_down = _pure("cvt.rmi.f32.f32 $0, $1;", "=f,f", float32(float32))
+round_up = _pure("cvt.rpi.f32.f32 $0, $1;", "=f,f", float32(float32))
+round_even = _pure("cvt.rni.f32.f32 $0, $1;", "=f,f", float32(float32))
 clamp = _pure("{ .reg .f32 t; max.f32 t, $1, $2; min.f32 $0, t, $3; }", "=f,f,f,f", float32(float32, float32, float32))
 
 as_float = _pure("mov.b32 $0, $1;", "=f,r", float32(int32))
@@ -117,6 +121,27 @@ def _words(context: Any, builder: Any, sig: Any, args: Sequence[Any], text: str,
     """A PTX instruction that gives four registers."""
     struct = _asm(builder, ir.LiteralStructType([I32] * 4), args, text, constraints, True)
     return context.make_tuple(builder, sig.return_type, [builder.extract_value(struct, i) for i in range(4)])
+
+
+@intrinsic
+def load_shared_f32(typing_context, address):  # type: ignore[no-untyped-def]
+    """A float of shared memory."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        return _asm(builder, F32, args, "ld.shared.f32 $0, [$1];", "=f,r" + _MEMORY, True)
+
+    return float32(int32), codegen
+
+
+@intrinsic
+def store_shared_f32(typing_context, address, value):  # type: ignore[no-untyped-def]
+    """A float into shared memory."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        _asm(builder, ir.VoidType(), args, "st.shared.f32 [$0], $1;", "r,f" + _MEMORY, True)
+        return context.get_dummy_value()
+
+    return types.void(int32, float32), codegen
 
 
 load4, load4_shared = _load4("global", int64, "l"), _load4("shared", int32, "r")
@@ -216,6 +241,12 @@ def load_matrix(typing_context, address):  # type: ignore[no-untyped-def]
         return _words(context, builder, sig, args, text, "=r,=r,=r,=r,r" + _MEMORY)
 
     return FOUR(int32), codegen
+
+
+@device
+def shuffle_xor(value, distance):  # type: ignore[no-untyped-def]
+    """The `value` of the thread whose number in the warp differs from this one's in the bits of `distance`."""
+    return cuda.shfl_xor_sync(-1, value, distance)
 
 
 @intrinsic

@@ -87,6 +87,10 @@ TWINS: dict[str, Callable[..., Any]] = {
     "divide": lambda x, y: F32(x) / F32(y),
     "add": lambda x, y: F32(x) + F32(y),
     "fma": _fma,
+    "square_root": lambda x: np.sqrt(F32(x)),
+    "round_down": lambda x: np.floor(F32(x)),
+    "round_up": lambda x: np.ceil(F32(x)),
+    "round_even": lambda x: np.rint(F32(x)),
     "clamp": lambda x, low, high: np.fmin(np.fmax(F32(x), F32(low)), F32(high)),  # a NaN gives low
     "as_float": lambda x: np.asarray(x, np.int32).view(F32),
     "as_bits": lambda x: np.asarray(x, F32).view(np.int32),

@@ -1,0 +1,13 @@
+"""Functions of one number for device kernels: the CPU's, by the same formulas, so that floats have the same bits too."""
+
+from __future__ import annotations
+
+from qrt.jit.lang.cuda import as_bits, as_float, device, int32, round_down, round_even, round_up, square_root
+from qrt.jit.lang.formulas import binary, elementary, unary
+
+__all__ = ["BINARY", "UNARY", "exp", "log"]
+
+_FORMULAS = elementary(device, as_bits, as_float, int32)
+exp, log = _FORMULAS["exp"], _FORMULAS["log"]
+_ROUNDINGS = {"sqrt": square_root, "floor": round_down, "ceil": round_up, "nearest": round_even}
+UNARY, BINARY = unary(device, {**_FORMULAS, **_ROUNDINGS}), binary(device)
