@@ -10,7 +10,7 @@ import numpy as np
 
 from qrt.core.errors import ModelError
 from qrt.jit import Kernel, record_dtype
-from qrt.ops.conv.lines import lines_of, padded
+from qrt.ops.conv.lines import lines_of, padded, pixel_stride
 from qrt.ops.conv.window import Window
 from qrt.ops.gemm.amx import Lines
 from qrt.ops.gemm.dense import check_extra, check_operand, product_reference
@@ -77,32 +77,46 @@ class Conv(Op):
         batch, *space, channels = x.spec.shape
         size = 1 if self.epilogue.integer else 4
         pixels, y_size = prod(y.spec.shape[1:-1]), y.spec.dtype.itemsize
-        point = self.window.is_point
-        m, images = (batch * pixels, 1) if point else (pixels, batch)
-        run = self.window.kernel[-1] if self.window.dilations[-1] == 1 else 1
-        lines = Lines.of_rows(m, channels) if point else lines_of(self.window, space, channels)
+        x_pixel, y_pixel = pixel_stride(x.spec, x.strides) or 0, pixel_stride(y.spec, y.strides) or 0
+        point, padding = self.window.is_point, any(self.window.pads)
+        flat = point and (batch == 1 or (x.strides[0] == pixels * x_pixel and y.strides[0] == pixels * y_pixel))
+        m, images = (batch * pixels, 1) if flat else (pixels, batch)
+        run = self.window.kernel[-1] if self.window.dilations[-1] == 1 and x_pixel == channels else 1
+        lines = Lines.of_rows(m, x_pixel) if point else lines_of(self.window, space, channels if padding else x_pixel)
         product = Product(m, n, k, self.epilogue, taps, groups, images, run, lines)
         product, fields = product.with_constant(steps, self.weights, self.x_zero_point)
         fields |= {
             "x": x.ref,
-            "x_batch": prod(space) * channels * size,
+            "x_batch": x.strides[0] * size,
             "x_group": k * size,
-            "x_row": channels * size,
+            "x_row": x_pixel * size,
             "y": y.ref,
-            "y_batch": pixels * groups * n * y_size,
+            "y_batch": y.strides[0] * y_size,
             "y_group": n * y_size,
-            "y_row": groups * n * y_size,
+            "y_row": y_pixel * y_size,
         }
         in_lines = product.amx and product.lines is not None
-        if in_lines and any(self.window.pads):
-            fields["x"], fields["x_batch"] = padded(steps, self.window, x.ref, batch, space, channels, self._padding(steps, inputs, 1))
+        if in_lines and padding:
+            fields["x"], fields["x_batch"] = padded(steps, self.window, x, self._padding(steps, inputs, 1))
         elif self.epilogue.integer:
             fields["x"] = overread_safe(steps, x, product.run * k if product.amx else k, product.piece)
         if not point and not in_lines:
-            fields |= self._table(steps, inputs, space, channels * size, product)
+            fields |= self._table(steps, inputs, space, x_pixel * size, product)
         product.step(steps, inputs[1:], not point, fields)
 
+    def reads(self, index: int, x: Spec, strides: Sequence[int]) -> bool:
+        return index == 0 and pixel_stride(x, strides) is not None
+
+    def writes(self, y: Spec, strides: Sequence[int]) -> bool:
+        # A residual is walked like y.
+        return not self.epilogue.residual and pixel_stride(y, strides) is not None
+
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        if len(self.weights.w) != 1:
+            from qrt.ops.conv.device import emit_windows
+
+            emit_windows(steps, self.window, self.weights, self.epilogue, self.x_zero_point, inputs, outputs[0])
+            return
         from qrt.ops.gemm.device import emit_product
 
         space = inputs[0].spec.shape[1:-1]

@@ -140,7 +140,8 @@ def pad():  # type: ignore[no-untyped-def]
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
         code = u8(r.code)[0]
-        rows, pitch = r.top + r.height + r.bottom, r.gap + r.row
+        n = r.piece
+        rows, pitch = r.top + r.height + r.bottom, r.gap + r.pieces * n
         lo, hi = share(r.batch * rows, tid, nthreads)
         for item in range(lo, hi):
             image, row = item // rows, item % rows
@@ -149,9 +150,10 @@ def pad():  # type: ignore[no-untyped-def]
             for i in range(r.gap if inside else pitch):
                 y[i] = code
             if inside:
-                x, to = u8(r.x + (image * r.height + row - r.top) * r.row), u8(r.y + image * (r.gap + rows * pitch) + row * pitch + r.gap)
-                for i in range(r.row):
-                    to[i] = x[i]
+                for piece in range(r.pieces):
+                    x = u8(r.x + image * r.x_image + ((row - r.top) * r.pieces + piece) * r.x_piece)
+                    for i in range(n):
+                        y[r.gap + piece * n + i] = x[i]
             if row == rows - 1:
                 for i in range(pitch, pitch + r.gap):
                     y[i] = code

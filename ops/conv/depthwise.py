@@ -13,14 +13,15 @@ from qrt.core.target import LADDERS, Target
 from qrt.jit import Kernel, record_dtype
 from qrt.jit.lanes import LANES, QUAD_ORDER
 from qrt.ops.conv.conv import FILL
-from qrt.ops.conv.lines import gap_of, padded
+from qrt.ops.conv.lines import gap_of, padded, pixel_stride
 from qrt.ops.conv.window import Window
 from qrt.ops.gemm.dense import check_extra, check_operand
 from qrt.ops.gemm.epilogue import Codes, Epilogue
 from qrt.ops.gemm.product import Fields, Weights, overread_safe, wrap32
 from qrt.ops.gemm.table import EPILOGUES, Tile, vector_isa
 from qrt.ops.gemm.table import RECORD as GEMM_RECORD
-from qrt.ops.op import Array, Op, Operand, Ref, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Ref, Spec, Steps
+from qrt.ops.strides import is_contiguous, row_stride
 
 __all__ = ["KERNELS", "Depthwise"]
 
@@ -128,7 +129,8 @@ class Depthwise(Op):
         x, y = inputs[0], outputs[0]
         if y.spec.size == 0:
             return
-        for together in (self._together(y.spec), 1):
+        # As one wide pixel only where they lie side by side.
+        for together in (self._together(y.spec) if is_contiguous(x.spec.shape, x.strides) else 1, 1):
             if (fast := self._interleaved(steps.target, y.spec, together)) is not None:
                 self._emit_interleaved(steps, fast, x, y, together)
                 return
@@ -154,11 +156,12 @@ class Depthwise(Op):
             padded[:, :channels] = w.centred()[:, :, 0, 0].T
             return padded
 
-        how = ("offsets", tuple(space), channels * size, self.window)
+        x_pixel, y_pixel = pixel_stride(x.spec, x.strides) or 0, pixel_stride(y.spec, y.strides) or 0
+        how = ("offsets", tuple(space), x_pixel * size, self.window)
         fields: Fields = dict.fromkeys(RECORD.names or (), 0)
         fields |= {"batch": batch, "m": pixels, "n": channels, "taps": taps, "groups": 1, "k4": columns * 4}
         fields |= {"w": steps.packed(w.w, ("depthwise", columns, zeros_of_w), pack)}
-        fields |= {"offsets": steps.packed(w.w, how, lambda: self.window.offsets(space, channels * size))}
+        fields |= {"offsets": steps.packed(w.w, how, lambda: self.window.offsets(space, x_pixel * size))}
         if self.epilogue.name == "f32d":
             zeros = steps.scratch(row)
             steps.step(FILL, 1, y=zeros, n=row, code=inputs[2].ref)
@@ -171,11 +174,23 @@ class Depthwise(Op):
         if integer and self.epilogue.name != "f32d":
             bias = wrap32(bias.astype(np.int64) - self.x_zero_point * w.sums())
         fields |= {"bias": lay(source, f"start{self.x_zero_point}{zeros_of_w!r}{id(w.w)}", bias)}
-        fields |= {"x": x.ref, "x_batch": prod(space) * channels * size, "x_row": channels * size}
-        fields |= {"y": y.ref, "y_batch": pixels * channels * y_size, "y_row": channels * y_size}
+        fields |= {"x": x.ref, "x_batch": x.strides[0] * size, "x_row": x_pixel * size}
+        fields |= {"y": y.ref, "y_batch": y.strides[0] * y_size, "y_row": y_pixel * y_size}
         fields |= self.epilogue.fields(inputs[1:], lay)
         work = batch * pixels * channels * taps
         steps.step(kernel_for(steps.target, channels, self.epilogue.name), 1 if work < 1 << 14 else None, **fields)
+
+    def reads(self, index: int, x: Spec, strides: Sequence[int]) -> bool:
+        return index == 0 and pixel_stride(x, strides) is not None
+
+    def writes(self, y: Spec, strides: Sequence[int]) -> bool:
+        # Pixels that are computed together are stored together.
+        return not self.epilogue.residual and self._together(y) == 1 and row_stride(y.shape, strides) is not None
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.conv.device import emit_windows
+
+        emit_windows(steps, self.window, self.weights, self.epilogue, self.x_zero_point, inputs, outputs[0])
 
     def _together(self, y: Spec) -> int:
         """How many neighbouring pixels fill a tile's channels. Theirs lie side by side; as one wide pixel they are read by a window whose
@@ -197,6 +212,7 @@ class Depthwise(Op):
 
     def _emit_interleaved(self, steps: Steps, kernel: Kernel, x: Operand, y: Operand, together: int) -> None:
         batch, height, width, pixel = x.spec.shape
+        x_pixel, y_pixel = pixel_stride(x.spec, x.strides) or 0, pixel_stride(y.spec, y.strides) or 0
         channels = pixel * together
         blocks, (kh, kw) = -(-channels // 64), self.window.kernel
         codes = self.epilogue
@@ -226,9 +242,9 @@ class Depthwise(Op):
         }
         fields |= {"w": steps.packed(w.w, ("interleaved", "weights", together), pack)}
         zeros = steps.packed(w.w, ("padding", self.x_zero_point, 64), lambda: np.full(64, self.x_zero_point, np.uint8))
-        (top, left), image, source = self.window.pads[:2], height * width * pixel, x.ref
+        (top, left), image, source = self.window.pads[:2], x.strides[0], x.ref
         if together > 1:
-            source, image = padded(steps, self.window, x.ref, batch, (height, width), pixel, zeros)
+            source, image = padded(steps, self.window, x, zeros)
             if any(self.window.pads):
                 gap = gap_of(self.window, (height, width))
                 top, left, height, width = 0, left - gap, height + self.window.pads[0] + self.window.pads[2], width + gap
@@ -236,5 +252,5 @@ class Depthwise(Op):
                 source = overread_safe(steps, x, pixel, LANES_OF_CODES)
         fields |= {"zeros": zeros, "x": source, "y": y.ref, "batch": batch, "height": height, "width": width, "channels": channels}
         fields |= {"out_height": y.spec.shape[1], "out_width": y.spec.shape[2] // together, "stride_rows": self.window.strides[0]}
-        fields |= {"pad_top": top, "pad_left": left, "image": image, "pixel": pixel, "out_pixel": channels}
+        fields |= {"pad_top": top, "pad_left": left, "image": image, "pixel": x_pixel, "out_pixel": y_pixel * together}
         steps.step(kernel, 1 if y.spec.size * kh * kw < 1 << 15 else None, **fields)

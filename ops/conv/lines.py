@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from math import prod
 
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.conv.window import Window
 from qrt.ops.gemm.amx import Lines
-from qrt.ops.op import Ref, Steps
+from qrt.ops.op import Operand, Ref, Spec, Steps
+from qrt.ops.strides import row_stride
 
-__all__ = ["PAD", "gap_of", "lines_of", "padded"]
+__all__ = ["PAD", "gap_of", "lines_of", "padded", "pixel_stride"]
 
 # y: an image's rows, each after `gap` bytes of padding, `top` such rows before the image and `bottom` after it, and one gap more.
+# A row has `pieces` pieces of `piece` bytes, which lie `x_piece` apart in x; its images lie `x_image` apart.
 PAD = Kernel(
     "pad_u8_rows__generic",
-    record_dtype(*((name, "i8") for name in ("x", "y", "batch", "height", "row", "top", "bottom", "gap", "code"))),
+    record_dtype(
+        *((name, "i8") for name in ("x", "x_image", "x_piece", "y", "batch", "height", "pieces", "piece", "top", "bottom", "gap", "code"))
+    ),
     "qrt.ops.conv.cpu:pad",
 )
 # A tile's rows; fewer positions than that do not fill one.
@@ -52,15 +55,24 @@ def lines_of(look: Window, space: Sequence[int], pixel: int) -> Lines | None:
     return Lines(height, step, out[-1], look.strides[-1] * pixel, out[-1], out[-1], taps) if out[-1] >= LEAST else None
 
 
-def padded(steps: Steps, look: Window, x: Ref, batch: int, space: Sequence[int], pixel: int, code: Ref) -> tuple[Ref, int]:
-    """The images with their padding, each byte of it the one at `code`, and the bytes of one: x itself where there is none."""
-    rank, gap = len(look.kernel), gap_of(look, space)
+def pixel_stride(image: Spec, strides: Sequence[int]) -> int | None:
+    """Elements from one pixel of an image [N, *space, C] to the next, where they lie at one distance; else None."""
+    return row_stride(image.shape[1:], strides[1:])
+
+
+def padded(steps: Steps, look: Window, x: Operand, code: Ref) -> tuple[Ref, int]:
+    """The images of codes with their padding, each byte of it the one at `code`, and the bytes of one: x itself where there is none."""
+    rank, (batch, *space, channels) = len(look.kernel), x.spec.shape
+    pixel = pixel_stride(x.spec, x.strides) or 0
+    gap = gap_of(look, space) * channels
     if not any(look.pads):
-        return x, prod(space) * pixel
+        return x.ref, x.strides[0]
     top, bottom, height = (look.pads[0], look.pads[2], space[0]) if rank == 2 else (0, 0, 1)
-    row, gap_bytes = space[-1] * pixel, gap * pixel
-    image = gap_bytes + (top + height + bottom) * (row + gap_bytes)
+    row = space[-1] * channels
+    image = gap + (top + height + bottom) * (row + gap)
+    pieces, piece, apart = (1, row, row) if pixel == channels else (space[-1], channels, pixel)
     y = steps.scratch(batch * image)
-    threads = 1 if batch * image < SERIAL_BYTES else None
-    steps.step(PAD, threads, x=x, y=y, batch=batch, height=height, row=row, top=top, bottom=bottom, gap=gap_bytes, code=code)
+    fields: dict[str, int | Ref] = {"x": x.ref, "x_image": x.strides[0], "x_piece": apart, "pieces": pieces, "piece": piece}
+    fields |= {"y": y, "batch": batch, "height": height, "top": top, "bottom": bottom, "gap": gap, "code": code}
+    steps.step(PAD, 1 if batch * image < SERIAL_BYTES else None, **fields)
     return y, image

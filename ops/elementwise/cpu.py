@@ -12,16 +12,26 @@ from qrt.ops.elementwise.cpu_scalar import BINARY, INTEGER_BINARY, UNARY
 from qrt.ops.elementwise.unary import bounds
 
 
+@device
+def share_rows(rows, n, tid, nthreads):  # type: ignore[no-untyped-def]
+    """The rows, and the elements of each, that thread `tid` works on, as two half-open ranges: whole rows where there are enough."""
+    if rows >= nthreads:
+        return rows * tid // nthreads, rows * (tid + 1) // nthreads, 0, n
+    return 0, rows, n * tid // nthreads, n * (tid + 1) // nthreads
+
+
 def unary(name, source, result):  # type: ignore[no-untyped-def]
-    """y = f(x, p, q) over n elements."""
+    """y = f(x, p, q) over rows of n elements."""
     f, px, py = UNARY[name], POINTERS[source], POINTERS[result]
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
         x, y, p, q = px(r.x), py(r.y), r.p, r.q
-        lo, hi = share(r.n, tid, nthreads)
-        for i in range(lo, hi):
-            write(y, i, f(read(x, i), p, q))
+        first, last, lo, hi = share_rows(r.rows, r.n, tid, nthreads)
+        for row in range(first, last):
+            at, to = row * r.x_row, row * r.y_row
+            for i in range(lo, hi):
+                write(y, to + i, f(read(x, at + i), p, q))
 
     return kernel
 
@@ -101,15 +111,15 @@ def pairs(f: Any, params: Any, pa: Any, py: Any) -> Any:
         r = fields(record)
         a, b, y, p = pa(r.a), pa(r.b), py(r.y), params(r)
         n1, n2, n3, n4, n5, rows, cols = r.n1, r.n2, r.n3, r.n4, r.n5, r.rows, r.cols
-        sa4, sa5, sb4, sb5 = r.a4, r.a5, r.b4, r.b5
+        sa4, sa5, sb4, sb5, y4 = r.a4, r.a5, r.b4, r.b5, r.y4
         lo, hi = share(tiles(r.outer, n4, n5, rows, cols), tid, nthreads)
         for number in range(lo, hi):
             outer, row, last, column, end = tile(n4, n5, rows, cols, number)
             at = start(n1, n2, n3, outer, r.a0, r.a1, r.a2, r.a3) + column * sa5
             bt = start(n1, n2, n3, outer, r.b0, r.b1, r.b2, r.b3) + column * sb5
-            to = outer * n4 * n5 + column
+            to = start(n1, n2, n3, outer, r.y0, r.y1, r.y2, r.y3) + column
             for i in range(row, last):
-                span(a, at + i * sa4, sa5, b, bt + i * sb4, sb5, y, to + i * n5, end - column, p)
+                span(a, at + i * sa4, sa5, b, bt + i * sb4, sb5, y, to + i * y4, end - column, p)
 
     return kernel
 
@@ -150,15 +160,15 @@ def where(element):  # type: ignore[no-untyped-def]
         r = fields(record)
         c, a, b, y = pc(r.c), pa(r.a), pa(r.b), pa(r.y)
         n1, n2, n3, n4, n5, rows, cols = r.n1, r.n2, r.n3, r.n4, r.n5, r.rows, r.cols
-        sc4, sc5, sa4, sa5, sb4, sb5 = r.c4, r.c5, r.a4, r.a5, r.b4, r.b5
+        sc4, sc5, sa4, sa5, sb4, sb5, y4 = r.c4, r.c5, r.a4, r.a5, r.b4, r.b5, r.y4
         lo, hi = share(tiles(r.outer, n4, n5, rows, cols), tid, nthreads)
         for number in range(lo, hi):
             outer, row, last, column, end = tile(n4, n5, rows, cols, number)
             ct = start(n1, n2, n3, outer, r.c0, r.c1, r.c2, r.c3) + column * sc5
             at = start(n1, n2, n3, outer, r.a0, r.a1, r.a2, r.a3) + column * sa5
             bt = start(n1, n2, n3, outer, r.b0, r.b1, r.b2, r.b3) + column * sb5
-            to = outer * n4 * n5 + column
+            to = start(n1, n2, n3, outer, r.y0, r.y1, r.y2, r.y3) + column
             for i in range(row, last):
-                span(c, ct + i * sc4, sc5, a, at + i * sa4, sa5, b, bt + i * sb4, sb5, y, to + i * n5, end - column)
+                span(c, ct + i * sc4, sc5, a, at + i * sa4, sa5, b, bt + i * sb4, sb5, y, to + i * y4, end - column)
 
     return kernel

@@ -11,8 +11,9 @@ import numpy as np
 
 from qrt.core.errors import UnsupportedOp
 from qrt.jit import Kernel, record_dtype
-from qrt.ops.elementwise.walk import threads_for
+from qrt.ops.elementwise.walk import ROWS, row_fields, threads_for
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
+from qrt.ops.strides import row_stride
 
 __all__ = ["CASTS", "KERNELS", "UNARY", "Cast", "Unary", "cast"]
 
@@ -22,6 +23,9 @@ SIGNED = ("float32", "float64", "int64", "int32")
 BOOL = ("bool",)
 # What Cast reads and writes.
 CASTS = ("float32", "float64", "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "int64")
+
+# Elements of the widest vector.
+LANES = 16
 
 _ERF = np.vectorize(erf, otypes=[np.float64])
 
@@ -101,7 +105,7 @@ UNARY: dict[str, Row] = {
 
 def _record(dtype: str) -> np.dtype[np.void]:
     kind = np.dtype(np.uint8 if dtype == "bool" else dtype).str[1:]
-    return record_dtype(("x", "i8"), ("y", "i8"), ("n", "i8"), ("p", kind), ("q", kind))
+    return record_dtype(*ROWS, ("p", kind), ("q", kind))
 
 
 _CAST_RECORD = record_dtype(("x", "i8"), ("y", "i8"), ("n", "i8"))
@@ -148,7 +152,11 @@ class Unary(Op):
             return
         p, q = self._values(x.spec.dtype)
         kernel = _UNARY_KERNELS[self.name, x.spec.dtype.name]
-        steps.step(kernel, threads_for(x.spec.nbytes), x=x.ref, y=y.ref, n=y.spec.size, p=p, q=q)
+        steps.step(kernel, threads_for(x.spec.nbytes), **row_fields(x, y), p=p, q=q)
+
+    def writes(self, y: Spec, strides: Sequence[int]) -> bool:
+        # The end of a row that fills no vector is computed one by one: slower than all of y in one piece, and a copy.
+        return row_stride(y.shape, strides) is not None and y.shape[-1] % LANES == 0
 
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         from qrt.ops.elementwise.device import emit_unary

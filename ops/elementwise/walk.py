@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qrt.core.errors import ModelError, UnsupportedOp
-from qrt.ops.op import Operand, Ref
+from qrt.ops.op import Operand, Ref, Spec
+from qrt.ops.strides import contiguous, is_contiguous, row_stride
 
-__all__ = ["MAX_AXES", "SMALL", "broadcast_shape", "threads_for", "walk_fields", "walk_record"]
+__all__ = ["MAX_AXES", "ROWS", "SMALL", "broadcast_shape", "in_rows", "row_fields", "threads_for", "walk_fields", "walk_record"]
 
 MAX_AXES = 6
 # Bytes below which handing work to another thread costs more than it saves.
 SMALL = 1 << 16
 # Elements that one tile of the walk holds at most; threads share tiles.
 TILE = 4096
+
+# Record fields of a function of one operand: `rows` of `n` elements, from one row of x and y to the next in elements.
+ROWS = (("x", "i8"), ("y", "i8"), ("rows", "i8"), ("n", "i8"), ("x_row", "i8"), ("y_row", "i8"))
 
 
 def threads_for(nbytes: int) -> int | None:
@@ -34,18 +38,14 @@ def broadcast_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         if len(wide) > 1:
             raise ModelError(f"operands of shapes {list(shapes)} do not broadcast")
         result.append(wide.pop() if wide else 1)
-    if len(_merge(tuple(result), [_strides(shape) for shape in shapes])[0]) > MAX_AXES:
+    if len(_merge(tuple(result), [_steps(shape, contiguous(shape)) for shape in shapes])[0]) > MAX_AXES:
         raise UnsupportedOp(f"broadcasting {list(shapes)} takes more than {MAX_AXES} strides")
     return tuple(result)
 
 
-def _strides(shape: tuple[int, ...]) -> list[int]:
-    """Strides, in elements, of a C-contiguous array; 0 along extents of 1."""
-    strides, step = [], 1
-    for extent in reversed(shape):
-        strides.append(0 if extent == 1 else step)
-        step *= extent
-    return strides[::-1]
+def _steps(shape: Sequence[int], strides: Sequence[int]) -> list[int]:
+    """The strides, 0 along extents of 1."""
+    return [0 if n == 1 else stride for n, stride in zip(shape, strides, strict=True)]
 
 
 def _merge(shape: tuple[int, ...], strides: Sequence[list[int]]) -> tuple[list[int], list[list[int]]]:
@@ -63,27 +63,41 @@ def _merge(shape: tuple[int, ...], strides: Sequence[list[int]]) -> tuple[list[i
 
 
 def walk_record(operands: str) -> tuple[tuple[str, str], ...]:
-    """Record fields of a walk: y, contiguous, and for each operand (a letter) its address and its strides in elements.
+    """Record fields of a walk: for y and each operand (a letter) its address and its strides in elements; that of y along axis 5 is 1.
 
     A tile is `rows` of axis 4 by `cols` of axis 5; `outer` is the product of axes 0 to 3.
     """
-    fields = [("y", "i8"), ("outer", "i8"), ("rows", "i8"), ("cols", "i8"), *((f"n{k}", "i8") for k in range(1, MAX_AXES))]
-    for letter in operands:
+    fields = [("outer", "i8"), ("rows", "i8"), ("cols", "i8"), *((f"n{k}", "i8") for k in range(1, MAX_AXES))]
+    for letter in f"y{operands}":
         fields += [(letter, "i8"), *((f"{letter}{k}", "i8") for k in range(MAX_AXES))]
     return tuple(fields)
 
 
 def walk_fields(letters: str, operands: Sequence[Operand], y: Operand) -> dict[str, int | Ref]:
     """Values of `walk_record`'s fields, for operands whose shapes broadcast (`broadcast_shape`)."""
-    shape = y.spec.shape
-    extents, strides = _merge(shape, [_strides(operand.spec.shape) for operand in operands])
+    walked = [y, *operands]
+    extents, strides = _merge(y.spec.shape, [_steps(operand.spec.shape, operand.strides) for operand in walked])
     pad = MAX_AXES - len(extents)
     extents = [1] * pad + extents
     cols = min(extents[5], TILE)
-    fields: dict[str, int | Ref] = {"y": y.ref, "outer": extents[0] * extents[1] * extents[2] * extents[3]}
+    fields: dict[str, int | Ref] = {"outer": extents[0] * extents[1] * extents[2] * extents[3]}
     fields |= {"cols": cols, "rows": max(1, TILE // cols)}
     fields |= {f"n{k}": extents[k] for k in range(1, MAX_AXES)}
-    for letter, operand, steps in zip(letters, operands, strides, strict=True):
+    for letter, operand, steps in zip(f"y{letters}", walked, strides, strict=True):
         fields[letter] = operand.ref
         fields |= {f"{letter}{k}": step for k, step in enumerate([0] * pad + steps)}
     return fields
+
+
+def row_fields(x: Operand, y: Operand) -> dict[str, int | Ref]:
+    """Values of ROWS, for two values of one shape whose rows (`row_stride`) lie at one distance each; one row where all lies together."""
+    shape = y.spec.shape
+    if all(is_contiguous(shape, operand.strides) for operand in (x, y)):
+        return {"x": x.ref, "y": y.ref, "rows": 1, "n": y.spec.size, "x_row": 0, "y_row": 0}
+    x_row, y_row = (row_stride(shape, operand.strides) or 0 for operand in (x, y))
+    return {"x": x.ref, "y": y.ref, "rows": y.spec.size // shape[-1], "n": shape[-1], "x_row": x_row, "y_row": y_row}
+
+
+def in_rows(spec: Spec, strides: Sequence[int]) -> bool:
+    """Whether a walk can read or write a part with these strides: of rows that lie at one distance, along axes that it has room for."""
+    return len(spec.shape) <= MAX_AXES and spec.shape[-1:] != (1,) and row_stride(spec.shape, strides) is not None

@@ -14,6 +14,7 @@ from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Product, Weights, overread_safe
 from qrt.ops.gemm.table import SUMS
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
+from qrt.ops.strides import row_stride
 
 __all__ = ["Dense", "check_extra", "product_reference"]
 
@@ -81,12 +82,19 @@ class Dense(Op):
         m = prod(inputs[0].spec.shape[:-1])
         if m == 0 or n == 0:
             return
-        plain = Product(m, n, k, self.epilogue, lines=Lines.of_rows(m, k))
+        x_row, y_row = (row_stride(operand.spec.shape, operand.strides) or 0 for operand in (inputs[0], outputs[0]))
+        plain = Product(m, n, k, self.epilogue, lines=Lines.of_rows(m, x_row))
         product, fields = plain.with_constant(steps, self.weights, self.x_zero_point)
         size = 1 if self.epilogue.integer else 4
         x = overread_safe(steps, inputs[0], k, product.piece) if self.epilogue.integer else inputs[0].ref
-        fields |= {"x": x, "x_row": k * size, "y": outputs[0].ref, "y_row": n * outputs[0].spec.dtype.itemsize}
+        fields |= {"x": x, "x_row": x_row * size, "y": outputs[0].ref, "y_row": y_row * outputs[0].spec.dtype.itemsize}
         product.step(steps, inputs[1:], False, fields)
+
+    def reads(self, index: int, x: Spec, strides: Sequence[int]) -> bool:
+        return index == 0 and row_stride(x.shape, strides) is not None
+
+    def writes(self, y: Spec, strides: Sequence[int]) -> bool:
+        return not self.epilogue.residual and row_stride(y.shape, strides) is not None
 
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         from qrt.ops.gemm.device import emit_product

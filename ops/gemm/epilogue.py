@@ -20,12 +20,14 @@ Padder = Callable[[Array, str, Array], Ref]
 
 
 class Epilogue(ABC):
-    """`name` is the kernels' (see `table.EPILOGUES`); `extra` counts the op inputs it reads after operands and bias."""
+    """`name` is the kernels' (see `table.EPILOGUES`); `extra` counts the op inputs it reads after operands and bias, `residual` says
+    whether the first of them is one, walked like the output."""
 
     name: str
     integer: bool
     dtype: np.dtype[np.generic]
     extra: int = 0
+    residual: bool = False
 
     @property
     def steps_fit(self) -> bool:
@@ -146,6 +148,7 @@ class CodesAdd(Epilogue):
     residual_first: bool = False
     integer = True
     extra = 1
+    residual = True
     dtype = np.dtype(np.uint8)
 
     @property

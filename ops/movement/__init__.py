@@ -1,8 +1,8 @@
 """Ops that move bytes and compute nothing: transpose, copy, concat, slice, gather, scatter, pad, expand."""
 
-from qrt.ops.movement import gather, join, strided
+from qrt.ops.movement import gather, strided
 from qrt.ops.movement.gather import Gather, GatherElements, GatherND, ScatterElements, ScatterND, Triangle, require_indices
-from qrt.ops.movement.join import Concat, Pad, QConcat
+from qrt.ops.movement.join import Concat, Pad
 from qrt.ops.movement.strided import SERIAL_BYTES, contiguous, emit_strided
 from qrt.ops.movement.transpose import Copy, Expand, Slice, Transpose
 
@@ -16,7 +16,6 @@ __all__ = [
     "GatherElements",
     "GatherND",
     "Pad",
-    "QConcat",
     "ScatterElements",
     "ScatterND",
     "Slice",
@@ -27,4 +26,4 @@ __all__ = [
     "require_indices",
 ]
 
-KERNELS = (*strided.KERNELS, *join.KERNELS, *gather.KERNELS)
+KERNELS = (*strided.KERNELS, *gather.KERNELS)

@@ -1,4 +1,4 @@
-"""Kernels that look elements up: gather, scatter, tables of codes.
+"""Kernels that look elements up: gather and scatter.
 
 An index may be negative and counts from the end then. One that leaves its axis is clamped to it, as native code never leaves a buffer,
 and left in the record's word `refused`, which is 0 otherwise.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from numba import types
 
 from qrt.jit.lang import device, fields, i32, i64, share, u8, u16, u32, u64
-from qrt.jit.lang.tables import look_up_some
 
 _POINTER = {1: u8, 2: u16, 4: u32, 8: u64}
 _INDEX = {4: i32, 8: i64}
@@ -46,36 +45,6 @@ def point(index, k, r, refused):  # type: ignore[no-untyped-def]
         inside, refused = find(index[k + 3], r.n3, refused)
         at += inside * r.s3
     return at, refused
-
-
-def lut_rows(permuted):  # type: ignore[no-untyped-def]
-    """Rows of codes through a table of 256: by byte permutes, or one by one."""
-
-    @device
-    def one_by_one(table, x, y, n):  # type: ignore[no-untyped-def]
-        source, target, codes = u8(x), u8(y), u8(table)
-        for i in range(n):
-            target[i] = codes[source[i]]
-
-    @device
-    def by_vectors(table, x, y, n):  # type: ignore[no-untyped-def]
-        for i in range(0, n, 64):
-            look_up_some(u8(table), u8(x + i), u8(y + i), min(64, n - i))
-
-    look = by_vectors if permuted else one_by_one
-
-    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
-        r = fields(record)
-        if r.rows >= nthreads:
-            lo, hi = share(r.rows, tid, nthreads)
-            for row in range(lo, hi):
-                look(r.table, r.x + row * r.n, r.y + row * r.stride, r.n)
-        else:
-            begin, end = share(r.n, tid, nthreads)
-            for row in range(r.rows):
-                look(r.table, r.x + row * r.n + begin, r.y + row * r.stride + begin, end - begin)
-
-    return kernel
 
 
 def gather(size, index_size):  # type: ignore[no-untyped-def]

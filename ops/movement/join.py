@@ -1,30 +1,17 @@
-"""Concat, on values and on codes, and Pad: copies into parts of one buffer."""
+"""Concat and Pad: copies into parts of one buffer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from math import prod
 
 import numpy as np
 
-from qrt.core.dtypes import quint8
 from qrt.core.errors import ModelError
-from qrt.core.numerics import dequantize, quantize
-from qrt.core.qparams import QParams
-from qrt.jit import Kernel, choose, record_dtype
-from qrt.ops.movement.strided import SERIAL_BYTES, contiguous, emit_strided
+from qrt.ops.movement.strided import contiguous, emit_strided
 from qrt.ops.op import Array, Op, Operand, Spec, Steps
 
-__all__ = ["KERNELS", "Concat", "Pad", "QConcat"]
-
-# Rows of `n` codes, one after the other in x and `stride` apart in y.
-_RECORD = record_dtype(("x", "i8"), ("y", "i8"), ("table", "i8"), ("rows", "i8"), ("n", "i8"), ("stride", "i8"))
-KERNELS: tuple[Kernel, ...] = (
-    Kernel("copy_u8_lut_rows__amx", _RECORD, "qrt.ops.movement.cpu_index:lut_rows", (True,)),
-    Kernel("copy_u8_lut_rows__generic", _RECORD, "qrt.ops.movement.cpu_index:lut_rows", (False,)),
-)
+__all__ = ["Concat", "Pad"]
 
 
 @dataclass(frozen=True)
@@ -59,52 +46,6 @@ class Concat(Op):
 
     def writes(self, y: Spec, strides: Sequence[int]) -> bool:
         return True
-
-
-@cache
-def _table(given: tuple[float, int], result: tuple[float, int], qmin: int, qmax: int) -> Array:
-    """The code under `result` (scale, zero point), bounded, of each of the 256 codes under `given`."""
-    source, target = (QParams(np.array(scale, np.float32), np.array(zero_point), quint8) for scale, zero_point in (given, result))
-    codes: Array = np.clip(quantize(dequantize(np.arange(256, dtype=np.uint8), source), target), np.uint8(qmin), np.uint8(qmax))
-    return codes
-
-
-@dataclass(frozen=True)
-class QConcat(Op):
-    """Concat of uint8 codes, each input requantized to the output's scale and zero point: quantize(dequantize(code)), bounded.
-
-    `qparams`: (scale, zero point) of each input, then of the output.
-    """
-
-    axis: int
-    qparams: tuple[tuple[float, int], ...]
-    qmin: int = 0
-    qmax: int = 255
-
-    def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
-        if any(i.dtype != np.uint8 for i in inputs):
-            raise ModelError(f"codes of dtypes {[str(i.dtype) for i in inputs]}: expected uint8")
-        return Concat(self.axis).infer(inputs)
-
-    def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        return (
-            np.concatenate([_table(self.qparams[k], self.qparams[-1], self.qmin, self.qmax)[x] for k, x in enumerate(inputs)], self.axis),
-        )
-
-    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        y = outputs[0]
-        stride = prod(y.spec.shape[self.axis :])
-        begin = 0
-        for k, x in enumerate(inputs):
-            rows, n = prod(x.spec.shape[: self.axis]), prod(x.spec.shape[self.axis :])
-            if self.qparams[k] == self.qparams[-1] and (self.qmin, self.qmax) == (0, 255):
-                emit_strided(steps, x, y, [n, 1], shape=(rows, n), y_strides=(stride, 1), y_start=begin)
-            elif rows * n:
-                table = _table(self.qparams[k], self.qparams[-1], self.qmin, self.qmax)
-                ref = steps.packed(table, "table", table.copy)
-                threads = None if x.spec.nbytes > SERIAL_BYTES else 1
-                steps.step(choose(KERNELS, steps.target)[0], threads, x=x.ref, y=y.ref + begin, table=ref, rows=rows, n=n, stride=stride)
-            begin += n
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qrt.core.errors import ModelError
-from qrt.ops.movement.strided import contiguous, emit_strided
+from qrt.ops.movement.strided import emit_strided
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 
 __all__ = ["Copy", "Expand", "Slice", "Transpose"]
@@ -19,16 +19,24 @@ class _Strided(Op):
     """An op whose every output is an input somewhere along a walk."""
 
     @abstractmethod
-    def walk(self, x: Spec) -> tuple[list[int], int]:
-        """Strides of x, one for each of y's axes, and where it starts, in elements."""
+    def walk(self, extents: Sequence[int], strides: Sequence[int]) -> tuple[list[int], int]:
+        """Strides of x, which has these extents and strides, for each of y's axes, and where it starts, in elements."""
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        emit_strided(steps, inputs[0], outputs[0], *self.walk(inputs[0].spec))
+        x, y = inputs[0], outputs[0]
+        emit_strided(steps, x, y, *self.walk(x.spec.shape, x.strides), y_strides=y.strides)
+
+    def reads(self, index: int, x: Spec, strides: Sequence[int]) -> bool:
+        return True
+
+    def writes(self, y: Spec, strides: Sequence[int]) -> bool:
+        return True
 
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         from qrt.ops.movement.device import emit_strided
 
-        emit_strided(steps, inputs[0], outputs[0], *self.walk(inputs[0].spec))
+        x = inputs[0]
+        emit_strided(steps, x, outputs[0], *self.walk(x.spec.shape, x.strides))
 
 
 @dataclass(frozen=True)
@@ -46,8 +54,7 @@ class Transpose(_Strided):
         y = inputs[0].transpose(self.perm)
         return (np.ascontiguousarray(y).reshape(y.shape),)
 
-    def walk(self, x: Spec) -> tuple[list[int], int]:
-        strides = contiguous(x.shape)
+    def walk(self, extents: Sequence[int], strides: Sequence[int]) -> tuple[list[int], int]:
         return [strides[axis] for axis in self.perm], 0
 
 
@@ -61,8 +68,8 @@ class Copy(_Strided):
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         return (inputs[0].copy(),)
 
-    def walk(self, x: Spec) -> tuple[list[int], int]:
-        return contiguous(x.shape), 0
+    def walk(self, extents: Sequence[int], strides: Sequence[int]) -> tuple[list[int], int]:
+        return list(strides), 0
 
 
 @dataclass(frozen=True)
@@ -84,8 +91,7 @@ class Slice(_Strided):
         walks = zip(self.starts, self.shape, self.strides, strict=True)
         return (inputs[0][np.ix_(*(start + stride * np.arange(n) for start, n, stride in walks))],)
 
-    def walk(self, x: Spec) -> tuple[list[int], int]:
-        strides = contiguous(x.shape)
+    def walk(self, extents: Sequence[int], strides: Sequence[int]) -> tuple[list[int], int]:
         start = sum(s * first for s, first in zip(strides, self.starts, strict=True))
         return [s * step for s, step in zip(strides, self.strides, strict=True)], start
 
@@ -105,5 +111,5 @@ class Expand(_Strided):
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         return (np.broadcast_to(inputs[0], self.shape).copy(),)
 
-    def walk(self, x: Spec) -> tuple[list[int], int]:
-        return [0 if n == 1 else s for n, s in zip(x.shape, contiguous(x.shape), strict=True)], 0
+    def walk(self, extents: Sequence[int], strides: Sequence[int]) -> tuple[list[int], int]:
+        return [0 if n == 1 else s for n, s in zip(extents, strides, strict=True)], 0

@@ -82,7 +82,8 @@ def maximum(kind):  # type: ignore[no-untyped-def]
         r = fields(record)
         channels, block = r.channels, r.block
         # Bytes from one tap to the next along each axis.
-        column, row, plane = r.dw * channels * size, r.dh * r.nw * channels * size, r.dd * r.nh * r.nw * channels * size
+        x_pixel, y_pixel = r.x_pixel * size, r.y_pixel * size
+        column, row, plane = r.dw * x_pixel, r.dh * r.nw * x_pixel, r.dd * r.nh * r.nw * x_pixel
         blocks = (channels + block - 1) // block
         lo, hi = share(r.rows * blocks, tid, nthreads)
         for unit in range(lo, hi):
@@ -97,8 +98,8 @@ def maximum(kind):  # type: ignore[no-untyped-def]
                 w0 = ow * r.sw - r.pw
                 wlo, whi = inside(w0, r.dw, r.kw, r.nw)
                 w = whi - wlo
-                at = r.x + ((first * r.nw + w0 + wlo * r.dw) * channels + c0) * size
-                to = r.y + ((line * r.ow + ow) * channels + c0) * size
+                at = r.x + (first * r.nw + w0 + wlo * r.dw) * x_pixel + c0 * size
+                to = r.y + (line * r.ow + ow) * y_pixel + c0 * size
                 left = c1 - c0
                 while left >= 64:
                     largest64(at, d, plane, h, row, w, column, to)
@@ -150,7 +151,8 @@ def average(kind):  # type: ignore[no-untyped-def]
         r = fields(record)
         channels, block, sums = r.channels, r.block, r.sums + tid * 256
         # Bytes from one tap to the next along each axis.
-        column, row, plane = r.dw * channels * size, r.dh * r.nw * channels * size, r.dd * r.nh * r.nw * channels * size
+        x_pixel, y_pixel = r.x_pixel * size, r.y_pixel * size
+        column, row, plane = r.dw * x_pixel, r.dh * r.nw * x_pixel, r.dd * r.nh * r.nw * x_pixel
         blocks = (channels + block - 1) // block
         lo, hi = share(r.rows * blocks, tid, nthreads)
         for unit in range(lo, hi):
@@ -173,8 +175,8 @@ def average(kind):  # type: ignore[no-untyped-def]
                 if r.padding_counts != 0:
                     _, wcount = inside(w0 + r.pw, r.dw, r.kw, r.nw + r.pw + r.qw)
                     count = dcount * hcount * wcount
-                at = r.x + ((first * r.nw + w0 + wlo * r.dw) * channels + c0) * size
-                to = r.y + ((line * r.ow + ow) * channels + c0) * size
+                at = r.x + (first * r.nw + w0 + wlo * r.dw) * x_pixel + c0 * size
+                to = r.y + (line * r.ow + ow) * y_pixel + c0 * size
                 left = c1 - c0
                 while left >= 64:
                     sum64(at, d, plane, h, row, w, column, sums)

@@ -13,6 +13,7 @@ from qrt.core.numerics import requantize
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.conv import Window
 from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.strides import row_stride
 
 __all__ = ["KERNELS", "AveragePool", "MaxPool", "QAveragePool"]
 
@@ -20,13 +21,12 @@ _TYPES = {"f32": np.dtype(np.float32), "u8": np.dtype(np.uint8), "s8": np.dtype(
 
 # Planes, rows and columns (d, h, w): n input extents, o output extents, k taps, s strides, d dilations, p padding before.
 _SPACE = [f"{name}{axis}" for name in "noksdp" for axis in "dhw"]
-_MAX = record_dtype(*((name, "i8") for name in ("x", "y", "rows", "channels", "block", *_SPACE)))
+# x_pixel, y_pixel: elements from one pixel to the next.
+_PLACES = ("rows", "channels", "x_pixel", "y_pixel", "block", *_SPACE)
+_MAX = record_dtype(*((name, "i8") for name in ("x", "y", *_PLACES)))
 # q: counted padding after.
 _AVERAGE = record_dtype(
-    *(
-        (name, "i8")
-        for name in ("x", "y", "sums", "rows", "channels", "block", *_SPACE, "qd", "qh", "qw", "padding_counts", "x_zero_point")
-    ),
+    *((name, "i8") for name in ("x", "y", "sums", *_PLACES, "qd", "qh", "qw", "padding_counts", "x_zero_point")),
     *((name, "f4") for name in ("x_scale", "y_scale", "low", "high")),
     ("y_zero_point", "i4"),
 )
@@ -52,32 +52,49 @@ def _check(x: Spec, window: Window, kinds: Sequence[str]) -> tuple[int, ...]:
     return (x.shape[0], *window.out_space(x.shape[1:-1]), x.shape[-1])
 
 
-def _geometry(window: Window, x: Spec, y: Spec, threads: int) -> dict[str, int]:
+def _geometry(window: Window, x: Operand, y: Operand, threads: int) -> dict[str, int]:
     """The fields of both records that say where windows lie."""
     rank = len(window.kernel)
+    x_pixel, y_pixel = (row_stride(operand.spec.shape, operand.strides) or 0 for operand in (x, y))
 
     def three(values: Sequence[int], filler: int) -> Sequence[int]:
         return (*(filler,) * (3 - rank), *values)
 
     axes = {
-        "n": three(x.shape[1:-1], 1),
-        "o": three(y.shape[1:-1], 1),
+        "n": three(x.spec.shape[1:-1], 1),
+        "o": three(y.spec.shape[1:-1], 1),
         "k": three(window.kernel, 1),
         "s": three(window.strides, 1),
         "d": three(window.dilations, 1),
         "p": three(window.pads[:rank], 0),
     }
-    rows, channels = x.shape[0] * axes["o"][0] * axes["o"][1], x.shape[-1]
+    rows, channels = x.spec.shape[0] * axes["o"][0] * axes["o"][1], x.spec.shape[-1]
     fields = {f"{name}{axis}": value for name, values in axes.items() for axis, value in zip("dhw", values, strict=True)}
-    return fields | {"rows": rows, "channels": channels, "block": channels if rows >= threads else BLOCK}
+    return fields | {
+        "rows": rows,
+        "channels": channels,
+        "x_pixel": x_pixel,
+        "y_pixel": y_pixel,
+        "block": channels if rows >= threads else BLOCK,
+    }
 
 
 def _threads(window: Window, y: Spec) -> int | None:
     return 1 if y.size * window.taps < SERIAL_READS else None
 
 
+class _Pool(Op):
+    """An op whose kernel finds pixels at one distance."""
+
+    def reads(self, index: int, x: Spec, strides: Sequence[int]) -> bool:
+        return row_stride(x.shape, strides) is not None
+
+    def writes(self, y: Spec, strides: Sequence[int]) -> bool:
+        return row_stride(y.shape, strides) is not None
+
+
 @dataclass(frozen=True)
-class MaxPool(Op):
+class MaxPool(_Pool):
     """The largest of each window; padding does not count, a NaN neither. A window on padding alone gives the lowest value."""
 
     window: Window
@@ -95,7 +112,7 @@ class MaxPool(Op):
         x, y = inputs[0], outputs[0]
         if y.spec.size:
             kernel = _MAXIMUM[next(kind for kind, dtype in _TYPES.items() if dtype == x.spec.dtype)]
-            where = _geometry(self.window, x.spec, y.spec, steps.threads)
+            where = _geometry(self.window, x, y, steps.threads)
             steps.step(kernel, _threads(self.window, y.spec), x=x.ref, y=y.ref, **where)
 
 
@@ -132,13 +149,13 @@ def _emit_average(
         sums=steps.scratch(steps.threads * BLOCK * 4),
         padding_counts=int(counted is not None),
         **dict(zip(("qd", "qh", "qw"), after, strict=True)),
-        **_geometry(window, x.spec, y.spec, steps.threads),
+        **_geometry(window, x, y, steps.threads),
         **(codes or dict.fromkeys(("x_zero_point", "x_scale", "y_scale", "low", "high", "y_zero_point"), 0)),
     )
 
 
 @dataclass(frozen=True)
-class AveragePool(Op):
+class AveragePool(_Pool):
     """The mean of each window, float32. `counted`: the padding whose zeros count, as pads; None: no padding counts.
 
     `counted` may leave out rows that the window's own pads have at the ends; its begins equal theirs.
@@ -164,7 +181,7 @@ class AveragePool(Op):
 
 
 @dataclass(frozen=True)
-class QAveragePool(Op):
+class QAveragePool(_Pool):
     """AveragePool of uint8 codes to uint8 codes: requantize(Σ (x − x_zero_point), x_scale / (y_scale · count)), float32."""
 
     window: Window

@@ -2,7 +2,7 @@
 
 from qrt.ops.quantization.binary import QBinary
 from qrt.ops.quantization.dynamic import DynamicQuantize
-from qrt.ops.quantization.lut import Lut
+from qrt.ops.quantization.lut import Lut, requantizing
 from qrt.ops.quantization.quantize import Dequantize, Quantize
 
-__all__ = ["Dequantize", "DynamicQuantize", "Lut", "QBinary", "Quantize"]
+__all__ = ["Dequantize", "DynamicQuantize", "Lut", "QBinary", "Quantize", "requantizing"]

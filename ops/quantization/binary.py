@@ -11,7 +11,7 @@ import numpy as np
 from qrt.core.errors import UnsupportedOp
 from qrt.core.numerics import round_clamp
 from qrt.jit import Kernel, choose, record_dtype
-from qrt.ops.elementwise.walk import broadcast_shape, threads_for, walk_fields, walk_record
+from qrt.ops.elementwise.walk import broadcast_shape, in_rows, threads_for, walk_fields, walk_record
 from qrt.ops.op import Array, Op, Operand, Spec, Steps
 
 __all__ = ["KERNELS", "QBinary"]
@@ -91,6 +91,12 @@ class QBinary(Op):
         zeros = {"za": self.a_zero, "zb": self.b_zero, "zy": zero}
         kernel = choose(_KERNELS[self.name], steps.target)[0]
         steps.step(kernel, threads_for(y.spec.nbytes), **walk_fields("ab", inputs, y), **scales, **zeros)
+
+    def reads(self, index: int, x: Spec, strides: Sequence[int]) -> bool:
+        return in_rows(x, strides)
+
+    def writes(self, y: Spec, strides: Sequence[int]) -> bool:
+        return in_rows(y, strides)
 
     @property
     def inplace(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from qrt.jit.lang.rounding import round_clamp
 from qrt.jit.lang.rows import row_max, row_min
 from qrt.jit.lang.streams import POINTERS, read, write
 from qrt.jit.lang.tables import look_up, look_up_some
-from qrt.ops.elementwise.cpu import pairs
+from qrt.ops.elementwise.cpu import pairs, share_rows
 
 F = np.float32
 _ZERO, _ONE, _LAST = F(0), F(1), F(255)
@@ -77,27 +77,37 @@ def binary(name, has_fma):  # type: ignore[no-untyped-def]
 
 
 def lut(width):  # type: ignore[no-untyped-def]
-    """y = table[x] over n bytes, in vectors of `width` bytes (0: none)."""
-    vectors = look_up(width) if width else device(lambda table, x, y, lo, hi: lo)
+    """y = table[x] over rows of n bytes, in vectors of `width` bytes (0: none)."""
+    vectors = look_up(width) if width else device(lambda table, x, y, rows, x_row, y_row, vectors, last: None)
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        x, table, y = u8(r.x), u8(r.table), u8(r.y)
-        lo, hi = share(r.n, tid, nthreads)
-        for i in range(vectors(table, x, y, lo, hi), hi):
-            write(y, i, read(table, read(x, i)))
+        first, end, lo, hi = share_rows(r.rows, r.n, tid, nthreads)
+        table, x, y = u8(r.table), u8(r.x + first * r.x_row + lo), u8(r.y + first * r.y_row + lo)
+        rows, n = end - first, hi - lo
+        done = 0
+        if width and n >= width:
+            # The last vector of a row begins early where that does not look up what was looked up in place.
+            count = n // width if r.x == r.y else (n + width - 1) // width
+            vectors(table, x, y, rows, r.x_row, r.y_row, count, n - width)
+            done = min(n, count * width)
+        for row in range(rows):
+            for i in range(done, n):
+                write(y, row * r.y_row + i, read(table, read(x, row * r.x_row + i)))
 
     return kernel
 
 
 def lut_permuted():  # type: ignore[no-untyped-def]
-    """y = table[x] over n bytes, by byte permutes."""
+    """y = table[x] over rows of n bytes, by byte permutes."""
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        lo, hi = share(r.n, tid, nthreads)
-        for i in range(lo, hi, 64):
-            look_up_some(u8(r.table), u8(r.x + i), u8(r.y + i), min(64, hi - i))
+        first, end, lo, hi = share_rows(r.rows, r.n, tid, nthreads)
+        for row in range(first, end):
+            x, y = r.x + row * r.x_row, r.y + row * r.y_row
+            for i in range(lo, hi, 64):
+                look_up_some(u8(r.table), u8(x + i), u8(y + i), min(64, hi - i))
 
     return kernel
 

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
+from qrt.core.dtypes import quint8
 from qrt.core.errors import UnsupportedOp
+from qrt.core.numerics import dequantize, quantize
+from qrt.core.qparams import QParams
 from qrt.jit import Kernel, choose, record_dtype
-from qrt.ops.elementwise.walk import threads_for
+from qrt.ops.elementwise.walk import ROWS, row_fields, threads_for
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
+from qrt.ops.strides import row_stride
 
-__all__ = ["KERNELS", "Lut"]
+__all__ = ["KERNELS", "Lut", "requantizing"]
 
-_RECORD = record_dtype(("x", "i8"), ("table", "i8"), ("y", "i8"), ("n", "i8"))
+_RECORD = record_dtype(*ROWS, ("table", "i8"))
 KERNELS: tuple[Kernel, ...] = (
     Kernel("lut_u8__amx", _RECORD, "qrt.ops.quantization.cpu:lut_permuted"),
     Kernel("lut_u8__avx512vnni", _RECORD, "qrt.ops.quantization.cpu:lut", (64,)),
     Kernel("lut_u8__avx2", _RECORD, "qrt.ops.quantization.cpu:lut", (32,)),
     Kernel("lut_u8__generic", _RECORD, "qrt.ops.quantization.cpu:lut", (0,)),
 )
+
+
+@lru_cache(maxsize=1024)
+def requantizing(given: tuple[float, int], result: tuple[float, int], qmin: int, qmax: int) -> Array:
+    """The table that takes uint8 codes under `given` (scale, zero point) to those under `result`, bounded: quantize(dequantize(code)).
+    The same array for the same numbers."""
+    source, target = (QParams(np.array(scale, np.float32), np.array(point), quint8) for scale, point in (given, result))
+    codes = quantize(dequantize(np.arange(256, dtype=np.uint8), source), target)
+    return np.asarray(np.clip(codes, np.uint8(qmin), np.uint8(qmax)))
 
 
 @dataclass(frozen=True)
@@ -43,13 +57,19 @@ class Lut(Op):
         x, table, y = *inputs, outputs[0]
         if y.spec.size:
             kernel = choose(KERNELS, steps.target)[0]
-            steps.step(kernel, threads_for(y.spec.nbytes), x=x.ref, table=table.ref, y=y.ref, n=y.spec.size)
+            steps.step(kernel, threads_for(y.spec.nbytes), **row_fields(x, y), table=table.ref)
 
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         from qrt.ops.quantization.device import emit_lut
 
         if outputs[0].spec.size:
             emit_lut(steps, inputs[0], inputs[1], outputs[0])
+
+    def reads(self, index: int, x: Spec, strides: Sequence[int]) -> bool:
+        return index == 0 and row_stride(x.shape, strides) is not None
+
+    def writes(self, y: Spec, strides: Sequence[int]) -> bool:
+        return row_stride(y.shape, strides) is not None
 
     @property
     def inplace(self) -> tuple[int, ...]:

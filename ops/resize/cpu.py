@@ -17,12 +17,12 @@ def nearest(size):  # type: ignore[no-untyped-def]
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
         x, y, row_of, column_of = pointer(r.x), pointer(r.y), i32(r.row_of), i32(r.column_of)
-        inner, columns = r.inner, r.columns
+        inner, columns, pixel = r.inner, r.columns, r.y_pixel
         lo, hi = share(r.outer * r.rows, tid, nthreads)
         for row in range(lo, hi):
             line = (row // r.rows * r.x_rows + row_of[row % r.rows]) * r.x_columns
-            to = row * columns * inner
-            if inner == 1:
+            to = row * columns * pixel
+            if inner == 1 and pixel == 1:
                 for j in range(columns):
                     y[to + j] = x[line + column_of[j]]
             else:
@@ -30,7 +30,7 @@ def nearest(size):  # type: ignore[no-untyped-def]
                     at = (line + column_of[j]) * inner
                     for c in range(inner):
                         y[to + c] = x[at + c]
-                    to += inner
+                    to += pixel
 
     return kernel
 
@@ -58,7 +58,7 @@ def linear(codes):  # type: ignore[no-untyped-def]
                 a, b, c, d = above * inner + left, above * inner + right, below * inner + left, below * inner + right
                 far = column_part[j]
                 near = one - far
-                to = (row * r.columns + j) * inner
+                to = (row * r.columns + j) * r.y_pixel
                 for k in range(inner):
                     if codes:
                         p, q = np.float32(x[a + k] - r.x_zero_point), np.float32(x[b + k] - r.x_zero_point)

@@ -14,10 +14,12 @@ from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.core.numerics import round_clamp
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.op import Array, Op, Operand, Ref, Spec, Steps
+from qrt.ops.strides import row_stride, viewed
 
 __all__ = ["KERNELS", "Linear", "Nearest", "QLinear"]
 
-_WORDS = ("x", "y", "row_of", "column_of", "outer", "rows", "columns", "inner", "x_rows", "x_columns")
+# `inner`: elements of a pixel; `y_pixel`: those from one pixel of y to the next.
+_WORDS = ("x", "y", "row_of", "column_of", "outer", "rows", "columns", "inner", "y_pixel", "x_rows", "x_columns")
 _NEAREST_RECORD = record_dtype(*((name, "i8") for name in _WORDS))
 _LINEAR_RECORD = record_dtype(
     *((name, "i8") for name in (*_WORDS, "row_part", "column_part")),
@@ -58,19 +60,35 @@ def _check(x: Spec, axis: int, rows: Sequence[float], columns: Sequence[float]) 
     return Spec((*x.shape[:axis], len(rows), len(columns), *x.shape[axis + 2 :]), x.dtype)
 
 
-def _fields(x: Spec, y: Spec, axis: int) -> dict[str, int]:
+def _pixel(spec: Spec, strides: Sequence[int], axis: int) -> int | None:
+    """Elements from one pixel of axes `axis` and `axis` + 1 to the next, where all lie at one distance; else None."""
+    rows = viewed(spec.shape, strides, (prod(spec.shape[: axis + 2]), prod(spec.shape[axis + 2 :])))
+    return None if rows is None else row_stride((prod(spec.shape[: axis + 2]), prod(spec.shape[axis + 2 :])), rows)
+
+
+def _fields(x: Spec, y: Operand, axis: int) -> dict[str, int]:
     return {
         "outer": prod(x.shape[:axis]),
-        "rows": y.shape[axis],
-        "columns": y.shape[axis + 1],
+        "rows": y.spec.shape[axis],
+        "columns": y.spec.shape[axis + 1],
         "inner": prod(x.shape[axis + 2 :]),
+        "y_pixel": _pixel(y.spec, y.strides, axis) or 0,
         "x_rows": x.shape[axis],
         "x_columns": x.shape[axis + 1],
     }
 
 
+class _Resize(Op):
+    """An op whose kernel writes pixels at one distance."""
+
+    axis: int
+
+    def writes(self, y: Spec, strides: Sequence[int]) -> bool:
+        return _pixel(y, strides, self.axis) is not None
+
+
 @dataclass(frozen=True)
-class Nearest(Op):
+class Nearest(_Resize):
     """y[…, i, j, …] = x[…, rows[i], columns[j], …] for axes `axis` and `axis` + 1."""
 
     axis: int
@@ -93,7 +111,7 @@ class Nearest(Op):
                 y=y.ref,
                 row_of=_constant(steps, self.rows, "i4"),
                 column_of=_constant(steps, self.columns, "i4"),
-                **_fields(x.spec, y.spec, self.axis),
+                **_fields(x.spec, y, self.axis),
             )
 
 
@@ -130,13 +148,13 @@ def _emit_linear(
         x=x.ref,
         y=y.ref,
         **tables,
-        **_fields(x.spec, y.spec, axis),
+        **_fields(x.spec, y, axis),
         **(codes or dict.fromkeys(("multiplier", "low", "high", "x_zero_point", "y_zero_point"), 0)),
     )
 
 
 @dataclass(frozen=True)
-class Linear(Op):
+class Linear(_Resize):
     """x at the places (rows[i], columns[j]) of axes `axis` and `axis` + 1, float32 and not always whole: between four elements
     their mean, weighted by how near they are, along columns first."""
 
@@ -157,7 +175,7 @@ class Linear(Op):
 
 
 @dataclass(frozen=True)
-class QLinear(Op):
+class QLinear(_Resize):
     """Linear on uint8 codes: the mean of x − x_zero_point in float32, times x_scale / y_scale (float32), rounded to a code."""
 
     axis: int

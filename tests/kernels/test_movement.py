@@ -15,7 +15,6 @@ from qrt.ops.movement import (
     GatherElements,
     GatherND,
     Pad,
-    QConcat,
     ScatterElements,
     ScatterND,
     Slice,
@@ -101,15 +100,6 @@ def test_concat(axis: int) -> None:
     check(Concat(axis), [numbered(tuple(shape)) for shape in shapes])
 
 
-def test_concat_of_codes_requantizes() -> None:
-    rng = np.random.default_rng(0)
-    inputs = [rng.integers(0, 256, (2, 30, n), np.uint8) for n in (3, 700, 64)]
-    (y,) = check(QConcat(2, ((0.5, 3), (0.25, 0), (0.125, 9), (0.25, 0))), inputs)
-    np.testing.assert_array_equal(y[..., 3:703], inputs[1])
-    real = np.concatenate([0.5 * (inputs[0].astype(int) - 3), 0.25 * inputs[1], 0.125 * (inputs[2].astype(int) - 9)], 2)
-    np.testing.assert_allclose(y * 0.25, np.clip(real, 0, 63.75), atol=0.125)
-
-
 @pytest.mark.parametrize("index_dtype", [np.int32, np.int64])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -193,7 +183,6 @@ def test_scatter_tuples_in_order() -> None:
         (Expand((3,)), [((2,), np.float32)]),
         (Concat(0), [((2, 2), np.float32), ((2, 3), np.float32)]),
         (Concat(0), [((2,), np.float32), ((2,), np.int32)]),
-        (QConcat(0, ((1.0, 0), (1.0, 0))), [((2,), np.int8)]),
         (Pad((-1,), (0,), "constant"), [((2,), np.float32), ((), np.float32)]),
         (Pad((1,), (0,), "constant"), [((2,), np.float32), ((), np.int32)]),
         (Pad((2,), (0,), "reflect"), [((2,), np.float32)]),

@@ -15,9 +15,8 @@ _SHUFFLE = {64: "llvm.x86.avx512.pshuf.b.512", 32: "llvm.x86.avx2.pshuf.b"}
 
 
 def look_up(width: int) -> Any:
-    """The intrinsic (table, x, y, lo, hi): y[i] = table[x[i]] for the whole vectors of `width` bytes in lo ≤ i < hi.
-
-    It gives the first i that it left.
+    """The intrinsic (table, x, y, rows, x_row, y_row, vectors, last): y[i] = table[x[i]] in rows that lie `x_row` and `y_row` bytes
+    apart; of each, `vectors` vectors of `width` bytes, one after the other but for the last, which begins at `last`.
 
     A shuffle looks up 16 entries, by the low four bits, and gives 0 where the index is negative. Of each half of the table, shuffle k
     takes the index less 16 k and holds entries 16 k … xor those 16 places before, so that the xor of all shuffles leaves one entry.
@@ -38,12 +37,14 @@ def look_up(width: int) -> Any:
         return [entry if k % 8 == 0 else builder.xor(entry, entries[k - 1]) for k, entry in enumerate(entries)]
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        table, x, y, lo, hi = args
+        table, x, y, rows, x_row, y_row, vectors, last = args
         tables = parts(builder, table)
         step = ir.Constant(vector, [16] * width)
-        end = builder.add(lo, builder.and_(builder.sub(hi, lo), I64(-width)))
-        with cgutils.for_range_slice(builder, lo, end, I64(width), I64) as (i, _):
-            index = builder.load(builder.bitcast(builder.gep(x, [i]), vector.as_pointer()))
+        with cgutils.for_range(builder, rows) as row, cgutils.for_range(builder, vectors) as column:
+            at = builder.mul(column.index, I64(width))
+            at = builder.select(builder.icmp_signed("<", at, last), at, last)
+            source, target = (builder.add(at, builder.mul(row.index, stride)) for stride in (x_row, y_row))
+            index = builder.load(builder.bitcast(builder.gep(x, [source]), vector.as_pointer()))
             index.align = 1
             result = None
             for start, half in ((0, index), (8, builder.xor(index, ir.Constant(vector, [128] * width)))):
@@ -51,13 +52,13 @@ def look_up(width: int) -> Any:
                     found = call(builder, _SHUFFLE[width], tables[k], half)
                     result = found if result is None else builder.xor(result, found)
                     half = call(builder, f"llvm.ssub.sat.v{width}i8", half, step)
-            builder.store(result, builder.bitcast(builder.gep(y, [i]), vector.as_pointer())).align = 1
-        return end
+            builder.store(result, builder.bitcast(builder.gep(y, [target]), vector.as_pointer())).align = 1
+        return context.get_dummy_value()
 
     @intrinsic
-    def look_up_vectors(typing_context, table, x, y, lo, hi):  # type: ignore[no-untyped-def]
+    def look_up_vectors(typing_context, table, x, y, rows, x_row, y_row, vectors, last):  # type: ignore[no-untyped-def]
         byte = types.CPointer(types.uint8)
-        return types.int64(byte, byte, byte, types.int64, types.int64), codegen
+        return types.void(byte, byte, byte, *(types.int64,) * 5), codegen
 
     return look_up_vectors
 

@@ -10,9 +10,10 @@ import numpy as np
 from qrt.core.errors import ModelError
 from qrt.graph import attr_int, attr_ints, attr_str, ir
 from qrt.lower.handlers import indexing
+from qrt.lower.handlers.products import code_qparams, requantized
 from qrt.lower.handlers.reading import axis_of, common_layout, optional, required, sized
 from qrt.lower.lowering import Handler, Lowering, NotNative, Tensor, identity
-from qrt.ops.movement import Concat, Expand, Pad, QConcat, Slice, Transpose
+from qrt.ops.movement import Concat, Expand, Pad, Slice, Transpose
 from qrt.ops.op import View
 
 __all__ = ["HANDLERS", "view"]
@@ -215,17 +216,12 @@ def _concat(low: Lowering, node: ir.Node) -> None:
 
 def _qconcat(low: Lowering, node: ir.Node) -> None:
     values = [required(node, k) for k in range(2, len(node.inputs), 3)]
-    numbers = [
-        (
-            float(low.require_const(node.inputs[k], "a scale").reshape(())),
-            int(low.require_const(node.inputs[k + 1], "a zero point").reshape(())),
-        )
-        for k in (*range(3, len(node.inputs), 3), 0)
-    ]
+    if any(low.dtype(value) != np.uint8 for value in values):
+        raise ModelError(f"node {node.name!r}: codes of dtypes {[str(low.dtype(value)) for value in values]}: expected uint8")
     axis = axis_of(node, attr_int(node, "axis", 0), len(low.shape(values[0])))
-    perm = common_layout(low, values)
-    op = QConcat(perm.index(axis), tuple(numbers), attr_int(node, "qmin", 0), attr_int(node, "qmax", 255))
-    low.bind(node.outputs[0], low.call(op, [low.get(v, perm) for v in values])[0], perm)
+    perm, wanted = common_layout(low, values), code_qparams(low, node, 0)
+    parts = [requantized(low, node, low.get(v, perm), code_qparams(low, node, 3 * k + 3), wanted) for k, v in enumerate(values)]
+    low.bind(node.outputs[0], low.call(Concat(perm.index(axis)), parts)[0], perm)
 
 
 def _pad(low: Lowering, node: ir.Node) -> None:

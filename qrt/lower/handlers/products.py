@@ -14,7 +14,7 @@ from qrt.lower.lowering import Lowering, NotNative
 from qrt.ops.elementwise import Unary
 from qrt.ops.gemm import Codes, CodesAdd, DynamicFloat, Float, Weights
 from qrt.ops.op import Array
-from qrt.ops.quantization import Lut
+from qrt.ops.quantization import Lut, requantizing
 
 __all__ = [
     "QRT",
@@ -26,6 +26,7 @@ __all__ = [
     "flip",
     "float_epilogue",
     "operand",
+    "requantized",
     "require_floats",
     "scalar",
     "unsigned",
@@ -69,6 +70,15 @@ def code_qparams(low: Lowering, node: ir.Node, index: int) -> QParams:
         return QParams(np.asarray(scale, np.float32), np.asarray(point, np.int32), quint8)
     except QuantizationError as error:
         raise ModelError(f"node {node.name!r}: {error}") from error
+
+
+def requantized(low: Lowering, node: ir.Node, index: int, given: QParams, wanted: QParams) -> int:
+    """The uint8 codes `index` under `wanted`, within the node's bounds: themselves, or looked up in a table."""
+    bounds = attr_int(node, "qmin", 0), attr_int(node, "qmax", 255)
+    old, new = ((q.scale.item(), q.zero_point.item()) for q in (given, wanted))
+    if old == new and bounds == (0, 255):
+        return index
+    return low.call(Lut(), [index, low.constant(requantizing(old, new, *bounds))])[0]
 
 
 def require_floats(low: Lowering, *values: ir.Value | None) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from qrt.core.errors import ModelError
 from qrt.graph import attr_int, attr_ints, attr_str, ir
-from qrt.lower.handlers.products import QRT, code_qparams
+from qrt.lower.handlers.products import QRT, code_qparams, requantized
 from qrt.lower.handlers.reading import axis_of, optional, required, sized
 from qrt.lower.lowering import Handler, Lowering, NotNative, channels_last
 from qrt.ops.op import Array, View
@@ -122,6 +122,8 @@ def _pair(low: Lowering, index: int, places: dict[int, Array], mode: str) -> int
 def _codes(low: Lowering, node: ir.Node, index: int, places: dict[int, Array], mode: str) -> int:
     """Resizes codes in one rounding: by an op of codes where two neighbouring axes change, else as float32 in between."""
     given, wanted = code_qparams(low, node, 1), code_qparams(low, node, 3)
+    if mode == "nearest":
+        return _pairs(low, requantized(low, node, index, given, wanted), places, mode)
     bounds = attr_int(node, "qmin", 0), attr_int(node, "qmax", 255)
     physical = low.program.specs[index].shape
     first = min(min(places, default=0), len(physical) - 2)
