@@ -259,7 +259,8 @@ class UniformQuantizationObserverBase(ObserverBase):
         self._max = np.asarray(np.maximum(self._max, other._max))
 
     def _count_within(self, x: np.ndarray) -> int:
-        """Learn `x` if all of it lies within what was seen; how many of its first elements are known to. The way without `_update`."""
+        """Learn all of `x`, whose extremes are not known, and give its size; or learn nothing, and give how many of its first elements are
+        known to lie within what was seen."""
         return 0
 
     @abstractmethod

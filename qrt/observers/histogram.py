@@ -13,9 +13,11 @@ from qrt.core.errors import QrtWarning, QuantizationError
 from qrt.observers._bins import Bins
 from qrt.observers._histogram import count
 from qrt.observers.base import F32, UniformQuantizationObserverBase
-from qrt.observers.kernels import count_inside, rebin, search
+from qrt.observers.kernels import BLOCK, count_inside, count_uniform, rebin, search
 
 __all__ = ["HistogramObserver"]
+
+GROWTHS = 4  # how often the range may grow within an array before the rest is measured first
 
 
 @dataclass(eq=False)
@@ -40,14 +42,26 @@ class HistogramObserver(UniformQuantizationObserverBase, Bins):
         self.histogram = np.zeros(self.bins, F32)
 
     def _count_within(self, x: np.ndarray) -> int:
-        low, high = F32(self._min), F32(self._max)
-        with np.errstate(over="ignore"):
-            if not 0 < high - low < np.inf:
-                return 0
-        update, done = count_inside(x.reshape(-1), self.bins, low, high)
-        if done == x.size:
-            self.histogram = update.astype(F32) + self.histogram
-        return done
+        """Counts `x` in one trip through memory, and once more what was counted before the range last grew."""
+        x, low, high = x.reshape(-1), F32(self._min), F32(self._max)
+        known = begin = 0
+        for growth in range(1 + GROWTHS):
+            with np.errstate(over="ignore"):
+                if not 0 < high - low < np.inf:
+                    break
+            update, done = count_inside(x[begin:], self.bins, low, high)
+            end = begin + done
+            if growth == 0:
+                known = end
+            if end == x.size:
+                if begin:
+                    update += count_uniform(x[:begin], self.bins, low, high)
+                self.histogram = update.astype(F32) + self._over(low, high)
+                self._min, self._max = np.asarray(low), np.asarray(high)
+                return end
+            begin, wider = end, x[end : end + BLOCK]  # NaN passes through min and max, and ends this
+            low, high = np.minimum(low, wider.min()), np.maximum(high, wider.max())
+        return known
 
     def _update(self, x: np.ndarray, low: np.float32, high: np.float32) -> None:
         x = x.reshape(-1)

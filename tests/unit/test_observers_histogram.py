@@ -218,3 +218,41 @@ def test_a_million_equal_values() -> None:
 def test_bins_are_checked(bins: int) -> None:
     with pytest.raises(QuantizationError, match="bins"):
         HistogramObserver(bins)
+
+
+@pytest.mark.parametrize("outliers", [0, 1, 2, 4, 5, 9, 1000])
+def test_a_range_that_grows_within_an_array(outliers: int) -> None:
+    """However often it grows, and wherever: the whole array is counted over its final range, on top of the old counts re-sorted."""
+    rng = np.random.default_rng(outliers)
+    for _ in range(20):
+        first, x = rng.uniform(-1, 1, 300).astype(F32), rng.uniform(-1, 1, int(rng.integers(1000, 3000))).astype(F32)
+        at = np.sort(rng.choice(x.size, outliers, replace=False))
+        x[at] = np.linspace(1.1, 5, outliers, dtype=F32) * np.where(rng.random(outliers) < 0.5, F32(-1), F32(1))
+        observer = HistogramObserver(bins=64)
+        observer(first)
+        observer(x)
+        low, high = min(first.min(), x.min()), max(first.max(), x.max())
+        old = reference.count_uniform(first, 64, first.min(), first.max()).astype(F32)
+        resorted = reference.rebin(old, first.min(), first.max(), low, high) if (low, high) != (first.min(), first.max()) else old
+        np.testing.assert_array_equal(observer.histogram, reference.count_uniform(x, 64, low, high).astype(F32) + resorted)
+        assert (observer.min_val, observer.max_val) == (low, high)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("at", [0, 700, 1499])
+def test_a_number_that_is_not_one_after_the_range_grew(bad: float, at: int) -> None:
+    x = np.random.default_rng(0).uniform(-1, 1, 1500).astype(F32)
+    observer = HistogramObserver(bins=64)
+    observer(x)
+    before = observer.histogram.copy()
+    wider = x.copy()
+    wider[[300, 1000]] = 2, -2
+    wider[at] = bad
+    if np.isnan(bad):
+        with pytest.raises(CalibrationError, match="NaN"):
+            observer(wider)
+        np.testing.assert_array_equal(observer.histogram, before)
+    else:
+        with pytest.warns(QrtWarning, match="infinity"):
+            observer(wider)
+        assert observer.histogram.sum() == x.size + wider.size - 1
