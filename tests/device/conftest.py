@@ -1,4 +1,4 @@
-"""What programs run on in these tests: the emulator, and a GPU where there is one (`pytest -m gpu`)."""
+"""The devices that tests of whole programs run on: the emulator and, with `pytest -m gpu`, the first GPU."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from device.emulated import EmulatedDevice
-
-from qrt.jit.cuda import available
 
 
 @pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """What small programs run on, here and there."""
     if request.param == "emulated":
+        from device.emulated import EmulatedDevice  # here: it needs greenlet
+
         yield EmulatedDevice()
-        return
+    else:
+        yield request.getfixturevalue("gpu")
+
+
+@pytest.fixture
+def gpu() -> Any:
+    """A GPU, for programs that the emulator would take too long for; mark such tests `gpu`."""
+    from qrt.jit.cuda import available
+
     if not available():
         pytest.skip("needs a CUDA device")
     from qrt.jit.driver import Driver
 
-    yield Driver()
+    return Driver()

@@ -264,8 +264,8 @@ def _store_shared_f32(address: int, value: Any) -> None:
 
 def _scalar(name: str) -> Callable[..., Any]:
     """A twin on one thread's numbers."""
-    twin, gives_float = TWINS[name], name not in ("nearest", "as_bits")
-    if name in ("dp4a", "permute"):
+    twin, gives_float = TWINS[name], name not in ("permute", "nearest", "as_bits")
+    if name == "dp4a":
         return lambda *words: int(twin(*(np.array([w], np.int32) for w in words))[0])
 
     def run(*args: Any) -> Any:

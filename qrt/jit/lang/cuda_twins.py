@@ -61,9 +61,9 @@ def _dp4a(a: Any, b: Any, c: Any) -> Any:
 
 
 def _permute(a: Any, b: Any, which: Any) -> Any:
-    """Byte k of the result is that of the eight of a and b which digit k of `which`, hexadecimal, names; digits are below 8."""
-    pair = np.concatenate([np.atleast_1d(np.asarray(word, np.int32)).view(np.uint8).reshape(-1, 4) for word in (a, b)], 1)
-    return pair[:, [int(which) >> 4 * k & 7 for k in range(4)]].copy().view(np.int32)[:, 0]
+    """Byte k of the result is that of the eight of a and b which hexadecimal digit k of `which` names; digits are below 8."""
+    pair = np.array([a, b], np.int32).view(np.uint8)
+    return pair[[int(which) >> 4 * k & 7 for k in range(4)]].view(np.int32)[0]
 
 
 def _nearest(x: Any) -> Any:
