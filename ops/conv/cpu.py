@@ -140,22 +140,24 @@ def pad():  # type: ignore[no-untyped-def]
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
         code = u8(r.code)[0]
-        n = r.piece
-        rows, pitch = r.top + r.height + r.bottom, r.gap + r.pieces * n
+        n, gap = r.piece, r.gap
+        rows, pitch = r.top + r.height + r.bottom, gap + r.pieces * n
         lo, hi = share(r.batch * rows, tid, nthreads)
         for item in range(lo, hi):
             image, row = item // rows, item % rows
-            y = u8(r.y + image * (r.gap + rows * pitch) + row * pitch)
+            start = r.y + image * (gap + rows * pitch) + row * pitch
+            y = u8(start)
             inside = row >= r.top and row < r.top + r.height
-            for i in range(r.gap if inside else pitch):
+            for i in range(gap if inside else pitch):
                 y[i] = code
             if inside:
+                first = r.x + image * r.x_image + (row - r.top) * r.pieces * r.x_piece
                 for piece in range(r.pieces):
-                    x = u8(r.x + image * r.x_image + ((row - r.top) * r.pieces + piece) * r.x_piece)
+                    x, to = u8(first + piece * r.x_piece), u8(start + gap + piece * n)
                     for i in range(n):
-                        y[r.gap + piece * n + i] = x[i]
+                        to[i] = x[i]
             if row == rows - 1:
-                for i in range(pitch, pitch + r.gap):
+                for i in range(pitch, pitch + gap):
                     y[i] = code
 
     return kernel
