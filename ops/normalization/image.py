@@ -11,7 +11,7 @@ import numpy as np
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import threads_for
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 
 __all__ = ["KERNELS", "ImageNorm"]
 
@@ -64,6 +64,17 @@ class ImageNorm(Op):
         shape = {"images": x.spec.shape[0], "pixels": prod(x.spec.shape[1:-1]), "channels": channels, "group": group, "block": block}
         refs = {"x": x.ref, "scale": scale.ref, "bias": bias.ref, "y": y.ref, "scratch": steps.scratch(8 * block * steps.threads)}
         steps.step(KERNEL, threads_for(x.spec.nbytes), **refs, **shape, epsilon=self.epsilon)
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.normalization.device import IMAGE_NORM
+
+        x, scale, bias, y = *inputs, outputs[0]
+        if y.spec.size == 0:
+            return
+        images, *space, channels = x.spec.shape
+        refs = {"x": x.ref, "scale": scale.ref, "bias": bias.ref, "y": y.ref}
+        counts = {"pixels": prod(space), "channels": channels, "group": channels // self.groups}
+        steps.launch(IMAGE_NORM, (images, self.groups), **refs, **counts, epsilon=self.epsilon)
 
     @property
     def inplace(self) -> tuple[int, ...]:

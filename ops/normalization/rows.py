@@ -10,7 +10,7 @@ import numpy as np
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import threads_for
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 from qrt.ops.reduction.reduce import extents
 
 __all__ = ["KERNELS", "LayerNorm", "LpNorm", "RmsNorm"]
@@ -64,6 +64,16 @@ class LayerNorm(Op):
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         _emit(steps, _LAYER[len(inputs) > 2], inputs, outputs[0], self.axis, self.epsilon)
 
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.normalization.device import LAYER_NORM
+        from qrt.ops.reduction.device import by_rows
+
+        x, scale, bias, y = inputs[0], inputs[1], inputs[-1], outputs[0]
+        rows, n, _ = extents(x.spec.shape, self.axis, len(x.spec.shape))
+        if y.spec.size:
+            refs = {"x": x.ref, "scale": scale.ref, "bias": bias.ref, "y": y.ref}
+            by_rows(steps, LAYER_NORM[len(inputs) > 2], rows, n, **refs, epsilon=self.epsilon)
+
     @property
     def inplace(self) -> tuple[int, ...]:
         return (0,)
@@ -86,6 +96,15 @@ class RmsNorm(Op):
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         _emit(steps, _RMS, inputs, outputs[0], self.axis, self.epsilon)
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.normalization.device import RMS_NORM
+        from qrt.ops.reduction.device import by_rows
+
+        x, scale, y = inputs[0], inputs[1], outputs[0]
+        rows, n, _ = extents(x.spec.shape, self.axis, len(x.spec.shape))
+        if y.spec.size:
+            by_rows(steps, RMS_NORM, rows, n, x=x.ref, scale=scale.ref, y=y.ref, epsilon=self.epsilon)
 
     @property
     def inplace(self) -> tuple[int, ...]:
@@ -113,6 +132,15 @@ class LpNorm(Op):
         rows, n, _ = extents(x.spec.shape, len(x.spec.shape) - 1, len(x.spec.shape))
         if y.spec.size:
             steps.step(_LP[self.p], threads_for(2 * x.spec.nbytes), x=x.ref, y=y.ref, rows=rows, n=n)
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.normalization.device import LP_NORM
+        from qrt.ops.reduction.device import by_rows
+
+        x, y = inputs[0], outputs[0]
+        rows, n, _ = extents(x.spec.shape, len(x.spec.shape) - 1, len(x.spec.shape))
+        if y.spec.size:
+            by_rows(steps, LP_NORM[self.p], rows, n, x=x.ref, y=y.ref)
 
     @property
     def inplace(self) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from qrt.core.errors import UnsupportedOp
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import threads_for
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 from qrt.ops.reduction.reduce import extents
 
 __all__ = ["KERNELS", "Softmax"]
@@ -60,6 +60,19 @@ class Softmax(Op):
         kernel = _KERNELS["rows" if inner == 1 else "columns", self.log]
         scratch = steps.scratch(8 * BLOCK * steps.threads)
         steps.step(kernel, threads_for(4 * x.spec.nbytes), x=x.ref, y=y.ref, outer=outer, n=n, inner=inner, scratch=scratch)
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.normalization.device import SOFTMAX_COLUMNS, SOFTMAX_ROWS
+        from qrt.ops.reduction.device import by_columns, by_rows
+
+        x, y = inputs[0], outputs[0]
+        if y.spec.size == 0:
+            return
+        outer, n, inner = extents(x.spec.shape, self.axis, self.axis + 1)
+        if inner == 1:
+            by_rows(steps, SOFTMAX_ROWS[self.log], outer, n, x=x.ref, y=y.ref)
+        else:
+            by_columns(steps, SOFTMAX_COLUMNS[self.log], outer, n, inner, x=x.ref, y=y.ref)
 
     @property
     def inplace(self) -> tuple[int, ...]:

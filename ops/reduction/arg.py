@@ -10,7 +10,7 @@ import numpy as np
 from qrt.core.errors import UnsupportedOp
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import threads_for
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 from qrt.ops.reduction.reduce import extents
 
 __all__ = ["DTYPES", "KERNELS", "ArgReduce"]
@@ -54,3 +54,10 @@ class ArgReduce(Op):
             outer, n, inner = extents(x.spec.shape, self.axis, self.axis + 1)
             kernel = _KERNELS[self.kind, self.last, x.spec.dtype.name]
             steps.step(kernel, threads_for(x.spec.nbytes), x=x.ref, y=y.ref, outer=outer, n=n, inner=inner)
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.reduction.device import emit_arg
+
+        x, y = inputs[0], outputs[0]
+        if y.spec.size:
+            emit_arg(steps, self.kind, self.last, x, y, extents(x.spec.shape, self.axis, self.axis + 1))

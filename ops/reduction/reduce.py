@@ -12,7 +12,7 @@ import numpy as np
 from qrt.core.errors import UnsupportedOp
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import threads_for
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 
 __all__ = ["KERNELS", "KINDS", "Reduce", "extents"]
 
@@ -87,3 +87,10 @@ class Reduce(Op):
         block = min(COLUMNS, max(64, -(-inner // steps.threads)))
         kernel = _KERNELS["rows" if inner == 1 else "columns", self.kind, x.spec.dtype.name]
         steps.step(kernel, threads_for(x.spec.nbytes), **fields, block=block)
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.reduction.device import emit_reduce
+
+        x, y = inputs[0], outputs[0]
+        if y.spec.size:
+            emit_reduce(steps, self.kind, x, y, extents(x.spec.shape, self.first, self.last))

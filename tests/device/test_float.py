@@ -7,17 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kernels.check import program_of
+from kernels.check import TARGETS_HERE, program_of
 from kernels.products import floats
 
 from qrt.core.errors import UnsupportedOp
 from qrt.ops.elementwise import Binary, Cast, Unary, Where
 from qrt.ops.elementwise.device import BINARY, UNARY
 from qrt.ops.elementwise.unary import UNARY as ROWS
+from qrt.ops.normalization import ImageNorm, LayerNorm, LpNorm, RmsNorm, Softmax
 from qrt.ops.op import Array, Op
 from qrt.ops.program import interpret
+from qrt.ops.reduction import ArgReduce, Reduce
+from qrt.ops.reduction.reduce import KINDS
 from qrt.runtime.device import DevicePlan
 from qrt.runtime.emission import Packs
+from qrt.runtime.plan import build
 
 RNG = np.random.default_rng(0)
 SPECIAL = np.array([0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 3e38, -3e38, 1, -1, 0.5, 2.5, -87.5, 88.8, 1e-3], np.float32)
@@ -83,3 +87,56 @@ def test_what_has_no_kernel_is_refused(device: Any) -> None:
     for op, inputs in ((Unary("tan"), [floats(3)]), (Binary("add"), [np.arange(3), np.arange(3)]), (Cast("int64"), [floats(3)])):
         with pytest.raises(UnsupportedOp, match="CUDA"):
             check(device, op, inputs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("shape", "first", "last"), [((3, 70), 1, 2), ((2, 3, 5), 1, 2), ((2, 32, 1), 1, 3), ((9,), 0, 1)])
+def test_reduce(device: Any, kind: str, shape: tuple[int, ...], first: int, last: int) -> None:
+    check(device, Reduce(kind, first, last), [floats(*shape)])
+
+
+def test_of_nothing(device: Any) -> None:
+    check(device, Reduce("sum", 1, 2), [floats(3, 0)])
+    check(device, Reduce("prod", 1, 2), [floats(3, 0, 2)])
+
+
+@pytest.mark.parametrize("kind", ["max", "min"])
+@pytest.mark.parametrize("last", [False, True])
+def test_arg(device: Any, kind: str, last: bool) -> None:
+    x = RNG.integers(-3, 4, (4, 75)).astype(np.float32)
+    x[1, [20, 60]] = np.nan
+    check(device, ArgReduce(kind, 1, last), [x])
+    check(device, ArgReduce(kind, 1, last), [x[:, :6].reshape(2, 4, 3)])
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize(("shape", "axis"), [((3, 7), 1), ((2, 64), 1), ((1, 100), 1), ((2, 5, 3), 1), ((6, 4), 0)])
+def test_softmax(device: Any, shape: tuple[int, ...], axis: int, log: bool) -> None:
+    x = floats(*shape) * 5
+    x.reshape(-1)[2] = -np.inf
+    check(device, Softmax(axis, log), [x])
+
+
+@pytest.mark.parametrize("n", [5, 32, 70])
+def test_norms_of_rows(device: Any, n: int) -> None:
+    x, scale, bias = floats(3, n), floats(n), floats(n)
+    check(device, LayerNorm(1, 1e-5), [x, scale, bias])
+    check(device, LayerNorm(1, 1e-5), [x, scale])
+    check(device, RmsNorm(1, 1e-5), [x, scale])
+    x[1] = 0
+    check(device, LpNorm(1), [x])
+    check(device, LpNorm(2), [x])
+
+
+@pytest.mark.parametrize("groups", [1, 3, 6])
+def test_norm_of_images(device: Any, groups: int) -> None:
+    check(device, ImageNorm(groups, 1e-5), [floats(2, 7, 9, 6) + 1, floats(6), floats(6)])
+
+
+@pytest.mark.parametrize("op", [Unary("gelu"), Unary("tanh"), Softmax(1), Softmax(1, True), Reduce("mean", 1, 2), LpNorm(2)], ids=str)
+def test_the_same_bits_as_on_the_cpu(device: Any, op: Op) -> None:
+    """The formulas and the orders of sums are the CPU's."""
+    program, feeds = program_of(op, [floats(3, 70)])
+    (wanted,) = build(program, TARGETS_HERE[0], 1, Packs()).run(feeds)
+    (found,) = DevicePlan(program, device, Packs()).run(feeds)
+    np.testing.assert_array_equal(found, wanted)
