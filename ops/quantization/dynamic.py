@@ -11,7 +11,7 @@ from qrt.core.errors import UnsupportedOp
 from qrt.core.numerics import round_clamp
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import threads_for
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 
 __all__ = ["KERNELS", "DynamicQuantize"]
 
@@ -53,3 +53,8 @@ class DynamicQuantize(Op):
         ranges = steps.scratch(8 * -(-n // PART))
         steps.step(RANGE, threads, x=x.ref, n=n, part=PART, ranges=ranges)
         steps.step(QUANTIZE, threads, x=x.ref, y=y.ref, scale=scale.ref, zero=zero.ref, n=n, part=PART, ranges=ranges)
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.quantization.device_dynamic import emit_dynamic_quantize
+
+        emit_dynamic_quantize(steps, inputs[0], *outputs)

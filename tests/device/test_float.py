@@ -17,6 +17,7 @@ from qrt.ops.elementwise.unary import UNARY as ROWS
 from qrt.ops.normalization import ImageNorm, LayerNorm, LpNorm, RmsNorm, Softmax
 from qrt.ops.op import Array, Op
 from qrt.ops.program import interpret
+from qrt.ops.quantization import DynamicQuantize, device_dynamic
 from qrt.ops.reduction import ArgReduce, Reduce
 from qrt.ops.reduction.reduce import KINDS
 from qrt.runtime.device import DevicePlan
@@ -140,3 +141,15 @@ def test_the_same_bits_as_on_the_cpu(device: Any, op: Op) -> None:
     (wanted,) = build(program, TARGETS_HERE[0], 1, Packs()).run(feeds)
     (found,) = DevicePlan(program, device, Packs()).run(feeds)
     np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 67, 700])
+def test_dynamic_quantize(device: Any, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_dynamic, "PART", 128)
+    r = floats(n) * 3
+    for x in (r, np.abs(r) + 1, -np.abs(r) - 1, np.zeros_like(r), np.where(np.arange(n) == n // 2, np.float32(np.nan), r)):
+        check(device, DynamicQuantize(), [x], 0, 0)
+
+
+def test_dynamic_quantize_of_nothing(device: Any) -> None:
+    check(device, DynamicQuantize(), [floats(0)], 0, 0)
