@@ -12,7 +12,7 @@ from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.core.numerics import requantize
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.conv import Window
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 from qrt.ops.strides import row_stride
 
 __all__ = ["KERNELS", "AveragePool", "MaxPool", "QAveragePool"]
@@ -115,6 +115,11 @@ class MaxPool(_Pool):
             where = _geometry(self.window, x, y, steps.threads)
             steps.step(kernel, _threads(self.window, y.spec), x=x.ref, y=y.ref, **where)
 
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.pool.device import emit_pool
+
+        emit_pool(steps, self.window, inputs[0], outputs[0], None, {})
+
 
 def _counts(window: Window, counted: tuple[int, ...] | None, x: Spec) -> tuple[Array, Array]:
     """For each output pixel the taps on the image, and those that the mean divides by."""
@@ -154,6 +159,14 @@ def _emit_average(
     )
 
 
+def _emit_average_device(
+    steps: DeviceSteps, x: Operand, y: Operand, window: Window, counted: tuple[int, ...] | None, codes: dict[str, float | int]
+) -> None:
+    from qrt.ops.pool.device import emit_pool
+
+    emit_pool(steps, window, x, y, _counts(window, counted, x.spec)[1], codes)
+
+
 @dataclass(frozen=True)
 class AveragePool(_Pool):
     """The mean of each window, float32. `counted`: the padding whose zeros count, as pads; None: no padding counts.
@@ -178,6 +191,9 @@ class AveragePool(_Pool):
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         _emit_average(steps, inputs, outputs, self.window, self.counted, {})
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        _emit_average_device(steps, inputs[0], outputs[0], self.window, self.counted, {})
 
 
 @dataclass(frozen=True)
@@ -208,7 +224,13 @@ class QAveragePool(_Pool):
         return (np.asarray(np.clip(codes, np.uint8(self.qmin), np.uint8(self.qmax))),)
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        codes: dict[str, float | int] = {
+        _emit_average(steps, inputs, outputs, self.window, self.counted, self._codes())
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        _emit_average_device(steps, inputs[0], outputs[0], self.window, self.counted, self._codes())
+
+    def _codes(self) -> dict[str, float | int]:
+        return {
             "x_zero_point": self.x_zero_point,
             "y_zero_point": self.y_zero_point,
             "x_scale": self.x_scale,
@@ -216,4 +238,3 @@ class QAveragePool(_Pool):
             "low": self.qmin - self.y_zero_point,
             "high": self.qmax - self.y_zero_point,
         }
-        _emit_average(steps, inputs, outputs, self.window, self.counted, codes)
