@@ -16,6 +16,7 @@ from qrt.loaders._limits import MAX_MODEL_BYTES, MAX_RANK
 
 __all__ = ["attribute_graphs", "check_tensors", "hold_arrays"]
 
+_TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 _INT32 = "int32_data"
 # The typed field that holds a tensor's data when `raw_data` does not (onnx.proto, TensorProto).
 _FIELDS: dict[int, str] = {
@@ -126,7 +127,7 @@ def _byte_size(tensor: TensorProto, label: str) -> int:
         raise ModelError(f"{label} has {len(tensor.dims)} dimensions; qrt takes {MAX_RANK} at most")
     if any(d < 0 for d in tensor.dims):
         raise ModelError(f"{label} has a negative dimension in its shape {list(tensor.dims)}; export the model again")
-    if tensor.data_type == TensorProto.UNDEFINED or tensor.data_type not in TensorProto.DataType.values():
+    if tensor.data_type not in _TYPES:
         raise ModelError(f"{label} has the element type {tensor.data_type}, which ONNX does not know; export the model again")
     if tensor.HasField("segment"):
         raise ModelError(f"{label} is stored in segments, which no tool writes; export the model again")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qrt import observers, quantization
-    from qrt.api import Model, compile, load, quantize, quantize_dynamic
+    from qrt.api import Model, compile, load
     from qrt.core.dtypes import (
         QDType,
         QScheme,
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
         set_default_logger_severity,
         set_default_logger_verbosity,
     )
-    from qrt.quantization import QConfig, QConfigMapping
+    from qrt.quantization import QConfig, QConfigMapping, quantize, quantize_dynamic
     from qrt.session import InferenceSession, ModelMetadata, NodeArg
 
     __version__: str
@@ -148,8 +148,8 @@ _HOMES = {
     ),
     "qrt.core.qparams": ("QParams",),
     "qrt.core.qtensor": ("QTensor", "dequantize", "quantize_per_channel", "quantize_per_tensor"),
-    "qrt.api": ("Model", "compile", "load", "quantize", "quantize_dynamic"),
-    "qrt.quantization": ("QConfig", "QConfigMapping"),
+    "qrt.api": ("Model", "compile", "load"),
+    "qrt.quantization": ("QConfig", "QConfigMapping", "quantize", "quantize_dynamic"),
     "qrt.session": ("InferenceSession", "ModelMetadata", "NodeArg"),
     "qrt.options": (
         "ExecutionMode",

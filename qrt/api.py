@@ -2,9 +2,9 @@
 
     file ──load──▶ Model ──quantize──▶ Model in QDQ form ──fuse──▶ fused Model ──compile──▶ Executable ──run──▶ arrays
 
-`load` reads and checks a file. `quantize` and `quantize_dynamic` give a new Model, which is standard ONNX and can be saved. A session
-(qrt/session.py) compiles a Model of either kind, float or quantized, and runs it. `compile` writes a Model and its plans to a file that a
-session starts from faster.
+`load` reads and checks a file. `quantize` and `quantize_dynamic` (qrt/quantization/) give a new Model, which is standard ONNX and can be
+saved. A session (qrt/session.py) compiles a Model of either kind, float or quantized, and runs it. `compile` writes a Model and its plans
+to a file that a session starts from faster.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from qrt.interface import Interface, interface_of
 from qrt.jit import host_target
 from qrt.loaders import load
 from qrt.lower import Executable
-from qrt.quantization import quantize, quantize_dynamic
 from qrt.runtime.team import available_cpus
 
-__all__ = ["Model", "Source", "compile", "compile_model", "fuse_model", "load", "open_model", "quantize", "quantize_dynamic"]
+__all__ = ["Model", "Source", "compile", "compile_model", "fuse_model", "load", "open_model"]
 
 # What a model may come as.
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto | Model

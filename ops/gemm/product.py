@@ -159,8 +159,8 @@ class Product:
             to[:, column : column + _BLOCK] = source[:, column : column + _BLOCK]
         if not self.packed:
             return rows
-        blocks: Array = rows.reshape(self.groups, -1, self.packed, *rows.shape[2:])[:, :, list(ORDERS[self.packed])]
-        return blocks.reshape(rows.shape)
+        blocks = rows.reshape(self.groups, -1, self.packed, *rows.shape[2:])
+        return np.take(blocks, ORDERS[self.packed], 2).reshape(rows.shape)
 
     def pad(self, steps: Steps) -> Padder:
         """Lays constants out as kernels read them: [groups][columns]."""
