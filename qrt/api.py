@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -21,10 +22,13 @@ from qrt.graph import Model
 from qrt.graph.passes import prepare
 from qrt.graph.rules import FusionReport, fuse
 from qrt.interface import Interface, interface_of
-from qrt.jit import host_target
+from qrt.jit import host_target, wants_cuda
 from qrt.loaders import load
 from qrt.lower import Executable
 from qrt.runtime.team import available_cpus
+
+if TYPE_CHECKING:
+    from qrt.runtime.device_memory import DeviceMemory
 
 __all__ = ["Model", "Source", "compile", "compile_model", "fuse_model", "load", "open_model"]
 
@@ -42,13 +46,21 @@ def compile_model(fused: Model, *, num_threads: int | None = None, target: str |
     """What runs a fused (or merely prepared) model. Plans are made as input shapes are met, kernels compiled as plans need them.
 
     `num_threads`: threads a run may use, the caller's included; by default as many as this process may use processors.
-    `target`: the instruction set; by default QRT_TARGET or the best this machine has. `taps`: values that a tapped run shows.
-    Raises InvalidInput for a number of threads below 1 and for a target that this machine cannot run.
+    `target`: the instruction set, or "cuda"; by default QRT_TARGET or the best this machine has. `taps`: values that a tapped run shows.
+    Raises InvalidInput for a number of threads below 1 and for a target that this machine cannot run, DeviceError for a GPU that cannot
+    be used.
     """
     threads = available_cpus() if num_threads is None else num_threads
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InvalidInput(f"num_threads is {num_threads!r}: give an integer of 1 or more, or None for every processor")
-    return Executable(fused, host_target(target), threads, taps)
+    return Executable(fused, host_target(target), threads, taps, memory=_device_memory() if wants_cuda(target) else None)
+
+
+def _device_memory() -> DeviceMemory:
+    from qrt.jit import driver  # here: nothing of CUDA is touched before somebody asks for it
+    from qrt.runtime.device_memory import DeviceMemory
+
+    return DeviceMemory(driver.Driver())
 
 
 def open_model(source: Source, *, num_threads: int | None = None, target: str | None = None) -> tuple[Interface, Executable]:

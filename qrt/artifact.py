@@ -21,9 +21,10 @@ from qrt.core.sections import Packed, Sections, check, damaged, pack, read
 from qrt.core.target import Target
 from qrt.feeds import Contract, Declared, Shapes
 from qrt.interface import Interface, ModelMetadata, NodeArg, declared
-from qrt.jit import host_target
+from qrt.jit import host_target, wants_cuda
 from qrt.jit.cache import is_vouched, vouch
 from qrt.ops.op import Array, Spec
+from qrt.runtime.plan import Plan
 from qrt.runtime.stored import Writer, read_plan, read_specs, write_specs
 from qrt.runtime.team import available_cpus, team
 from qrt.runtime.whole import Whole
@@ -50,6 +51,10 @@ def save(
 ) -> None:
     """Writes `model` to `path`, compiled; see `qrt.compile`."""
     check_writable(path)
+    if wants_cuda(target):
+        raise InvalidInput(
+            "a compiled model holds plans for a CPU: leave out the target 'cuda', and ask a session for it"
+        )
     threads = available_cpus() if num_threads is None else num_threads
     feeds = declared(model)
     sets = [_shapes(feeds, given) for given in shapes or [{}]]
@@ -114,6 +119,9 @@ def pack_plans(onnx: bytes, interface: Interface, wholes: Mapping[Shapes, Whole]
     for value in interface.feeds:
         if value.dtype.kind not in "biuf":
             raise UnsupportedOp(f"input {value.name!r} has dtype {value.dtype}: such a model cannot be compiled to a file")
+    plans = {shapes: whole.plan for shapes, whole in wholes.items() if isinstance(whole.plan, Plan)}
+    if len(plans) != len(wholes):
+        raise UnsupportedOp("plans for a GPU cannot be kept in files")
     writer = Writer()
     content: dict[str, Any] = {
         "target": [target.arch, target.isa],
@@ -125,7 +133,7 @@ def pack_plans(onnx: bytes, interface: Interface, wholes: Mapping[Shapes, Whole]
     for shapes, whole in wholes.items():
         feeds = write_specs([Spec(shape, value.dtype) for value, shape in zip(interface.feeds, shapes, strict=True)])
         reads = [interface.feeds[index].name for index in whole.inputs]
-        content["plans"].append({"feeds": feeds, "reads": reads, "gives": whole.outputs, **writer.plan(whole.plan)})
+        content["plans"].append({"feeds": feeds, "reads": reads, "gives": whole.outputs, **writer.plan(plans[shapes])})
     return pack(content, writer.sections)
 
 
@@ -157,6 +165,8 @@ def open_compiled(
 
         return open_model(onnx.tobytes(), num_threads=threads if num_threads is None else num_threads, target=target)
 
+    if wants_cuda(target):
+        return from_model()
     if planned == [wanted.arch, wanted.isa] and num_threads in (None, threads) and file.private and _is_ours(file, wanted):
         interface, plans = read_compiled(file, wanted)
         return interface, CompiledModel(plans, lambda: from_model()[1])
@@ -244,3 +254,10 @@ class CompiledModel:
                 self._executable.wholes.update(self.wholes)
                 self.wholes = self._executable.wholes
         return self._executable.run(feeds, clock=clock)
+
+    def whole(self, feeds: Mapping[str, Array]) -> Whole:
+        """Raises UnsupportedOp: plans are only found here, not made."""
+        raise UnsupportedOp("a compiled model has no plan for these shapes")
+
+    def close(self) -> None:
+        """Nothing: its memory is the CPU's."""

@@ -58,16 +58,24 @@ class Contract:
                 array = feeds[name]
             except KeyError:
                 raise self._wrong_names(feeds) from None
-            if type(array) is not np.ndarray or array.dtype != dtype:
-                array = _converted(name, array, dtype)
-            flags = array.flags
-            if not flags.c_contiguous or not flags.aligned:
-                array = _copied(name, array, dtype)
+            if type(array) is not np.ndarray or array.dtype != dtype or not (flags := array.flags).c_contiguous or not flags.aligned:
+                array = _fitting(name, array, dtype)
             arrays.append(array)
             shapes.append(array.shape)
         if len(feeds) != len(arrays):
             raise self._wrong_names(feeds)
         return arrays, tuple(shapes)
+
+    def array(self, name: str, given: object) -> Array:
+        """What is given to the input `name`, as `arrays` has it. Raises InvalidInput."""
+        return _fitting(name, given, self.dtype(name))
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Of the input `name`. Raises InvalidInput if there is none."""
+        for known, dtype in self._inputs:
+            if known == name:
+                return dtype
+        raise InvalidInput(f"no input is called {name!r}: the model's inputs are {', '.join(map(repr, self.names)) or 'none'}")
 
     def _wrong_names(self, feeds: Mapping[str, Any]) -> InvalidInput:
         names = [name for name, _ in self._inputs]
@@ -96,6 +104,15 @@ class Contract:
                         f"input {name!r} has shape {given}: axis {axis} is {want!r}, {n} here and {seen[want][0]} in {seen[want][1]!r}; "
                         "give both the same"
                     )
+
+
+def _fitting(name: str, array: Any, dtype: np.dtype[Any]) -> Array:
+    if type(array) is not np.ndarray or array.dtype != dtype:
+        array = _converted(name, array, dtype)
+    flags = array.flags
+    if not flags.c_contiguous or not flags.aligned:
+        array = _copied(name, array, dtype)
+    return array  # type: ignore[no-any-return]  # an array by now
 
 
 def _copied(name: str, array: Array, dtype: np.dtype[Any]) -> Array:

@@ -17,7 +17,7 @@ from qrt.core.errors import InvalidInput, ModelError, OutputError, UnsupportedOp
 from qrt.core.target import Target
 from qrt.feeds import Shapes
 from qrt.interface import Interface
-from qrt.jit import host_target
+from qrt.jit import host_target, wants_cuda
 from qrt.jit.cache import cache_dir, own_digest
 from qrt.runtime.team import available_cpus
 from qrt.runtime.whole import Whole
@@ -49,8 +49,9 @@ def _digest(path: Path) -> str | None:
 
 
 def kept_for(source: object, num_threads: int | None, target: str | None) -> Kept | None:
-    """Where plans of `source` are kept; None if it is no file, or none are to be kept. Raises InvalidInput for a limit that is none."""
-    if not isinstance(source, str | os.PathLike) or isinstance(num_threads, bool) or not _limit():
+    """Where plans of `source` are kept; None if it is no file, or none are to be kept: those for a GPU are not. Raises InvalidInput for a
+    limit that is none."""
+    if not isinstance(source, str | os.PathLike) or isinstance(num_threads, bool) or wants_cuda(target) or not _limit():
         return None
     path = Path(os.path.abspath(os.fsdecode(source)))
     digest = _digest(path)

@@ -7,7 +7,7 @@ depend on it: qrt has one optimisation level, runs nodes in order, and logs noth
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -18,12 +18,12 @@ __all__ = [
     "GraphOptimizationLevel",
     "RunOptions",
     "SessionOptions",
-    "check_providers",
     "get_all_providers",
     "get_available_providers",
     "get_device",
     "set_default_logger_severity",
     "set_default_logger_verbosity",
+    "target_of",
 ]
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -130,33 +130,45 @@ def get_all_providers() -> list[str]:
 
 
 def get_available_providers() -> list[str]:
-    """What runs models here."""
-    return [_CPU]
+    """What runs models here, best first."""
+    return [_CUDA, _CPU] if _cuda_is_here() else [_CPU]
 
 
 def get_device() -> str:
-    """ "CPU"."""
-    return "CPU"
+    """ "GPU" where one can be used, else "CPU"."""
+    return "GPU" if _cuda_is_here() else "CPU"
 
 
-def check_providers(providers: Sequence[str | tuple[str, dict[str, object]]]) -> None:
-    """Checks what a client asks for: names, or pairs of a name and options.
+def _cuda_is_here() -> bool:
+    from qrt.jit.cuda import available  # here: nothing of CUDA is touched before somebody asks
 
-    Raises InvalidInput for what ONNX Runtime does not know either, DeviceError for CUDA without the CPU to fall back on; warns if the CPU
-    has to stand in for another.
+    return available()
+
+
+def target_of(providers: Sequence[str | tuple[str, dict[str, object]]]) -> str | None:
+    """The target that a client asks for by names, or pairs of a name and options, in the order of its preference: "cuda", or None for the
+    CPU. Where the CPU is among them, it stands in for a GPU that is not there.
+
+    Raises InvalidInput for what ONNX Runtime does not know either, and for a GPU that is not the first; warns if the CPU has to stand in
+    for something else.
     """
     if isinstance(providers, str) or not isinstance(providers, Sequence):
         raise InvalidInput(f"providers is {providers!r}: give a list of names, such as ['{_CPU}']")
-    names = [p[0] if isinstance(p, tuple) and p else p for p in providers]
-    for name in names:
+    names = []
+    for provider in providers:
+        name, options = provider if isinstance(provider, tuple) and len(provider) == 2 else (provider, {})
         if name not in _PROVIDERS:
-            raise InvalidInput(f"unknown provider {name!r}: qrt has {_CPU}")
-    if _CUDA in names and _CPU not in names:
-        from qrt.jit.cuda import refuse
-
-        refuse()
+            raise InvalidInput(f"unknown provider {name!r}: qrt has {_CUDA} and {_CPU}")
+        if name == _CUDA and isinstance(options, Mapping) and str(options.get("device_id", 0)) != "0":
+            raise InvalidInput(
+                f"device_id is {options['device_id']!r}: qrt uses the first GPU; CUDA_VISIBLE_DEVICES says which that is"
+            )
+        names.append(name)
+    if _CUDA in names and (_CPU not in names or (names.index(_CUDA) < names.index(_CPU) and _cuda_is_here())):
+        return "cuda"
     if names and _CPU not in names:
         warnings.warn(f"{', '.join(map(str, names))} is not available in qrt; {_CPU} runs the model", QrtWarning, stacklevel=3)
+    return None
 
 
 def set_default_logger_severity(severity: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -9,18 +10,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from qrt.artifact import is_compiled, open_compiled
-from qrt.core.errors import InvalidInput
+from qrt.core.errors import InvalidInput, UnsupportedOp
 from qrt.feeds import Contract, Shapes
 from qrt.interface import ModelMetadata, NodeArg
 from qrt.kept import Kept, kept_for
 from qrt.ops.op import Array
-from qrt.options import RunOptions, SessionOptions, check_providers, get_available_providers
+from qrt.options import RunOptions, SessionOptions, target_of
 from qrt.profile import Profile
 from qrt.runtime.whole import ClockFunction, Whole
 
 if TYPE_CHECKING:
     from qrt.api import Source
+    from qrt.binding import Binding
+    from qrt.runtime.device import DevicePlan
 
 __all__ = ["InferenceSession", "ModelMetadata", "NodeArg"]
 
@@ -28,7 +33,11 @@ __all__ = ["InferenceSession", "ModelMetadata", "NodeArg"]
 class _Runnable(Protocol):
     wholes: dict[Shapes, Whole]
 
+    def whole(self, feeds: Mapping[str, Array]) -> Whole: ...
+
     def run(self, feeds: Mapping[str, Array], *, clock: ClockFunction | None = None) -> list[Array]: ...
+
+    def close(self) -> None: ...
 
 
 class InferenceSession:
@@ -49,15 +58,15 @@ class InferenceSession:
 
         `num_threads`: threads a run may use, before `sess_options.intra_op_num_threads`; by default one per processor of this process,
         or as many as a compiled model was planned for.
-        `target`: the instruction set, for instance "avx2"; by default QRT_TARGET or the best this machine has.
-        `providers`: only checked: the CPU runs everything; `provider_options` has no effect.
-        Raises ModelError, UnsupportedOp, InvalidInput, or DeviceError where a GPU is asked for and nothing else.
+        `target`: "cuda", or the instruction set, for instance "avx2"; by default QRT_TARGET or the best this machine has.
+        `providers`: CUDAExecutionProvider before CPUExecutionProvider, or alone, asks for a GPU as well; `provider_options` has no effect.
+        Raises ModelError, UnsupportedOp, InvalidInput, or DeviceError where a GPU is asked for and cannot be used.
         """
         if sess_options is not None and not isinstance(sess_options, SessionOptions):
             raise InvalidInput(f"sess_options is a {type(sess_options).__name__}: give a qrt.SessionOptions")
         self._options = sess_options if sess_options is not None else SessionOptions()
         if providers is not None:
-            check_providers(providers)
+            target = target or target_of(providers)
         threads = num_threads if num_threads is not None else self._options.intra_op_num_threads or None
         self._executable: _Runnable | None
         self._kept: Kept | None
@@ -75,6 +84,8 @@ class InferenceSession:
                 self._executable = executable
                 if not executable.model.in_one_file:
                     self._kept = None  # a change of the other files would pass unnoticed
+        self._memory = getattr(self._executable, "memory", None)
+        self._split: set[Shapes] = set()  # those for which one plan on the GPU is not all of the model
         self._contract = Contract(self._interface.feeds)
         self._positions = {arg.name: index for index, arg in enumerate(self._interface.outputs)}
         self._profile = Profile() if self._options.enable_profiling else None
@@ -102,6 +113,52 @@ class InferenceSession:
             self._keep(shapes, executable.wholes.get(shapes))
         return [results[index] for index in chosen] if output_names else results
 
+    def bind(self, stream: object = None) -> Binding:
+        """A Binding of this session's inputs and outputs, for runs that read and write arrays where they are (docs/cuda.md).
+
+        `stream`: the CUDA stream that runs go to, an int or an object with __cuda_stream__; by default one of the session's own.
+        Raises InvalidInput for a stream that is none, or for the CPU.
+        """
+        from qrt.binding import Binding  # here: most sessions are never bound
+
+        names = self._contract.names
+        return Binding(
+            self._contract,
+            list(self._positions),
+            self._memory,
+            stream,
+            lambda arrays: self.run(None, dict(zip(names, arrays, strict=True))),
+            self._find,
+        )
+
+    def io_binding(self) -> Binding:
+        """`bind()`, by ONNX Runtime's name."""
+        return self.bind()
+
+    def run_with_iobinding(self, iobinding: Binding, run_options: RunOptions | None = None) -> None:
+        """`iobinding.run()`, in ONNX Runtime's words."""
+        iobinding.run()
+
+    def _find(self, shapes: Shapes) -> tuple[DevicePlan, list[int], list[int]] | None:
+        """The plan on the GPU that is all of the model for inputs of these shapes, if there is one, and its inputs and outputs there."""
+        from qrt.runtime.device import DevicePlan
+
+        executable = self._executable
+        if executable is None:
+            raise InvalidInput("the session is closed; make a new one")
+        if shapes in self._split:
+            return None
+        found = executable.wholes.get(shapes)
+        if found is None:
+            # Zeros that take no memory: only their shape matters.
+            like = {v.name: np.broadcast_to(np.zeros((), v.dtype), s) for v, s in zip(self._interface.feeds, shapes, strict=True)}
+            with contextlib.suppress(UnsupportedOp):
+                found = executable.whole(like)
+        if found is None or not isinstance(found.plan, DevicePlan) or len(set(found.outputs)) != len(found.outputs):
+            self._split.add(shapes)
+            return None
+        return found.plan, found.inputs, found.outputs
+
     def _keep(self, shapes: Shapes, whole: Whole | None) -> None:
         """Keeps the first plan that this session makes, for the next one on the same file."""
         kept = self._kept
@@ -121,7 +178,9 @@ class InferenceSession:
         """Lets go of the model's memory, and writes the profile if one is still open. Closing twice does nothing."""
         if self._profile is not None:
             self.end_profiling()
-        self._executable = None
+        executable, self._executable = self._executable, None
+        if executable is not None:
+            executable.close()
 
     def __enter__(self) -> InferenceSession:
         return self
@@ -163,15 +222,15 @@ class InferenceSession:
         return self._options
 
     def get_providers(self) -> list[str]:
-        """What runs the model."""
-        return get_available_providers()
+        """What runs the model, what is asked first in front."""
+        return [*(["CUDAExecutionProvider"] if self._memory is not None else []), "CPUExecutionProvider"]
 
     def get_provider_options(self) -> dict[str, dict[str, str]]:
         """The options of each provider: none."""
-        return {name: {} for name in get_available_providers()}
+        return {name: {} for name in self.get_providers()}
 
     def set_providers(
         self, providers: Sequence[str | tuple[str, dict[str, object]]], provider_options: Sequence[Mapping[str, object]] | None = None
     ) -> None:
-        """Checks the names; the CPU runs the model in any case."""
-        check_providers(providers)
+        """Checks the names; a session stays where it was made."""
+        target_of(providers)

@@ -71,4 +71,4 @@ def choose_target(arch: str, host_features: frozenset[str], wanted: str | None =
                 missing = ", ".join(sorted(t.needs - host_features))
                 raise InvalidInput(f"target {wanted!r} needs {missing}, which this machine lacks; it can run {able}")
             return t
-    raise InvalidInput(f"unknown target {wanted!r}: this machine can run {able} (QRT_TARGET or target=)")
+    raise InvalidInput(f"unknown target {wanted!r}: this machine can run {able} and, beside a GPU, cuda (QRT_TARGET or target=)")

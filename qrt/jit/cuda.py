@@ -12,18 +12,18 @@ import hashlib
 import importlib
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from unittest import mock
 
 import numpy as np
 
-from qrt.core.errors import DeviceError, KernelError
+from qrt.core.errors import KernelError
 from qrt.jit import cache
 
-__all__ = ["DeviceKernel", "Usage", "available", "compile_cubin", "cubin", "ptx", "refuse"]
+__all__ = ["DeviceKernel", "Usage", "available", "compile_cubin", "cubin", "missing", "prepare", "ptx", "symbol"]
 
 # Whatever of these changes may change code.
 _PACKAGES = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")
@@ -83,12 +83,6 @@ def available() -> bool:
     return missing() is None
 
 
-def refuse() -> NoReturn:
-    """Raises DeviceError, which says what is missing here, and that no model runs on a GPU yet: single kernels do."""
-    reason = missing() or "its kernels for NVIDIA's GPUs are there, but nothing that runs a whole model on them"
-    raise DeviceError(f"target 'cuda' cannot be used: {reason}. This version of qrt runs models on the CPU only: leave out the target")
-
-
 @functools.cache
 def _version(package: str) -> str | None:
     from importlib import metadata  # here: it takes 10 ms
@@ -111,6 +105,12 @@ def cubin(kernel: DeviceKernel, cc: tuple[int, int]) -> bytes:
     Raises KernelError if it cannot be compiled.
     """
     return cache.fetch_file(_key(kernel, cc), lambda: compile_cubin(kernel, cc)[0])
+
+
+def prepare(kernels: Sequence[DeviceKernel], cc: tuple[int, int]) -> None:
+    """Compiles those of `kernels` that are not on disk, so that `cubin` finds them there."""
+    for kernel in dict.fromkeys(kernels):
+        cubin(kernel, cc)
 
 
 def _key(kernel: DeviceKernel, cc: tuple[int, int]) -> str:

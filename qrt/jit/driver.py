@@ -1,4 +1,4 @@
-"""A GPU by NVIDIA's driver API, through ctypes: memory, kernels, one stream, graphs. The only door to libcuda that does things.
+"""A GPU by NVIDIA's driver API, through ctypes: memory, kernels, streams, graphs. The only door to libcuda that does things.
 
 Names, values and calls: "CUDA Driver API", NVIDIA's reference manual.
 """
@@ -6,44 +6,73 @@ Names, values and calls: "CUDA Driver API", NVIDIA's reference manual.
 from __future__ import annotations
 
 import ctypes
+import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from qrt.core.errors import DeviceError
-from qrt.jit.cuda import DeviceKernel, cubin, missing, symbol
+from qrt.jit.cuda import DeviceKernel, cubin, missing, prepare, symbol
 
 __all__ = ["Driver"]
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_…
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _END, _BUFFER_POINTER, _BUFFER_SIZE = 0, 1, 2  # CU_LAUNCH_PARAM_…
-_NON_BLOCKING, _RELAXED = 1, 2  # CU_STREAM_NON_BLOCKING, CU_STREAM_CAPTURE_MODE_RELAXED
+_NON_BLOCKING, _NO_TIMING = 1, 2  # CU_STREAM_NON_BLOCKING, CU_EVENT_DISABLE_TIMING
+_MEMORY_TYPE, _ORDINAL = 2, 9  # CU_POINTER_ATTRIBUTE_…
+_ON_DEVICE = 2  # CU_MEMORYTYPE_DEVICE
 _UINT8, _NO_INTERLEAVE, _SWIZZLE_128, _L2_256, _FILL_ZERO = 0, 0, 3, 3, 0  # CU_TENSOR_MAP_…
 _MAP_BYTES, _MAP_ALIGN, _BOX_BYTES = 128, 64, 128
+# The tensor cores' products of codes, and copies that go on while a block computes.
+_LEAST = (8, 0)
 
 # kernel, grid, the bytes of its record
 Launch = tuple[DeviceKernel, tuple[int, int], bytes]
 
 
-class Driver:
-    """The first device. One at a time may use it; what it made lives as long as the process.
+class _Node(ctypes.Structure):
+    """CUDA_KERNEL_NODE_PARAMS_v2."""
 
-    Raises DeviceError where CUDA is not available, and wherever the driver refuses.
+    _fields_ = (
+        ("function", ctypes.c_void_p),
+        *((name, ctypes.c_uint) for name in ("grid_x", "grid_y", "grid_z", "block_x", "block_y", "block_z", "shared")),
+        *((name, ctypes.c_void_p) for name in ("params", "extra", "kernel", "context")),
+    )
+
+
+# Kernels that are loaded, by context and name: sessions share them.
+_functions: dict[tuple[int | None, str], ctypes.c_void_p] = {}
+_loading = threading.Lock()
+
+
+class Driver:
+    """The first device, with a stream of its own. What is asked of a stream is done in order; None stands for its own.
+
+    Methods may be called from many threads at once. Raises DeviceError where CUDA is not available, and wherever the driver refuses.
     """
+
+    ordinal = 0
 
     def __init__(self) -> None:
         if reason := missing():
-            raise DeviceError(f"no GPU can be used: {reason}")
+            raise DeviceError(f"target 'cuda' cannot be used: {reason}")
         self._library: Any = ctypes.CDLL("libcuda.so.1")
-        self._functions: dict[str, ctypes.c_void_p] = {}
-        device, self._context, self._stream = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
-        self._call("cuDeviceGet", ctypes.byref(device), 0)
+        device, self._context, stream, self._mark, self._between = ctypes.c_int(), *(ctypes.c_void_p() for _ in range(4))
+        self._call("cuDeviceGet", ctypes.byref(device), self.ordinal)
+        self.cc = self._attribute(_MAJOR, device), self._attribute(_MINOR, device)
+        if self.cc < _LEAST:
+            raise DeviceError(f"target 'cuda' cannot be used: the device is of compute capability {self.cc[0]}.{self.cc[1]}; qrt needs 8.0")
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
         self._enter()
-        self._call("cuStreamCreate", ctypes.byref(self._stream), ctypes.c_uint(_NON_BLOCKING))
-        self.cc = self._attribute(_MAJOR, device), self._attribute(_MINOR, device)
+        self._call("cuStreamCreate", ctypes.byref(stream), ctypes.c_uint(_NON_BLOCKING))
+        for event in (self._mark, self._between):
+            self._call("cuEventCreate", ctypes.byref(event), ctypes.c_uint(_NO_TIMING))
+        self.stream: int = stream.value or 0
+        made = (("cuEventDestroy_v2", self._mark), ("cuEventDestroy_v2", self._between), ("cuStreamDestroy_v2", stream))
+        weakref.finalize(self, _destroy, self._library, self._context, made).atexit = False
 
     def _call(self, name: str, *args: Any) -> None:
         if status := getattr(self._library, name)(*args):
@@ -61,6 +90,10 @@ class Driver:
         """Makes the context this thread's: every thread needs it for itself."""
         self._call("cuCtxSetCurrent", self._context)
 
+    def _stream(self, stream: int | None) -> ctypes.c_void_p:
+        return ctypes.c_void_p(self.stream if stream is None else stream)
+
+    # -- memory -----------------------------------------------------------------------------------------------------------
     def allocate(self, nbytes: int) -> int:
         """The address of new memory, a multiple of 256."""
         self._enter()
@@ -69,25 +102,37 @@ class Driver:
         return address.value
 
     def free(self, address: int) -> None:
-        """Gives memory back."""
+        """Gives memory back, once the device has done what it was given so far."""
         self._enter()
         self._call("cuMemFree_v2", ctypes.c_uint64(address))
 
-    def upload(self, address: int, array: np.ndarray[Any, Any]) -> None:
-        """Copies a C-contiguous array to the device, after what was launched before; the array may change afterwards."""
+    def holds(self, address: int, nbytes: int) -> bool:
+        """Whether both ends of these bytes are memory of this device, as far as the driver knows."""
+        self._enter()
+        return all(self._holds(byte) for byte in (address, address + max(nbytes, 1) - 1))
+
+    def _holds(self, address: int) -> bool:
+        kind, ordinal = ctypes.c_uint(), ctypes.c_int(-1)
+        for to, which in ((kind, _MEMORY_TYPE), (ordinal, _ORDINAL)):
+            if self._library.cuPointerGetAttribute(ctypes.byref(to), ctypes.c_int(which), ctypes.c_uint64(address)):
+                return False
+        return kind.value == _ON_DEVICE and ordinal.value == self.ordinal
+
+    def upload(self, address: int, array: np.ndarray[Any, Any], stream: int | None = None) -> None:
+        """Copies a C-contiguous array to the device; the array may change afterwards."""
         if array.nbytes:
             self._enter()
             source, count = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
-            self._call("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), source, count, self._stream)
-            self._call("cuStreamSynchronize", self._stream)
+            self._call("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), source, count, self._stream(stream))
+            self._call("cuStreamSynchronize", self._stream(stream))
 
-    def download(self, array: np.ndarray[Any, Any], address: int) -> None:
-        """Fills a C-contiguous array from the device, after what was launched before."""
+    def download(self, array: np.ndarray[Any, Any], address: int, stream: int | None = None) -> None:
+        """Fills a C-contiguous array from the device."""
         if array.nbytes:
             self._enter()
             to, count = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
-            self._call("cuMemcpyDtoHAsync_v2", to, ctypes.c_uint64(address), count, self._stream)
-            self._call("cuStreamSynchronize", self._stream)
+            self._call("cuMemcpyDtoHAsync_v2", to, ctypes.c_uint64(address), count, self._stream(stream))
+            self._call("cuStreamSynchronize", self._stream(stream))
 
     def tensor_map(self, address: int, rows: int, columns: int, row_bytes: int, box_rows: int) -> np.ndarray[Any, Any]:
         """How the copy engine finds boxes of `box_rows` rows of 128 bytes in the matrix of bytes at `address`, which it puts into shared
@@ -102,42 +147,86 @@ class Driver:
         self._call("cuTensorMapEncodeTiled", ctypes.c_void_p(made.ctypes.data), *where, sizes, strides, box, steps, *how)
         return made
 
-    def record(self, launches: Sequence[Launch]) -> ctypes.c_void_p:
-        """The launches as one CUDA graph, each after the one before."""
-        functions = [self._function(kernel) for kernel, _, _ in launches]
+    # -- streams ------------------------------------------------------------------------------------------------------------
+    def wait(self, stream: int | None = None) -> None:
+        """Returns once a stream has done what it was given so far."""
         self._enter()
-        graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
-        self._call("cuStreamBeginCapture_v2", self._stream, ctypes.c_int(_RELAXED))
+        self._call("cuStreamSynchronize", self._stream(stream))
+
+    def order(self, first: int, then: int | None) -> None:
+        """What the stream `then` is given from now on waits for what `first` was given so far."""
+        self._enter()
+        self._call("cuEventRecord", self._between, self._stream(first))
+        self._call("cuStreamWaitEvent", self._stream(then), self._between, ctypes.c_uint(0))
+
+    def mark(self, stream: int | None) -> None:
+        """Notes how far a stream was told to go, for `follow`."""
+        self._enter()
+        self._call("cuEventRecord", self._mark, self._stream(stream))
+
+    def follow(self, stream: int | None) -> None:
+        """What a stream is given from now on waits for the mark that was set last."""
+        self._enter()
+        self._call("cuStreamWaitEvent", self._stream(stream), self._mark, ctypes.c_uint(0))
+
+    # -- graphs -------------------------------------------------------------------------------------------------------------
+    def record(self, launches: Sequence[Launch]) -> int:
+        """The launches as one CUDA graph, each after the one before.
+
+        Node by node: while a stream were captured, nobody in this process might wait for the device.
+        """
+        prepare([kernel for kernel, _, _ in launches], self.cc)
+        self._enter()
+        graph, executable, last = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("cuGraphCreate", ctypes.byref(graph), ctypes.c_uint(0))
         try:
-            for function, (kernel, grid, record) in zip(functions, launches, strict=True):
-                self._launch(function, kernel, grid, record)
+            for launch in launches:
+                last = self._add(graph, last, launch)
+            self._call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, ctypes.c_uint64(0))
         finally:
-            self._call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
-        self._call("cuGraphInstantiateWithFlags", ctypes.byref(executable), graph, ctypes.c_uint64(0))
-        self._call("cuGraphDestroy", graph)
-        return executable
+            self._call("cuGraphDestroy", graph)
+        return executable.value or 0
 
-    def replay(self, graph: ctypes.c_void_p) -> None:
-        """Starts a recorded graph."""
-        self._enter()
-        self._call("cuGraphLaunch", graph, self._stream)
-
-    def _function(self, kernel: DeviceKernel) -> ctypes.c_void_p:
-        """The kernel on the device, loaded once."""
-        name = symbol(kernel)
-        if name not in self._functions:
-            self._enter()
-            module, function, code = ctypes.c_void_p(), ctypes.c_void_p(), cubin(kernel, self.cc)
-            self._call("cuModuleLoadData", ctypes.byref(module), ctypes.c_char_p(code))
-            self._call("cuModuleGetFunction", ctypes.byref(function), module, name.encode())
-            if kernel.shared:
-                self._call("cuFuncSetAttribute", function, ctypes.c_int(_MAX_DYNAMIC_SHARED), ctypes.c_int(kernel.shared))
-            self._functions[name] = function
-        return self._functions[name]
-
-    def _launch(self, function: ctypes.c_void_p, kernel: DeviceKernel, grid: tuple[int, int], record: bytes) -> None:
+    def _add(self, graph: ctypes.c_void_p, last: ctypes.c_void_p, launch: Launch) -> ctypes.c_void_p:
+        """A launch as a node after `last`, if there is one. The graph keeps a copy of the record."""
+        kernel, grid, record = launch
         size, buffer = ctypes.c_size_t(len(record)), ctypes.create_string_buffer(record, len(record))
         pointers = (ctypes.addressof(buffer), ctypes.addressof(size))
         extra = (ctypes.c_void_p * 5)(_BUFFER_POINTER, pointers[0], _BUFFER_SIZE, pointers[1], _END)
-        shape = [ctypes.c_uint(extent) for extent in (*grid, 1, kernel.block, 1, 1, kernel.shared)]
-        self._call("cuLaunchKernel", function, *shape, self._stream, None, extra)
+        shape = (*grid, 1, kernel.block, 1, 1, kernel.shared)
+        params = _Node(self._function(kernel), *shape, None, ctypes.addressof(extra), None, None)
+        node = ctypes.c_void_p()
+        after = (ctypes.byref(last), ctypes.c_size_t(1)) if last.value else (None, ctypes.c_size_t(0))
+        self._call("cuGraphAddKernelNode_v2", ctypes.byref(node), graph, *after, ctypes.byref(params))
+        return node
+
+    def replay(self, graph: int, stream: int | None = None) -> None:
+        """Starts a recorded graph."""
+        self._enter()
+        self._call("cuGraphLaunch", ctypes.c_void_p(graph), self._stream(stream))
+
+    def destroy(self, graph: int) -> None:
+        """Gives a recorded graph back; if it is running, once it has run."""
+        self._enter()
+        self._call("cuGraphExecDestroy", ctypes.c_void_p(graph))
+
+    def _function(self, kernel: DeviceKernel) -> ctypes.c_void_p:
+        """The kernel on the device, loaded once."""
+        key = (self._context.value, symbol(kernel))
+        with _loading:
+            if key not in _functions:
+                self._enter()
+                module, function, code = ctypes.c_void_p(), ctypes.c_void_p(), cubin(kernel, self.cc)
+                self._call("cuModuleLoadData", ctypes.byref(module), ctypes.c_char_p(code))
+                self._call("cuModuleGetFunction", ctypes.byref(function), module, key[1].encode())
+                if kernel.shared:
+                    self._call("cuFuncSetAttribute", function, ctypes.c_int(_MAX_DYNAMIC_SHARED), ctypes.c_int(kernel.shared))
+                _functions[key] = function
+            return _functions[key]
+
+
+def _destroy(library: Any, context: ctypes.c_void_p, made: Sequence[tuple[str, ctypes.c_void_p]]) -> None:
+    """Gives back what a Driver made. What the driver says of it no longer matters to anybody."""
+    library.cuCtxSetCurrent(context)
+    for name, handle in made:
+        getattr(library, name)(handle)

@@ -11,10 +11,13 @@ from pathlib import Path
 
 from qrt.core.target import TARGETS, Target, choose_target
 
-__all__ = ["cache_bytes", "host_target"]
+__all__ = ["cache_bytes", "host_target", "wants_cuda"]
 
 _ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
 
+
+# A target that is none of this machine's processor.
+CUDA = "cuda"
 
 # What a core has for itself where the system does not say: the least of what cores with 256-bit vectors were built with.
 _CACHES = {1: 32 << 10, 2: 256 << 10}
@@ -71,15 +74,18 @@ def _may_use_tiles() -> bool:
     return bool(ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0)
 
 
+def _asked(wanted: str | None) -> str | None:
+    return wanted or os.environ.get("QRT_TARGET") or None
+
+
+def wants_cuda(wanted: str | None = None) -> bool:
+    """Whether `wanted`, else the environment's QRT_TARGET, is a GPU. Touches none."""
+    return _asked(wanted) == CUDA
+
+
 def host_target(wanted: str | None = None) -> Target:
-    """The target to compile for: `wanted`, else the environment's QRT_TARGET, else the best this machine can run.
-
-    Raises InvalidInput if the machine cannot run it, DeviceError for "cuda".
-    """
-    wanted = wanted or os.environ.get("QRT_TARGET") or None
-    if wanted == "cuda":
-        from qrt.jit.cuda import refuse
-
-        refuse()
+    """The target to compile the CPU's kernels for: `wanted`, else the environment's QRT_TARGET, else, and beside a GPU, the best this
+    machine can run. Raises InvalidInput if the machine cannot run it."""
+    wanted = None if wants_cuda(wanted) else _asked(wanted)
     machine = platform.machine().lower()
     return choose_target(_ARCHITECTURES.get(machine, machine), _host_features(), wanted)

@@ -5,20 +5,25 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qrt.core.errors import QrtError, UnsupportedOp
+from qrt.core.errors import InvalidInput, QrtError, UnsupportedOp
 from qrt.core.target import Target
 from qrt.graph import Model, ir
 from qrt.lower.handlers import HANDLERS
 from qrt.lower.lowering import Constants, Lowering, NotConstant, NotNative
 from qrt.lower.python_step import PythonStep
+from qrt.lower.tables import join_tables
 from qrt.ops.op import Array
 from qrt.ops.program import Program
 from qrt.runtime.clock import cycles
 from qrt.runtime.plan import Packs, Plan, build
 from qrt.runtime.whole import ClockFunction, Whole
+
+if TYPE_CHECKING:
+    from qrt.runtime.device import DeviceMemory, DevicePlan
 
 __all__ = ["Executable", "TapFunction"]
 
@@ -30,7 +35,7 @@ MAX_PLANS = 64
 MAX_SHAPE_ELEMENTS = 64
 
 _Names = dict[int, list[tuple[str, tuple[int, ...]]]]
-_Planned = tuple[Plan, Program, _Names]
+_Planned = tuple["Plan | DevicePlan", Program, _Names]
 
 
 @dataclass
@@ -46,7 +51,8 @@ class _Native:
 
 
 class Executable:
-    """A model made runnable for one target. `run` may be called from many threads at once.
+    """A model made runnable for one target, and for the device of `memory` where there is one: the CPU does then what that has no kernels
+    for. `run` may be called from many threads at once.
 
     `taps`: names of values that a tapped run hands to the tap. `calls`: functions that carry nodes out, by the node's name. `why`: for each
     node that runs in Python, the reason.
@@ -59,7 +65,11 @@ class Executable:
         threads: int,
         taps: Sequence[str] = (),
         calls: Mapping[str, Callable[[Array], Array]] | None = None,
+        memory: DeviceMemory | None = None,
     ) -> None:
+        if memory is not None and taps:
+            raise InvalidInput("values are tapped on the CPU only: leave out the target")
+        self.memory = memory
         self.model, self.target, self.threads = model, target, threads
         self.taps = frozenset(taps)
         self.calls = calls or {}
@@ -170,9 +180,9 @@ class Executable:
                 clock(plan.names, plan.kernels, watch[0])
         return [values[v] if v in self._fresh else np.array(_known(v, values)) for v in self._outputs]
 
-    def plans(self, feeds: Mapping[str, Array]) -> list[tuple[Plan, Program]]:
+    def plans(self, feeds: Mapping[str, Array]) -> list[tuple[Plan | DevicePlan, Program]]:
         """The plans that a run on `feeds` walks: for inspection. Runs the model once."""
-        found: list[tuple[Plan, Program]] = []
+        found: list[tuple[Plan | DevicePlan, Program]] = []
         self.run(feeds)
         for stage in self._stages:
             if isinstance(stage, _Native):
@@ -218,12 +228,24 @@ class Executable:
             found = stage.plans.get(_key(stage, arrays))
             if found is None:
                 program, names = self._lower(stage, arrays)
-                found = (build(program, self.target, self.threads, self.packs, tuple(names)), program, names)
+                found = (self._build(program, tuple(names)), program, names)
                 if len(stage.plans) >= MAX_PLANS:
                     del stage.plans[next(iter(stage.plans))]
                     self.wholes.clear()
                 stage.plans[_key(stage, arrays)] = found
             return found
+
+    def _build(self, program: Program, taps: tuple[int, ...]) -> Plan | DevicePlan:
+        if self.memory is None:
+            return build(program, self.target, self.threads, self.packs, taps)
+        from qrt.runtime.device import plan_mixed  # here, because most sessions need none of it
+
+        return plan_mixed(program, self.memory, self.packs, lambda part: build(part, self.target, self.threads, self.packs))
+
+    def close(self) -> None:
+        """Gives a device's memory back; on a device, nothing can be run any more."""
+        if self.memory is not None:
+            self.memory.close()
 
     def _lower(self, stage: _Native, arrays: Sequence[Array]) -> tuple[Program, _Names]:
         """The stage's program for inputs like `arrays`, and the tapped values in it."""
@@ -243,7 +265,10 @@ class Executable:
                 stage.plans.clear()
                 continue
             names = low.tapped(self.taps)
-            return low.finish(stage.outputs), names
+            program = low.finish(stage.outputs)
+            if self.memory is None:  # its kernels take no tables
+                join_tables(program, names)
+            return program, names
 
 
 def _named(tap: TapFunction, names: _Names) -> Callable[[int, Array], None]:

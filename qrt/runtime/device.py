@@ -1,41 +1,33 @@
-"""DevicePlan: a program of known shapes as one graph of launches on a GPU, recorded once and replayed for every run."""
+"""DevicePlan: a program of known shapes on a GPU. Its launches between runs on the CPU are graphs, recorded once for the addresses they
+meet and replayed for every run."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
+import contextlib
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 
+from qrt.core.errors import DeviceError
 from qrt.jit.cuda import DeviceKernel
-from qrt.ops.op import Array, Base, Boxes, Op, Operand, Ref
+from qrt.ops.op import Array, Base, Boxes, Op, Operand, Ref, Spec, View
 from qrt.ops.program import Program
 from qrt.runtime.arena import place
+from qrt.runtime.clock import cycles
+from qrt.runtime.device_memory import Device, DeviceMemory, Held
 from qrt.runtime.emission import Emitter, Packs, emit_program
+from qrt.runtime.plan import Plan
+from qrt.runtime.segments import HostRun, cut
 
-__all__ = ["Device", "DevicePlan"]
+__all__ = ["Device", "DeviceMemory", "DevicePlan", "plan_mixed"]
 
+# Recordings that a plan keeps: bound inputs and outputs may come in turns.
+MAX_RECORDINGS = 8
 
-class Device(Protocol):
-    """What a plan needs of a GPU: see `qrt.jit.driver.Driver`."""
-
-    cc: tuple[int, int]
-
-    def tensor_map(self, address: int, rows: int, columns: int, row_bytes: int, box_rows: int) -> Array: ...
-
-    def allocate(self, nbytes: int) -> int: ...
-
-    def free(self, address: int) -> None: ...
-
-    def upload(self, address: int, array: Array) -> None: ...
-
-    def download(self, array: Array, address: int) -> None: ...
-
-    def record(self, launches: Sequence[tuple[DeviceKernel, tuple[int, int], bytes]]) -> Any: ...
-
-    def replay(self, graph: Any) -> None: ...
+Addresses = dict[Base, Sequence[int]]
 
 
 @dataclass
@@ -45,6 +37,20 @@ class _Launch:
     record: Array
     refs: list[tuple[str, Ref]]
     boxes: dict[str, Boxes]
+    name: str
+
+
+@dataclass
+class _Host:
+    """A run on the CPU; values that it reads and makes, each with its place on the device."""
+
+    plan: Plan
+    reads: list[tuple[int, Operand]]
+    makes: list[tuple[int, Operand]]
+    name: str
+
+
+_Part = list[_Launch] | _Host
 
 
 class _Builder(Emitter):
@@ -59,65 +65,230 @@ class _Builder(Emitter):
     def launch(self, kernel: DeviceKernel, grid: tuple[int, int], **fields: int | float | Ref | Boxes) -> None:
         boxes = {name: value for name, value in fields.items() if isinstance(value, Boxes)}
         plain = {name: 0 if isinstance(value, Boxes) else value for name, value in fields.items()}
-        self.steps.append(_Launch(kernel, grid, *self.filled(kernel.name, kernel.record, plain), boxes))
+        self.steps.append(_Launch(kernel, grid, *self.filled(kernel.name, kernel.record, plain), boxes, self.current))
 
     def hand(self, op: Op, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        op.emit_device(self, inputs, outputs)
+        if isinstance(op, HostRun):
+            reads, makes = list(zip(op.given, inputs, strict=True)), list(zip(op.made, outputs, strict=True))
+            self.steps.append(_Host(op.plan, reads, makes, self.current))
+        else:
+            op.emit_device(self, inputs, outputs)
+
+
+class _Recording:
+    """A plan's graphs for certain addresses, one for each of its runs of launches, and the tensor maps that they read."""
+
+    def __init__(self, device: Device, parts: Sequence[_Part], at: Addresses) -> None:
+        self._device, self._at = device, at
+        self._maps: list[Held] = []
+        self.graphs: list[int] = []
+        self._release = weakref.finalize(self, _destroy, device, self.graphs)
+        self._release.atexit = False
+        for part in parts:
+            if not isinstance(part, _Host):
+                self.graphs.append(device.record([self._placed(launch) for launch in part]))
+
+    def _placed(self, launch: _Launch) -> tuple[DeviceKernel, tuple[int, int], bytes]:
+        record = launch.record.copy()
+        for name, ref in launch.refs:
+            record[name] = self._address(ref)
+        for name, boxes in launch.boxes.items():
+            record[name] = self._describe(boxes)
+        return launch.kernel, launch.grid, record.tobytes()[: launch.kernel.parameters]
+
+    def _address(self, ref: Ref) -> int:
+        return self._at[ref.base][ref.index] + ref.offset
+
+    def _describe(self, boxes: Boxes) -> int:
+        """The address of a tensor map."""
+        made = self._device.tensor_map(self._address(boxes.ref), boxes.rows, boxes.columns, boxes.row_bytes, boxes.box_rows)
+        self._maps.append(Held(self._device, made.nbytes))
+        self._device.upload(self._maps[-1].address, made)
+        return self._maps[-1].address
+
+    def free(self) -> None:
+        self._release()
+        for held in self._maps:
+            held.free()
+
+
+def _destroy(device: Device, graphs: Sequence[int]) -> None:
+    for graph in graphs:
+        device.destroy(graph)
 
 
 class DevicePlan:
-    """A plan on `device`, whose memory it keeps until it is closed. Runs take turns.
+    """A plan on `device`, whose memory it keeps until it is closed, or with others in `memory`. Runs take turns.
 
-    Making it raises UnsupportedOp where an op has no device kernel, DeviceError where the device refuses.
+    `program` may hold HostRuns. Making it raises UnsupportedOp where an op has no device kernel, DeviceError where the device refuses.
     """
 
-    def __init__(self, program: Program, device: Device, packs: Packs) -> None:
-        self._device, self._lock = device, threading.Lock()
+    def __init__(self, program: Program, device: Device, packs: Packs, memory: DeviceMemory | None = None) -> None:
+        self.memory = memory if memory is not None else DeviceMemory(device)
+        self._device = device
         builder = _Builder(program, packs, device.cc)
         emit_program(program, builder)
-        offsets, nbytes = place(builder.buffers)
-        self._outputs = [program.specs[value] for value in program.outputs]
-        self._places: list[int] = []
-        arena = self._allocate(nbytes)
-        bases = {
-            Base.ARENA: [arena + offset for offset in offsets],
-            Base.CONSTANT: [self._allocate(array.nbytes) for array in builder.constants],
-            Base.INPUT: [self._allocate(program.specs[value].nbytes) for value in program.inputs],
-            Base.OUTPUT: [self._allocate(spec.nbytes) for spec in self._outputs],
+        self._offsets, self._arena_nbytes = place(builder.buffers)
+        self._parts = _parted(builder.steps)
+        self.names = [part.name if isinstance(part, _Host) else f"{part[0].name} … {part[-1].name}" for part in self._parts]
+        self.kernels = [f"cpu: {len(p.plan.kernels)} steps" if isinstance(p, _Host) else f"cuda: {len(p)} launches" for p in self._parts]
+        self.inputs = [program.specs[value] for value in program.inputs]
+        self.outputs = [program.specs[value] for value in program.outputs]
+        roots = program.roots()
+        self._input_values, self._output_values = list(program.inputs), [roots[value] for value in program.outputs]
+        self._launched = {roots[v] for c in program.calls if not isinstance(c.op, View | HostRun) for v in (*c.inputs, *c.outputs)}
+        self._constants = [self.memory.constant(array) for array in builder.constants]
+        self._staged: dict[tuple[Base, int], Held] = {}
+        self._recordings: OrderedDict[tuple[int, ...], _Recording] = OrderedDict()
+
+    def run(
+        self, inputs: Sequence[Array], tap: Callable[[int, Array], None] | None = None, clock: list[Array] | None = None
+    ) -> list[Array]:
+        """Outputs for C-contiguous `inputs` of the planned shapes and dtypes. InvalidInput where a step on the CPU refuses what it gets.
+
+        `clock` receives an int64 array: the cycle counter before the first part and after each. Nothing is tapped.
+        """
+        times: list[int] | None = None if clock is None else []
+        outputs = self.carry_out(inputs, [None] * len(self.outputs), None, times)
+        if clock is not None:
+            clock.append(np.array(times, np.int64))
+        return [output for output in outputs if output is not None]
+
+    def carry_out(
+        self, inputs: Sequence[Array | int], outputs: Sequence[int | None], stream: int | None, times: list[int] | None = None
+    ) -> list[Array | None]:
+        """Runs on `stream` with inputs that are arrays, or addresses on the device; gives the outputs that get no address.
+
+        Returns before the device is done where neither an array nor the CPU has to be waited for and `stream` is the caller's.
+        """
+        memory, device = self.memory, self._device
+        with memory.lock:
+            memory.check_open()
+            at, recording = self._recorded(inputs, outputs)
+            if memory.pending:
+                device.follow(stream)
+            try:
+                results = self._run(inputs, outputs, at, recording, stream, times)
+                memory.pending = stream is not None
+                if memory.pending:
+                    device.mark(stream)
+                else:
+                    device.wait(stream)
+            except BaseException:
+                with contextlib.suppress(DeviceError):  # what was launched still uses the arena
+                    device.wait(stream)
+                raise
+        return results
+
+    def _run(
+        self,
+        inputs: Sequence[Array | int],
+        outputs: Sequence[int | None],
+        at: Addresses,
+        recording: _Recording,
+        stream: int | None,
+        times: list[int] | None,
+    ) -> list[Array | None]:
+        device = self._device
+        host: dict[int, Array] = {}
+        if times is not None:
+            times.append(cycles())
+        for value, array, address in zip(self._input_values, inputs, at[Base.INPUT], strict=True):
+            if not isinstance(array, int):
+                host[value] = array
+                if value in self._launched:
+                    device.upload(address, array, stream)
+        graphs = iter(recording.graphs)
+        for part in self._parts:
+            if isinstance(part, _Host):
+                self._run_host(part, host, at, stream)
+            else:
+                device.replay(next(graphs), stream)
+            if times is not None:
+                device.wait(stream)
+                times.append(cycles())
+        return [self._result(index, host, wanted, at, stream) for index, wanted in enumerate(outputs)]
+
+    def _run_host(self, part: _Host, host: dict[int, Array], at: Addresses, stream: int | None) -> None:
+        """A run on the CPU: what it reads is fetched unless it is there, what it makes is sent if launches read it."""
+        for value, operand in part.reads:
+            if value not in host:
+                host[value] = self._download(operand.spec, at[operand.ref.base][operand.ref.index], stream)
+        made = part.plan.run([host[value] for value, _ in part.reads])
+        for (value, operand), array in zip(part.makes, made, strict=True):
+            host[value] = array
+            if value in self._launched:
+                self._device.upload(at[operand.ref.base][operand.ref.index], array, stream)
+
+    def _result(self, index: int, host: dict[int, Array], wanted: int | None, at: Addresses, stream: int | None) -> Array | None:
+        """Output `index`, unless it is `wanted` on the device, where it then is."""
+        value, spec = self._output_values[index], self.outputs[index]
+        if wanted is None:
+            return host[value].reshape(spec.shape) if value in host else self._download(spec, at[Base.OUTPUT][index], stream)
+        if value in host and value not in self._launched:
+            self._device.upload(wanted, host[value], stream)
+        return None
+
+    def _download(self, spec: Spec, address: int, stream: int | None) -> Array:
+        array = np.empty(spec.shape, spec.dtype)
+        self._device.download(array, address, stream)
+        return array
+
+    # -- addresses ------------------------------------------------------------------------------------------------------------
+    def _recorded(self, inputs: Sequence[Array | int], outputs: Sequence[int | None]) -> tuple[Addresses, _Recording]:
+        """Where everything is in a run with these inputs and outputs, and the graphs for that."""
+        arena = self.memory.arena(self._arena_nbytes)
+        begins = [x if isinstance(x, int) else self._staging(Base.INPUT, index) for index, x in enumerate(inputs)]
+        ends = [y if y is not None else self._staging(Base.OUTPUT, index) for index, y in enumerate(outputs)]
+        at: Addresses = {
+            Base.ARENA: [arena + offset for offset in self._offsets],
+            Base.CONSTANT: [held.address for held in self._constants],
+            Base.INPUT: begins,
+            Base.OUTPUT: ends,
         }
-        for address, array in zip(bases[Base.CONSTANT], builder.constants, strict=True):
-            device.upload(address, array)
-        for step in builder.steps:
-            for name, ref in step.refs:
-                step.record[name] = bases[ref.base][ref.index] + ref.offset
-            for name, b in step.boxes.items():
-                step.record[name] = self._describe(b, bases[b.ref.base][b.ref.index] + b.ref.offset)
-        self._to, self._from = bases[Base.INPUT], bases[Base.OUTPUT]
-        self._graph = device.record([(s.kernel, s.grid, s.record.tobytes()[: s.kernel.parameters]) for s in builder.steps])
+        key = (arena, *begins, *ends)
+        if key not in self._recordings:
+            while len(self._recordings) >= MAX_RECORDINGS:
+                self._recordings.popitem(last=False)[1].free()
+            self._recordings[key] = _Recording(self._device, self._parts, at)
+        self._recordings.move_to_end(key)
+        return at, self._recordings[key]
 
-    def _allocate(self, nbytes: int) -> int:
-        self._places.append(self._device.allocate(nbytes))
-        return self._places[-1]
-
-    def _describe(self, boxes: Boxes, address: int) -> int:
-        """The address of a tensor map of what lies at `address`."""
-        made = self._device.tensor_map(address, boxes.rows, boxes.columns, boxes.row_bytes, boxes.box_rows)
-        place = self._allocate(made.nbytes)
-        self._device.upload(place, made)
-        return place
-
-    def run(self, inputs: Sequence[Array]) -> list[Array]:
-        """Outputs for C-contiguous `inputs` of the planned shapes and dtypes."""
-        outputs = [np.empty(spec.shape, spec.dtype) for spec in self._outputs]
-        with self._lock:
-            for address, array in zip(self._to, inputs, strict=True):
-                self._device.upload(address, array)
-            self._device.replay(self._graph)
-            for array, address in zip(outputs, self._from, strict=True):
-                self._device.download(array, address)
-        return outputs
+    def _staging(self, base: Base, index: int) -> int:
+        """Memory for an input or output that is an array in the CPU's; none for one that only the CPU touches."""
+        values, specs = (self._input_values, self.inputs) if base is Base.INPUT else (self._output_values, self.outputs)
+        if values[index] not in self._launched:
+            return 0
+        if (base, index) not in self._staged:
+            self._staged[base, index] = Held(self._device, specs[index].nbytes)
+        return self._staged[base, index].address
 
     def close(self) -> None:
-        """Gives the device's memory back; the plan cannot run any more."""
-        while self._places:
-            self._device.free(self._places.pop())
+        """Gives the device's memory back, that of the plans that share it too; they cannot run any more."""
+        self.memory.close()
+        self.release()
+
+    def release(self) -> None:
+        """Gives back what is this plan's alone."""
+        for recording in self._recordings.values():
+            recording.free()
+        for held in self._staged.values():
+            held.free()
+
+
+def plan_mixed(program: Program, memory: DeviceMemory, packs: Packs, on_cpu: Callable[[Program], Plan]) -> DevicePlan:
+    """The plan of `program` in `memory`, with what the device has no kernels for planned by `on_cpu`."""
+    return DevicePlan(cut(program, memory.device.cc, on_cpu), memory.device, packs, memory)
+
+
+def _parted(steps: Sequence[_Launch | _Host]) -> list[_Part]:
+    """The launches between runs on the CPU as one list each."""
+    parts: list[_Part] = []
+    for step in steps:
+        if isinstance(step, _Host):
+            parts.append(step)
+        elif parts and not isinstance(parts[-1], _Host):
+            parts[-1].append(step)
+        else:
+            parts.append([step])
+    return parts

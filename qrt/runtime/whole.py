@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from qrt.ops.op import Array
 from qrt.runtime.plan import Plan
+
+if TYPE_CHECKING:
+    from qrt.runtime.device import DevicePlan
 
 __all__ = ["ClockFunction", "Whole"]
 
@@ -16,7 +20,7 @@ ClockFunction = Callable[[Sequence[str], Sequence[str], Array], None]
 class Whole:
     """A plan that is all of a model: its input k is the model's inputs[k], and the model's output k is the plan's outputs[k]."""
 
-    def __init__(self, plan: Plan, inputs: list[int], outputs: list[int]) -> None:
+    def __init__(self, plan: Plan | DevicePlan, inputs: list[int], outputs: list[int]) -> None:
         self.plan, self.inputs, self.outputs = plan, inputs, outputs
         # Most models take and give what their plan does, and need not wait for it to be picked.
         self._takes_all = inputs == list(range(len(inputs)))

@@ -23,12 +23,17 @@ def source_of(kernel: DeviceKernel) -> tuple[Path, str]:
 
 
 class EmulatedDevice:
-    """Memory starts as anything but 0. `launched`: names of the kernels, in order. `mutation`: what is replaced by what in their source."""
+    """Memory starts as anything but 0. `launched`: names of the kernels, in order; `noted`: copies and what streams are asked. `mutation`:
+    what is replaced by what in their source."""
 
     def __init__(self, schedule: Schedule = ANY_ORDER, mutation: tuple[str, str] | None = None) -> None:
         self.memory, self.schedule, self.mutation = Memory(), schedule, mutation
         self.sizes: dict[int, int] = {}
         self.launched: list[str] = []
+        self.noted: list[tuple[object, ...]] = []
+        self.graphs: dict[int, list[Launch]] = {}
+        self._next = 1
+        self.ordinal, self.stream = 0, 77
         self.cc = (9, 0)
 
     def allocate(self, nbytes: int) -> int:
@@ -36,23 +41,46 @@ class EmulatedDevice:
         self.sizes[address] = nbytes
         return address
 
+    def holds(self, address: int, nbytes: int) -> bool:
+        return any(start <= address and address + nbytes <= start + size for start, size in self.sizes.items())
+
     def free(self, address: int) -> None:
         del self.sizes[address]
 
-    def upload(self, address: int, array: np.ndarray) -> None:
+    def upload(self, address: int, array: np.ndarray, stream: int | None = None) -> None:
+        self.noted.append(("upload", array.nbytes))
         self.memory.at(address, array.nbytes, 1)[:] = np.frombuffer(array.tobytes(), np.uint8)
 
-    def download(self, array: np.ndarray, address: int) -> None:
+    def download(self, array: np.ndarray, address: int, stream: int | None = None) -> None:
+        self.noted.append(("download", array.nbytes))
         array[...] = self.memory.at(address, array.nbytes, 1).view(array.dtype).reshape(array.shape)
 
     def tensor_map(self, address: int, rows: int, columns: int, row_bytes: int, box_rows: int) -> np.ndarray:
         return np.pad(np.array([address, rows, columns, row_bytes, box_rows]), (0, 11)).view(np.uint8)
 
-    def record(self, launches: Sequence[Launch]) -> list[Launch]:
-        return list(launches)
+    def wait(self, stream: int | None = None) -> None:
+        self.noted.append(("wait", stream))
 
-    def replay(self, graph: list[Launch]) -> None:
-        for kernel, grid, record in graph:
+    def order(self, first: int, then: int | None) -> None:
+        self.noted.append(("order", first, then))
+
+    def mark(self, stream: int | None) -> None:
+        self.noted.append(("mark", stream))
+
+    def follow(self, stream: int | None) -> None:
+        self.noted.append(("follow", stream))
+
+    def record(self, launches: Sequence[Launch]) -> int:
+        self.graphs[self._next] = list(launches)
+        self._next += 1
+        return self._next - 1
+
+    def destroy(self, graph: int) -> None:
+        del self.graphs[graph]
+
+    def replay(self, graph: int, stream: int | None = None) -> None:
+        self.noted.append(("replay", stream))
+        for kernel, grid, record in self.graphs[graph]:
             self.launched.append(kernel.name)
             path, function = source_of(kernel)
             values: Any = np.frombuffer(record.ljust(kernel.record.itemsize, b"\0"), kernel.record)[0]

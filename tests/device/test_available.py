@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from data import ASSETS
 
-from qrt.core.errors import DeviceError
-from qrt.jit import cuda
+import qrt
+from qrt.jit import cuda, host_target, wants_cuda
+
+DIGITS = ASSETS / "digits.onnx"
 
 
 def pretend(patch: pytest.MonkeyPatch, packages: bool = True, init: int = 0, devices: int = 1) -> None:
@@ -25,32 +30,74 @@ def pretend(patch: pytest.MonkeyPatch, packages: bool = True, init: int = 0, dev
 
 def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, packages=False)
-    with pytest.raises(DeviceError, match=r"numba-cuda, .* is not installed: pip install 'qrt\[cuda\]'"):
-        cuda.refuse()
+    for asked in (
+        {"target": "cuda"},
+        {"providers": ["CUDAExecutionProvider"]},
+        {"providers": [("CUDAExecutionProvider", {"device_id": 0})]},
+    ):
+        with pytest.raises(
+            qrt.DeviceError, match=r"'cuda' cannot be used: numba, numba-cuda, .* is not installed: pip install 'qrt\[cuda\]'"
+        ):
+            qrt.InferenceSession(DIGITS, **asked)  # type: ignore[arg-type]
 
 
 def test_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, init=100)
-    with pytest.raises(DeviceError, match="cuInit gave 100"):
-        cuda.refuse()
+    with pytest.raises(qrt.DeviceError, match="cuInit gave 100"):
+        qrt.InferenceSession(DIGITS, target="cuda")
 
     def absent(name: str) -> None:
         raise OSError(name)
 
     monkeypatch.setattr(ctypes, "CDLL", absent)
-    with pytest.raises(DeviceError, match=r"libcuda.so.1.* is not installed"):
-        cuda.refuse()
+    with pytest.raises(qrt.DeviceError, match=r"libcuda.so.1.* is not installed: install a driver for CUDA 13"):
+        qrt.InferenceSession(DIGITS, target="cuda")
 
 
 def test_device(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, devices=0)
     assert not cuda.available()
-    with pytest.raises(DeviceError, match="finds no device"):
-        cuda.refuse()
+    with pytest.raises(qrt.DeviceError, match="finds no device: see nvidia-smi"):
+        qrt.InferenceSession(DIGITS, target="cuda")
 
 
-def test_all_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_said_to_be_here(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch)
     assert cuda.available()
-    with pytest.raises(DeviceError, match="nothing that runs a whole model"):
-        cuda.refuse()
+    assert qrt.get_available_providers() == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert qrt.get_device() == "GPU"
+    pretend(monkeypatch, devices=0)
+    assert qrt.get_available_providers() == ["CPUExecutionProvider"]
+    assert qrt.get_device() == "CPU"
+
+
+def test_the_target_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a GPU, the CPU runs what it is best at; what was compiled for it is refused."""
+    pretend(monkeypatch, packages=False)
+    monkeypatch.setenv("QRT_TARGET", "cuda")
+    assert wants_cuda()
+    assert not wants_cuda("generic")
+    assert host_target().arch == host_target("generic").arch
+    with pytest.raises(qrt.DeviceError):
+        qrt.InferenceSession(DIGITS)
+    with pytest.raises(qrt.InvalidInput, match="leave out the target 'cuda'"):
+        qrt.compile(DIGITS, "x.qrt")
+    assert qrt.InferenceSession(DIGITS, target="generic").get_providers() == ["CPUExecutionProvider"]
+
+
+def test_importing_touches_nothing_of_cuda() -> None:
+    """Not even a session on the CPU does, wherever the driver is installed."""
+    program = f"""
+import ctypes, sys
+real = ctypes.CDLL
+class Watched(real):
+    def __init__(self, name, *args, **kwargs):
+        assert "cuda" not in str(name), name
+        super().__init__(name, *args, **kwargs)
+ctypes.CDLL = Watched
+import qrt
+qrt.InferenceSession({str(DIGITS)!r}).close()
+print(*sorted(name for name in sys.modules if name.split(".")[0] in ("cuda", "numba_cuda") or name in ("qrt.jit.driver", "qrt.jit.cuda")))
+"""
+    result = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []

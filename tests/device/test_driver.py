@@ -25,6 +25,8 @@ class Pretended:
         self.launches: list[tuple[str, list[int], bytes]] = []
         self.attributes: list[tuple[str, int, int]] = []
         self.failing = ""
+        self.nodes = 0
+        self.capability = {75: 9, 76: 0}
         self._memory: dict[int, Any] = {}
         self._names: dict[int, str] = {}
 
@@ -39,7 +41,7 @@ class Pretended:
         return call
 
     def _cuDeviceGetAttribute(self, to: Any, which: int, device: Any) -> None:
-        to._obj.value = {75: 9, 76: 0}[which]
+        to._obj.value = self.capability[which]
 
     def _cuStreamCreate(self, to: Any, flags: Any) -> None:
         assert flags.value == 1  # CU_STREAM_NON_BLOCKING
@@ -67,19 +69,30 @@ class Pretended:
     def _cuFuncSetAttribute(self, function: Any, which: Any, value: Any) -> None:
         self.attributes.append((self._names[function.value], which.value, value.value))
 
-    def _cuStreamEndCapture(self, stream: Any, to: Any) -> None:
+    def _cuGraphCreate(self, to: Any, flags: Any) -> None:
         to._obj.value = GRAPH
+        self.nodes = 0
+
+    def _cuPointerGetAttribute(self, to: Any, which: Any, address: Any) -> int:
+        inside = any(start <= address.value < start + len(memory) for start, memory in self._memory.items())
+        to._obj.value = {2: 2, 9: 0}[which.value]
+        return 0 if inside else 1
 
     def _cuGraphInstantiateWithFlags(self, to: Any, graph: Any, flags: Any) -> None:
         assert graph.value == GRAPH
         to._obj.value = GRAPH + 1
 
-    def _cuLaunchKernel(self, function: Any, *rest: Any) -> None:
-        *extents, stream, params, extra = rest
-        assert (stream.value, params) == (STREAM, None)
+    def _cuGraphAddKernelNode_v2(self, to: Any, graph: Any, before: Any, count: Any, params: Any) -> None:
+        node = params._obj
+        assert (graph.value, node.params, node.kernel, node.context) == (GRAPH, None, None, None)
+        assert (before._obj.value if before is not None else 0, count.value) == (self.nodes, bool(self.nodes))
+        extra = (ctypes.c_void_p * 5).from_address(node.extra)
         assert [extra[0], extra[2], extra[4]] == [1, 2, None]  # CU_LAUNCH_PARAM_BUFFER_POINTER, _BUFFER_SIZE, _END
         size = ctypes.c_size_t.from_address(extra[3]).value
-        self.launches.append((self._names[function.value], [e.value for e in extents], ctypes.string_at(extra[1], size)))
+        shape = [node.grid_x, node.grid_y, node.grid_z, node.block_x, node.block_y, node.block_z, node.shared]
+        self.launches.append((self._names[node.function], shape, ctypes.string_at(extra[1], size)))
+        self.nodes += 1
+        to._obj.value = self.nodes
 
     def _cuTensorMapEncodeTiled(self, to: Any, *rest: Any) -> None:
         assert to.value % 64 == 0
@@ -98,6 +111,8 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     pretended = Pretended()
     monkeypatch.setattr(driver, "missing", lambda: None)
     monkeypatch.setattr(driver, "cubin", lambda kernel, cc: b"\x7fELF" + bytes(cc))
+    monkeypatch.setattr(driver, "prepare", lambda kernels, cc: None)
+    monkeypatch.setattr(driver, "_functions", {})
     monkeypatch.setattr(ctypes, "CDLL", lambda name: pretended)
     return pretended
 
@@ -123,19 +138,52 @@ def test_a_graph(library: Pretended) -> None:
     device = Driver()
     product = PRODUCTS[0]
     graph = device.record([(PAD_ROWS, (3, 1), record_of(PAD_ROWS)), (product, (2, 5), record_of(product)), (product, (1, 1), b"12")])
-    assert graph.value == GRAPH + 1
+    assert graph == GRAPH + 1
     assert library.launches == [
         (symbol(PAD_ROWS), [3, 1, 1, PAD_ROWS.block, 1, 1, 0], record_of(PAD_ROWS)),
         (symbol(product), [2, 5, 1, product.block, 1, 1, product.shared], record_of(product)),
         (symbol(product), [1, 1, 1, product.block, 1, 1, product.shared], b"12"),
     ]
-    # More than 48 KB of shared memory has to be asked for; a kernel is loaded once, and before the stream records.
+    # More than 48 KB of shared memory has to be asked for; a kernel is loaded once, for all sessions.
     assert library.attributes == [(symbol(product), 8, product.shared)]
     assert library.calls.count("cuModuleLoadData") == 2
-    begin, end = library.calls.index("cuStreamBeginCapture_v2"), library.calls.index("cuStreamEndCapture")
-    assert set(library.calls[begin + 1 : end]) == {"cuLaunchKernel"}
     device.replay(graph)
     assert library.calls[-1] == "cuGraphLaunch"
+    device.destroy(graph)
+    assert library.calls[-1] == "cuGraphExecDestroy"
+    Driver().record([(PAD_ROWS, (3, 1), record_of(PAD_ROWS))])
+    assert library.calls.count("cuModuleLoadData") == 2
+
+
+def test_what_an_address_is(library: Pretended) -> None:
+    device = Driver()
+    address = device.allocate(100)
+    assert device.holds(address, 100)
+    assert not device.holds(address, 101)
+    assert not device.holds(address - 1, 4)
+    device.free(address)
+    assert not device.holds(address, 1)
+
+
+def test_streams(library: Pretended) -> None:
+    device = Driver()
+    assert device.stream == STREAM
+    library.calls.clear()
+    device.order(1, None)
+    device.mark(0x99)
+    device.follow(None)
+    device.wait(0x99)
+    asked = [name for name in library.calls if name != "cuCtxSetCurrent"]
+    assert asked == ["cuEventRecord", "cuStreamWaitEvent", "cuEventRecord", "cuStreamWaitEvent", "cuStreamSynchronize"]
+    assert library.calls.count("cuCtxSetCurrent") == 4
+    del device
+    assert library.calls[-3:] == ["cuEventDestroy_v2", "cuEventDestroy_v2", "cuStreamDestroy_v2"]
+
+
+def test_a_device_that_is_too_old(library: Pretended) -> None:
+    library.capability = {75: 7, 76: 5}
+    with pytest.raises(DeviceError, match=r"capability 7\.5; qrt needs 8\.0"):
+        Driver()
 
 
 def test_a_tensor_map(library: Pretended) -> None:
@@ -153,5 +201,5 @@ def test_what_the_driver_refuses(library: Pretended) -> None:
 
 def test_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "missing", lambda: "nothing is there")
-    with pytest.raises(DeviceError, match="no GPU can be used: nothing is there"):
+    with pytest.raises(DeviceError, match="target 'cuda' cannot be used: nothing is there"):
         Driver()
