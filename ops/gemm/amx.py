@@ -16,7 +16,7 @@ from qrt.ops.op import Array, Ref, Steps
 if TYPE_CHECKING:
     from qrt.ops.gemm.product import Product
 
-__all__ = ["COLUMNS", "KERNELS", "K_STEP", "RECORD", "Lines", "add_step", "blocked", "offsets", "suits"]
+__all__ = ["COLUMNS", "KERNELS", "K_STEP", "RECORD", "Lines", "add_step", "blocked", "constants", "suits"]
 
 # A tile register holds 16 rows of 64 bytes; a block is two by two of them.
 ROWS = COLUMNS = 32
@@ -32,11 +32,12 @@ B_OVER_A = 8
 
 # The product's record, with: `k`: bytes of a row and tap; `run`: taps that lie side by side; `k_steps`, and `offsets_k`: where each of
 # them lies, from a row's first byte on; `panel` (of `panel_bytes`, 0: rows are read where they lie), `acc`: scratch of each thread;
-# `chunk`: row blocks that pass all columns together; `by_columns`: 1 if threads share columns; then `Lines`.
+# `chunk`: row blocks that pass all columns together; `by_columns`: 1 if threads share columns; `blocks` of rows of an image, their `places`
+# and `pairs` (see `Blocks`); `position`: bytes from row to row of a tile, and `second` from a block's first to its second tile.
 RECORD = record_dtype(
     *((name, GEMM_RECORD[name].str[1:]) for name in GEMM_RECORD.names or ()),
     *((name, "i8") for name in ("k", "run", "k_steps", "offsets_k", "panel", "panel_bytes", "acc", "chunk", "by_columns")),
-    *((name, "i8") for name in ("lines", "line", "length", "position", "pitch", "width")),
+    *((name, "i8") for name in ("blocks", "places", "pairs", "position", "second")),
 )
 KERNELS: tuple[Kernel, ...] = tuple(
     Kernel(f"gemm_u8s8_{epilogue}_32x32__amx", RECORD, "qrt.ops.gemm.cpu_amx:gemm", (epilogue,))
@@ -59,10 +60,58 @@ class Lines:
     width: int
     taps: tuple[int, ...]
 
+    @property
+    def blocks(self) -> int:
+        """Blocks of rows."""
+        return self.count * -(-self.length // ROWS)
+
+    def second(self, in_panel: bool) -> int:
+        """Positions from a block's first to that of its second tile."""
+        return ROWS // 2 if in_panel else min(ROWS // 2, self.length - ROWS // 2)
+
     @staticmethod
     def of_rows(m: int, row: int) -> Lines:
         """m rows, `row` bytes apart."""
         return Lines(1, 0, m, row, m, m, (0,))
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How tiles take the rows of an image. `places`: int64, for each block: where its first row lies, in bytes; the result's row that its
+    first pair belongs to; where its pairs begin, and how many they are. `pairs`: uint8 [..., 16, 4]: two rows of accumulators, and their
+    rows of the result from the block's first on. A last row without another is a pair with itself. The pairs at 0 are those of blocks
+    whose rows follow each other."""
+
+    places: Array
+    pairs: Array
+
+    @staticmethod
+    def of(lines: Lines, in_panel: bool) -> Blocks:
+        """The blocks of `lines`, one after the other. A panel has room past its last row; in place nothing past a line's end may be read,
+        so that its last block begins early, and one of less than two tiles is two that overlap."""
+        starts = np.arange(0, lines.length, ROWS)
+        first = starts if in_panel else np.minimum(starts, max(lines.length - ROWS, 0))
+        row = np.arange(ROWS)
+        second = lines.second(in_panel)
+        position = first[:, None] + np.where(row < ROWS // 2, row, second + row - ROWS // 2)
+        wanted = (position >= starts[:, None]) & (position < lines.length) & (position % lines.pitch < lines.width)
+        wanted[:, ROWS // 2 :] &= position[:, ROWS // 2 :] >= first[:, None] + ROWS // 2
+        result = position // lines.pitch * lines.width + position % lines.pitch
+        count = wanted.sum(1)
+        acc = np.argsort(~wanted, 1, kind="stable")
+        acc = np.take_along_axis(acc, np.minimum(row, np.maximum(count - 1, 0)[:, None]), 1)
+        result = np.take_along_axis(result, acc, 1)
+        half = np.arange(ROWS // 2)
+        pairs = np.stack([acc, result - result[:, :1]], 2).reshape(-1, ROWS // 2, 2, 2).transpose(0, 1, 3, 2)
+        pairs = pairs.reshape(-1, ROWS // 2, 4).astype(np.uint8)
+        straight = (2 * half[:, None] + [0, 1, 0, 1]).astype(np.uint8)
+        is_straight = ((pairs == straight).all(2) | (2 * half >= count[:, None])).all(1)
+        kinds, kind = np.unique(pairs, axis=0, return_inverse=True)
+        kinds = np.concatenate([straight[None], kinds])
+        begin = np.where(is_straight, 0, (kind.reshape(-1) + 1) * straight.nbytes)
+        one = np.stack([first * lines.position, result[:, 0], begin, (count + 1) // 2], 1)
+        each = np.arange(lines.count)[:, None, None] * np.array([lines.line, lines.width, 0, 0])
+        return Blocks((one + each).reshape(-1, 4).astype(np.int64), kinds)
 
 
 def suits(target: Target, product: Product) -> bool:
@@ -74,7 +123,7 @@ def suits(target: Target, product: Product) -> bool:
     if product.lines is None:
         # Below these sizes copying rows to the panel costs more than vectors: benchmarks, row `conv`.
         return product.n >= 24 and (product.k >= 48 or product.k * product.taps >= 128)
-    blocks = product.batch * product.lines.count * -(-product.lines.length // ROWS) * -(-product.n // COLUMNS)
+    blocks = product.batch * product.lines.blocks * -(-product.n // COLUMNS)
     m, k_steps = product.batch * product.m, product.k4 * product.taps
     tile = choose_tile(target, m, product.n, k_steps, product.epilogue.name)
     instructions = cost(target, tile, m, product.n, k_steps, product.epilogue.name)
@@ -87,6 +136,22 @@ def blocked(rows: Array) -> Array:
     """int8 [1][columns][runs][k], k in whole steps → [columns / 32][runs][k / 64][2][16][16][4], as words of four bytes."""
     words = rows.view(np.uint32).reshape(-1, 2, 16, rows.size // rows.shape[1] // K_STEP, 16)
     return np.ascontiguousarray(words.transpose(0, 3, 1, 4, 2))
+
+
+def lines_of(product: Product) -> Lines:
+    """The lines that tiles load: the product's, or those of its panel."""
+    return product.lines or Lines(1, 0, product.m, K_STEP, product.m, product.m, ())
+
+
+def constants(steps: Steps, product: Product, source: Array) -> dict[str, Ref]:
+    """Where rows and steps along k lie: the fields that do not change. They are kept beside the packed weights `source`."""
+    lines, in_panel = lines_of(product), product.lines is None
+    how = (lines, product.run, product.k_steps, in_panel)
+    return {
+        "offsets_k": steps.packed(source, ("k steps", *how), lambda: offsets(product)),
+        "places": steps.packed(source, ("blocks", *how), lambda: Blocks.of(lines, in_panel).places),
+        "pairs": steps.packed(source, ("pairs", *how), lambda: Blocks.of(lines, in_panel).pairs),
+    }
 
 
 def offsets(product: Product) -> Array:
@@ -102,14 +167,14 @@ def add_step(steps: Steps, product: Product, fields: dict[str, int | float | Ref
     """Appends the kernel call; `fields` as for the vector kernels."""
     kernel = next(k for k in KERNELS if k.params == (product.epilogue.name,))
     threads = 1 if product.batch * product.m * product.n * product.k * product.taps < 1 << 18 else steps.threads
-    lines = product.lines or Lines(1, 0, product.m, K_STEP, product.m, product.m, ())
-    blocks, column_blocks = product.batch * lines.count * -(-lines.length // ROWS), -(-product.n // COLUMNS)
+    lines, in_panel = lines_of(product), product.lines is None
+    blocks, column_blocks = product.batch * lines.blocks, -(-product.n // COLUMNS)
     a_block, b_bytes = product.k_steps * TILE_BYTES, column_blocks * product.k_steps * TILE_BYTES
     # Half of the L2 cache for the rows of a chunk, so that they stay there while all columns pass; columns that fit the L1 cache stay
     # there while rows pass.
     chunk = 1 if b_bytes <= cache_bytes(1) // 2 else max(1, cache_bytes(2) // 2 // a_block)
     by_columns = blocks < threads
-    if product.lines is not None:
+    if not in_panel:
         # By rows a thread reads what it wrote the layer before, and all of B; by columns its part of B, and what the others wrote.
         by_columns |= column_blocks >= threads and b_bytes > B_OVER_A * blocks * ROWS * lines.position
     else:
@@ -117,9 +182,8 @@ def add_step(steps: Steps, product: Product, fields: dict[str, int | float | Ref
     filled: dict[str, int | float | Ref] = dict.fromkeys(RECORD.names or (), 0)
     filled |= fields
     filled |= {"k": product.k, "run": product.run, "k_steps": product.k_steps, "by_columns": int(by_columns), "chunk": chunk}
-    filled |= {"lines": lines.count, "line": lines.line, "length": lines.length, "position": lines.position}
-    filled |= {"pitch": lines.pitch, "width": lines.width}
-    panel = 0 if product.lines is not None else chunk * a_block
+    filled |= {"blocks": lines.blocks, "position": lines.position, "second": lines.second(in_panel) * lines.position}
+    panel = chunk * a_block if in_panel else 0
     # A block's accumulators take 4096 bytes; what lies behind is left free, since a core that walks them asks for the lines that follow.
     filled |= {"panel": steps.scratch(max(panel * threads, 64)), "panel_bytes": panel, "acc": steps.scratch(8192 * threads)}
     steps.step(kernel, threads, **filled)

@@ -2,23 +2,25 @@
 
 Rows that lie at a constant distance are read where they are (`amx.Lines`); others are copied to a panel of whole tiles first: any
 window, padding and channel count becomes one flat k there. A tile's accumulators go through memory to the vector epilogue, two rows of
-32 columns at a time.
+32 columns at a time, between the products of the next block: neither waits for the other.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from qrt.jit.lang import device, fields, i32, share
+from qrt.jit.lang import device, fields, i32, i64, share
 from qrt.jit.lang.simd import I8, I32, I64, Simd
 from qrt.ops.gemm.cpu import Micro
 from qrt.ops.gemm.table import CODES
 
-ROWS = COLUMNS = 32
+COLUMNS = 32
 _VOID = ir.VoidType()
 
 
@@ -54,54 +56,6 @@ def tiles_end(typing_context):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(), codegen
-
-
-@intrinsic
-def multiply(typing_context, upper, lower, a_row, offsets, w, steps, acc, ahead, lines):  # type: ignore[no-untyped-def]
-    """acc[32][32] int32 = A · B. A: 16 rows from `upper` and 16 from `lower` on, `a_row` bytes apart, with 64 bytes of k at each of the
-    int64 `offsets`; w: [steps][2][16][16][4]. At each step `lines` cache lines from `ahead` on are asked for: what is read next."""
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        b, s = builder, Simd("avx512vnni", builder)
-        upper, lower, a_row, offsets, w, steps, acc, ahead, lines = args
-        for tile in range(4):
-            s.call("llvm.x86.tilezero", _VOID, I8(tile))
-        entry, loop, fetch, end, done = b.block, *(b.append_basic_block(name) for name in ("k", "ahead", "k_end", "done"))
-        b.branch(loop)
-        b.position_at_end(loop)
-        k, w_k, ahead_k = b.phi(I64), b.phi(I64), b.phi(I64)
-        for phi, start in ((k, I64(0)), (w_k, w), (ahead_k, ahead)):
-            phi.add_incoming(start, entry)
-        offset = s.load(b.add(offsets, b.shl(k, I64(3))), I64)
-        s.call("llvm.x86.tileloadd64", _VOID, I8(4), _pointer(s, b.add(upper, offset)), a_row)
-        s.call("llvm.x86.tileloadd64", _VOID, I8(6), _pointer(s, w_k), I64(64))
-        s.call("llvm.x86.tdpbusd", _VOID, I8(0), I8(4), I8(6))
-        s.call("llvm.x86.tileloadd64", _VOID, I8(7), _pointer(s, b.add(w_k, I64(1024))), I64(64))
-        s.call("llvm.x86.tdpbusd", _VOID, I8(1), I8(4), I8(7))
-        s.call("llvm.x86.tileloadd64", _VOID, I8(5), _pointer(s, b.add(lower, offset)), a_row)
-        s.call("llvm.x86.tdpbusd", _VOID, I8(2), I8(5), I8(6))
-        s.call("llvm.x86.tdpbusd", _VOID, I8(3), I8(5), I8(7))
-        ahead_last = b.add(ahead_k, b.shl(lines, I64(6)))
-        b.cbranch(b.icmp_signed(">", lines, I64(0)), fetch, end)
-        b.position_at_end(fetch)
-        line = b.phi(I64)
-        line.add_incoming(ahead_k, loop)
-        s.call("llvm.prefetch.p0", _VOID, _pointer(s, line), I32(0), I32(2), I32(1))  # to read, into the L2 cache
-        line_next = b.add(line, I64(64))
-        line.add_incoming(line_next, fetch)
-        b.cbranch(b.icmp_unsigned("<", line_next, ahead_last), fetch, end)
-        b.position_at_end(end)
-        k_next = b.add(k, I64(1))
-        for phi, after in ((k, k_next), (w_k, b.add(w_k, I64(2048))), (ahead_k, ahead_last)):
-            phi.add_incoming(after, end)
-        b.cbranch(b.icmp_signed("<", k_next, steps), loop, done)
-        b.position_at_end(done)
-        for tile in range(4):
-            at = b.add(acc, I64((tile // 2) * 16 * 128 + (tile % 2) * 64))
-            s.call("llvm.x86.tilestored64", _VOID, I8(tile), _pointer(s, at), I64(128))
-        return context.get_dummy_value()
-
-    return types.void(*(types.int64,) * 9), codegen
 
 
 @intrinsic
@@ -145,6 +99,17 @@ def place(source, line, at, count):  # type: ignore[no-untyped-def]
 
 
 @device
+def finishing(record, y, n, pairs, count):  # type: ignore[no-untyped-def]
+    """What `block` needs to finish the accumulators of columns from `n` on, whose first result lies `y` bytes from the first of all."""
+    r = fields(record)
+    addresses = (r.bias + 4 * n, r.scale + 4 * n, r.y + y, r.y_row, r.r + y, r.a_scale, r.a_zero_point, r.column_sums + 4 * n)
+    floats = (r.lo, r.hi, r.c_lo, r.c_hi, r.c_ratio, r.r_ratio, r.c_zero_point, r.sum_offset)
+    rows = (min(r.n - n, 32), r.pairs + pairs, 1 if pairs == 0 else 0, count)
+    zero_point = (r.y_zero_point,)
+    return addresses + rows + floats + zero_point
+
+
+@device
 def fill(record, x, m, rows, panel, k_steps):  # type: ignore[no-untyped-def]
     """The panel [rows / 32][k / 64][32][64] of `rows` rows from `m` on: every tap's bytes one after the other. What lies past the
     last is left as it is: those weights are zero. Taps come in runs that lie side by side in the image, but for its border."""
@@ -174,62 +139,128 @@ def fill(record, x, m, rows, panel, k_steps):  # type: ignore[no-untyped-def]
             first += run
 
 
-_ADDRESSES = ("acc", "bias", "scale", "y", "y_row", "r", "a_scale", "a_zero_point", "column_sums", "columns", "rows")
+_PRODUCTS = ("upper", "lower", "a_row", "offsets", "w", "steps", "ahead", "lines", "acc")
+_ADDRESSES = ("bias", "scale", "y", "y_row", "r", "a_scale", "a_zero_point", "column_sums", "columns", "pairs", "straight", "count")
 _FLOATS = ("lo", "hi", "c_lo", "c_hi", "c_ratio", "r_ratio", "c_zero_point", "sum_offset")
-_NAMES = (*_ADDRESSES, *_FLOATS, "y_zero_point")
-_TYPES = (types.int64,) * len(_ADDRESSES) + (types.float32,) * len(_FLOATS) + (types.int32,)
+_PRODUCT_TYPES = (types.int64,) * len(_PRODUCTS)
+_FINISH = (*_ADDRESSES, *_FLOATS, "y_zero_point")
+_FINISH_TYPES = (types.int64,) * len(_ADDRESSES) + (types.float32,) * len(_FLOATS) + (types.int32,)
 
 
-class _Rows(Micro):
-    """The epilogue of a block of 32 columns, two rows at a time: accumulators [first a, first b, second a, second b].
-
-    What a column needs is loaded once, before the rows.
-    """
+class _Block(Micro):
+    """The products of one block, and between them the epilogue of the block before, whose accumulators lie at `acc`: `count` pairs of
+    rows. The new accumulators take their place at the end."""
 
     def build(self) -> None:
-        b, v = self.b, self.v
-        whole = b.icmp_signed(">=", v["columns"], I64(COLUMNS))
-        with b.if_else(whole) as (then, otherwise):
-            with then:
-                self._rows(masked=False)
-            with otherwise:
-                self._rows(masked=True)
-
-    def _rows(self, masked: bool) -> None:
         b, s, v = self.b, self.s, self.v
-        bias = [self._column("bias", j, s.i32) for j in range(2)] if self.epilogue != "f32d" else []
-        store = self.code_store(2, masked) if self.epilogue in CODES else self._words(masked)
-        entry, loop, done = b.block, b.append_basic_block("rows"), b.append_basic_block("rows_end")
+        # What a column needs is loaded here, once.
+        whole, some = self._finisher(masked=False), self._finisher(masked=True)
+        straight = b.and_(b.icmp_signed("!=", v["straight"], I64(0)), b.icmp_signed("==", v["columns"], I64(COLUMNS)))
+        # As many pairs of rows at each step that the last step sees the last pair.
+        each = b.sdiv(b.add(v["count"], b.sub(v["steps"], I64(1))), v["steps"])
+        for tile in range(4):
+            s.call("llvm.x86.tilezero", _VOID, I8(tile))
+        entry, loop, done = b.block, b.append_basic_block("k"), b.append_basic_block("done")
         b.branch(loop)
         b.position_at_end(loop)
-        i, acc, offset = b.phi(I64), b.phi(I64), b.phi(I64)
-        for phi, start in ((i, I64(0)), (acc, v["acc"]), (offset, I64(0))):
+        k, w, ahead, pair = (b.phi(I64) for _ in range(4))
+        for phi, start in ((k, I64(0)), (w, v["w"]), (ahead, v["ahead"]), (pair, I64(0))):
             phi.add_incoming(start, entry)
-        vectors = [s.load(s.at(acc, 64 * n), s.i32) for n in range(4)]
-        if bias:
-            vectors = [b.add(vector, bias[n % 2]) for n, vector in enumerate(vectors)]
-        # Where there is no second row, both are stored to one place: the first, last.
-        second = b.select(b.icmp_signed("<", b.add(i, I64(1)), v["rows"]), b.add(offset, v["y_row"]), offset)
-        store(vectors, [offset, second])
-        i_next = b.add(i, I64(2))
-        for phi, after in ((i, i_next), (acc, b.add(acc, I64(256))), (offset, b.add(offset, b.shl(v["y_row"], I64(1))))):
+        self._step(s.load(b.add(v["offsets"], b.shl(k, I64(3))), I64), w)
+        ahead_next = b.add(ahead, b.shl(v["lines"], I64(6)))
+        with self._counted(ahead, ahead_next, 64) as line:
+            s.call("llvm.prefetch.p0", _VOID, _pointer(s, line), I32(0), I32(2), I32(1))  # to read, into the L2 cache
+        pair_next = b.add(pair, each)
+        pair_next = b.select(b.icmp_signed("<", pair_next, v["count"]), pair_next, v["count"])
+        with b.if_else(straight) as (then, otherwise):
+            with then, self._counted(pair, pair_next, 1) as index:
+                self._straight_pair(index, whole)
+            with otherwise, self._counted(pair, pair_next, 1) as index:
+                self._pair(index, some)
+        k_next = b.add(k, I64(1))
+        for phi, after in ((k, k_next), (w, b.add(w, I64(2048))), (ahead, ahead_next), (pair, pair_next)):
             phi.add_incoming(after, b.block)
-        b.cbranch(b.icmp_signed("<", i_next, v["rows"]), loop, done)
+        b.cbranch(b.icmp_signed("<", k_next, v["steps"]), loop, done)
         b.position_at_end(done)
+        for tile in range(4):
+            at = b.add(v["acc"], I64(tile // 2 * 16 * 128 + tile % 2 * 64))
+            s.call("llvm.x86.tilestored64", _VOID, I8(tile), _pointer(s, at), I64(128))
+
+    @contextmanager
+    def _counted(self, first: Any, last: Any, step: int) -> Iterator[Any]:
+        """A loop over first, first + step, … below `last`."""
+        b = self.b
+        entry, loop, end = b.block, b.append_basic_block("each"), b.append_basic_block("each_end")
+        b.cbranch(b.icmp_signed("<", first, last), loop, end)
+        b.position_at_end(loop)
+        i = b.phi(I64)
+        i.add_incoming(first, entry)
+        yield i
+        i_next = b.add(i, I64(step))
+        i.add_incoming(i_next, b.block)
+        b.cbranch(b.icmp_signed("<", i_next, last), loop, end)
+        b.position_at_end(end)
+
+    def _step(self, offset: Any, w: Any) -> None:
+        """Four products of tiles, 64 bytes of k each."""
+        b, s, v = self.b, self.s, self.v
+
+        def load(tile: int, at: Any, stride: Any) -> None:
+            s.call("llvm.x86.tileloadd64", _VOID, I8(tile), _pointer(s, at), stride)
+
+        def multiply(tile: int, a: int, w: int) -> None:
+            s.call("llvm.x86.tdpbusd", _VOID, I8(tile), I8(a), I8(w))
+
+        load(4, b.add(v["upper"], offset), v["a_row"])
+        load(6, w, I64(64))
+        multiply(0, 4, 6)
+        load(7, b.add(w, I64(1024)), I64(64))
+        multiply(1, 4, 7)
+        load(5, b.add(v["lower"], offset), v["a_row"])
+        multiply(2, 5, 6)
+        multiply(3, 5, 7)
+
+    def _straight_pair(self, index: Any, finish: Any) -> None:
+        """Finishes two rows of a block whose rows follow each other, among the accumulators and in the result."""
+        b, v = self.b, self.v
+        acc, y = b.add(v["acc"], b.shl(index, I64(8))), b.mul(b.shl(index, I64(1)), v["y_row"])
+        finish(self._accumulators(acc, b.add(acc, I64(128))), [y, b.add(y, v["y_row"])])
+
+    def _pair(self, index: Any, finish: Any) -> None:
+        """Finishes two rows of any block, by four bytes: where they are among the accumulators, and in the result."""
+        b, v = self.b, self.v
+        word = b.zext(self.s.load(b.add(v["pairs"], b.shl(index, I64(2))), I32), I64)
+        acc, acc_second, y, y_second = (b.and_(b.lshr(word, I64(8 * n)), I64(255)) for n in range(4))
+        vectors = self._accumulators(*(b.add(v["acc"], b.shl(row, I64(7))) for row in (acc, acc_second)))
+        finish(vectors, [b.mul(row, v["y_row"]) for row in (y, y_second)])
+
+    def _accumulators(self, *rows: Any) -> list[Any]:
+        return [self.s.load(self.s.at(row, 64 * j), self.s.i32) for row in rows for j in range(2)]
+
+    def _finisher(self, masked: bool) -> Any:
+        """What takes four vectors of accumulators, two of each row, to the result at two offsets. Where a pair repeats a row, both
+        store the same."""
+        b = self.b
+        bias = [self._column("bias", j, self.s.i32) for j in range(2)] if self.epilogue != "f32d" else []
+        store = self.code_store(2, masked) if self.epilogue in CODES else self._words(masked)
+
+        def finish(acc: list[Any], places: list[Any]) -> None:
+            store([b.add(vector, bias[n % 2]) for n, vector in enumerate(acc)] if bias else acc, places)
+
+        return finish
 
     def _words(self, masked: bool) -> Any:
         s, b, v = self.s, self.b, self.v
         finish = [getattr(self, f"_{self.epilogue}")(j) for j in range(2)]
-        masks = [s.mask(b.sub(v["columns"], I64(16 * j))) for j in range(2)] if masked else [None, None]
+        masks = [s.mask(b.sub(v["columns"], I64(16 * j))) if masked else None for j in range(2)]
 
         def store(acc: list[Any], places: list[Any]) -> None:
-            first, second = places
-            for n, at in ((2, second), (3, second), (0, first), (1, first)):
-                value, address = finish[n % 2](acc[n], None, None), s.at(b.add(v["y"], at), 64 * (n % 2))
-                if masks[n % 2] is None:
+            for n, vector in enumerate(acc):
+                value, address, mask = finish[n % 2](vector, None, None), s.at(b.add(v["y"], places[n // 2]), 64 * (n % 2)), masks[n % 2]
+                if mask is None:
                     s.store(address, value)
                 else:
-                    s.store_masked(address, value, masks[n % 2])
+                    s.store_masked(address, value, mask)
 
         return store
 
@@ -239,93 +270,51 @@ def gemm(epilogue):  # type: ignore[no-untyped-def]
     at a time through all its columns."""
 
     @intrinsic
-    def finish(typing_context, values):  # type: ignore[no-untyped-def]
+    def block(typing_context, products, finish):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            members = [builder.extract_value(args[0], i) for i in range(len(_NAMES))]
-            _Rows(Simd("avx512vnni", builder), 2, 2, "direct", epilogue, dict(zip(_NAMES, members, strict=True))).build()
+            named = {name: builder.extract_value(args[0], i) for i, name in enumerate(_PRODUCTS)}
+            named |= {name: builder.extract_value(args[1], i) for i, name in enumerate(_FINISH)}
+            _Block(Simd("avx512vnni", builder), 2, 2, "direct", epilogue, named).build()
             return context.get_dummy_value()
 
-        return types.void(types.Tuple(_TYPES)), codegen
+        return types.void(types.Tuple(_PRODUCT_TYPES), types.Tuple(_FINISH_TYPES)), codegen
 
     size = 1 if epilogue in CODES else 4
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        panel, own = r.panel + tid * r.panel_bytes, r.acc + tid * 8192
-        steps, pitch, width, length = r.k_steps, r.pitch, r.width, r.length
-        line_blocks = (length + 31) // 32
-        image_blocks = r.lines * line_blocks
-        in_place = r.panel_bytes == 0
-        # A line of less than two tiles is read as two that overlap.
-        halves, most, second = (2, 16, length - 16) if in_place and length < 32 else (1, 32, 16)
-        columns = (r.n + 31) // 32
+        panel, acc, steps, in_place = r.panel + tid * r.panel_bytes, r.acc + tid * 8192, r.k_steps, r.panel_bytes == 0
+        places = i64(r.places)
+        columns, rows = (r.n + 31) // 32, r.batch * r.blocks
         first, last = (0, columns) if r.by_columns == 0 else share(columns, tid, nthreads)
-        lo, hi = share(r.batch * image_blocks, tid, nthreads) if r.by_columns == 0 else (0, r.batch * image_blocks)
+        lo, hi = share(rows, tid, nthreads) if r.by_columns == 0 else (0, rows)
+        a, w = 0, 0
+        y, n, pairs, count = 0, 0, 0, 0  # the block whose accumulators wait
         tiles_begin()
         while lo < hi:
-            image, begin = lo // image_blocks, lo % image_blocks
-            blocks = min(r.chunk, image_blocks - begin, hi - lo)
+            image, begin = lo // r.blocks, lo % r.blocks
+            blocks = min(r.chunk, r.blocks - begin, hi - lo)
             lo += blocks
             x = r.x + image * r.x_batch
             if not in_place:
-                fill(record, x, begin * 32, min(blocks * 32, length - begin * 32), panel, steps)
-            lines = (31 + blocks) // blocks
+                fill(record, x, begin * 32, min(blocks * 32, r.m - begin * 32), panel, steps)
+            lines = (31 + blocks) // blocks if r.chunk > 1 else 0
             for column in range(first, last):
-                n, w = column * 32, r.w + column * steps * 2048
+                w = r.w + column * steps * 2048
                 ahead = w + steps * 2048 if column + 1 < last else r.w + first * steps * 2048
-                line, start = begin // line_blocks, begin % line_blocks * 32
-                for block in range(blocks):
-                    if in_place:
-                        # The last block of a line begins early, since nothing past the line's end may be read.
-                        early = min(start, max(length - 32, 0))
-                        at = x + line * r.line + early * r.position
-                    else:
-                        early = start
-                        at = panel + block * steps * 2048
-                    multiply(at, at + second * r.position, r.position, r.offsets_k, w, steps, own, ahead, lines)
+                for i in range(blocks):
+                    entry = 4 * (begin + i)
+                    a = x + places[entry] if in_place else panel + i * steps * 2048
+                    block(
+                        (a, a + r.second, r.position, r.offsets_k, w, steps, ahead, lines, acc),
+                        finishing(record, y, n, pairs, count),
+                    )
                     ahead += lines * 64 * steps
-                    for half in range(halves):
-                        p = start + half * second
-                        acc = own + half * 2048 + (start - early) * 128
-                        end = min(p + most, length)
-                        row, across = 0, p
-                        if p >= pitch:
-                            row, across = p // pitch, p % pitch
-                        while p < end:
-                            # Of each `pitch` positions of a line those past `width` are no rows of the result.
-                            rows = min(width - across, end - p)
-                            if rows > 0:
-                                y = image * r.y_batch + ((line + row) * width + across) * r.y_row + n * size
-                                finish(
-                                    (
-                                        acc,
-                                        r.bias + 4 * n,
-                                        r.scale + 4 * n,
-                                        r.y + y,
-                                        r.y_row,
-                                        r.r + y,
-                                        r.a_scale,
-                                        r.a_zero_point,
-                                        r.column_sums + 4 * n,
-                                        r.n - n,
-                                        rows,
-                                        r.lo,
-                                        r.hi,
-                                        r.c_lo,
-                                        r.c_hi,
-                                        r.c_ratio,
-                                        r.r_ratio,
-                                        r.c_zero_point,
-                                        r.sum_offset,
-                                        r.y_zero_point,
-                                    )
-                                )
-                            acc += (pitch - across) * 128
-                            p += pitch - across
-                            row, across = row + 1, 0
-                    start += 32
-                    if start >= length:
-                        line, start = line + 1, 0
+                    n = column * 32
+                    y = image * r.y_batch + places[entry + 1] * r.y_row + n * size
+                    pairs, count = places[entry + 2], places[entry + 3]
+        if count > 0:  # the last block, while products are made that nobody reads
+            block((a, a + r.second, r.position, r.offsets_k, w, 1, w, 0, acc), finishing(record, y, n, pairs, count))
         tiles_end()
 
     return kernel

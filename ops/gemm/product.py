@@ -220,8 +220,7 @@ class Product:
             "w_group": columns * product.taps * self.k4 * 4,
         }
         if product.amx:
-            how = ("k steps", product.lines and product.lines.taps, product.run, product.k_steps)
-            fields["offsets_k"] = steps.packed(weights.w, how, lambda: amx.offsets(product))
+            fields |= amx.constants(steps, product, weights.w)
         bias = weights.bias if weights.bias is not None else np.zeros(1, np.float32)
         source = weights.w if weights.bias is None else weights.bias
         if self.epilogue.name == "f32d":
