@@ -3,37 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 from qrt.core.errors import UnsupportedOp
 from qrt.jit import record_dtype
 from qrt.jit.cuda import DeviceKernel
 from qrt.ops.movement.strided import MAX_AXES, contiguous, merge_axes
-from qrt.ops.op import DeviceSteps, Operand
+from qrt.ops.op import DeviceSteps, Operand, Ref
 
-__all__ = ["KERNELS", "STRIDED", "emit_strided"]
+__all__ = ["KERNELS", "SIZES", "STRIDED", "emit_strided", "widest"]
 
-# n: all elements; the rest as in `strided.py`, but for the outermost extent, which follows from n.
+SIZES = (16, 8, 4, 2, 1)
+
+# n: all elements; the rest as in `strided.py`, but for strides in bytes, and the outermost extent, which follows from n.
 _RECORD = record_dtype(
     ("x", "i8"),
     ("y", "i8"),
-    ("n", "i8"),
-    *((f"n{k}", "i8") for k in range(1, 6)),
+    ("n", "i4"),
+    *((f"n{k}", "i4") for k in range(1, 6)),
     *((f"{name}{k}", "i8") for name in "st" for k in range(6)),
 )
-STRIDED = {size: DeviceKernel(f"copy_b{size}_strided__cuda", _RECORD, "qrt.ops.movement.cuda:strided", (size,)) for size in (1, 4)}
+STRIDED = {size: DeviceKernel(f"copy_b{size}_strided__cuda", _RECORD, "qrt.ops.movement.cuda:strided", (size,)) for size in SIZES}
 KERNELS: tuple[DeviceKernel, ...] = tuple(STRIDED.values())
 
 
-def emit_strided(steps: DeviceSteps, x: Operand, y: Operand, x_strides: Sequence[int], x_start: int) -> None:
-    """Appends y[i, j, …] = x[x_start + Σ index·x_stride], in elements."""
-    shape, itemsize = y.spec.shape, y.spec.dtype.itemsize
+def widest(*nbytes: int) -> int:
+    """The largest element that all of these distances and lengths are multiples of."""
+    return next(size for size in SIZES if all(n % size == 0 for n in nbytes))
+
+
+def emit_strided(
+    steps: DeviceSteps,
+    x: Operand,
+    y: Operand,
+    x_strides: Sequence[int],
+    x_start: int = 0,
+    *,
+    shape: Sequence[int] | None = None,
+    y_strides: Sequence[int] | None = None,
+    y_start: int = 0,
+) -> None:
+    """Appends what `strided.emit_strided` does. Raises UnsupportedOp for elements that are too many to count in 32 bits."""
+    shape = y.spec.shape if shape is None else shape
+    y_strides = contiguous(shape) if y_strides is None else y_strides
     if 0 in shape:
         return
-    axes = merge_axes(list(zip(shape, x_strides, contiguous(shape), strict=True)))
-    if itemsize not in STRIDED or len(axes) > MAX_AXES:
-        raise UnsupportedOp(f"no kernel for CUDA copies elements of {itemsize} bytes along {len(axes)} axes")
+    if prod(shape) >= 2**31:
+        raise UnsupportedOp(f"a copy of {prod(shape)} elements: copies for CUDA count in 32 bits")
+    size = y.spec.dtype.itemsize
+    axes = sorted(zip(shape, x_strides, y_strides, strict=True), key=lambda axis: -axis[2])
+    merged = [(n, s * size, t * size) for n, s, t in merge_axes(axes)]
+    _emit(
+        steps,
+        x.ref + x_start * size,
+        y.ref + y_start * size,
+        *_widened(merged, size, x.ref.offset + x_start * size, y.ref.offset + y_start * size),
+    )
+
+
+_Axes = list[tuple[int, int, int]]  # extent, strides of x and y in bytes
+
+
+def _widened(axes: _Axes, size: int, *starts: int) -> tuple[_Axes, int]:
+    """The same walk by the largest elements that both sides hold in one piece, and their bytes."""
+    if not axes or axes[-1][1:] != (size, size):
+        return axes, size
+    *outer, (n, _, _) = axes
+    wide = widest(n * size, *starts, *(stride for axis in outer for stride in axis[1:]))
+    if wide <= size:
+        return axes, size
+    return merge_axes([*outer, (n * size // wide, wide, wide)]), wide
+
+
+def _emit(steps: DeviceSteps, x: Ref, y: Ref, axes: _Axes, size: int) -> None:
+    if len(axes) > MAX_AXES:
+        shortest = min(axes)
+        rest = [axis for axis in axes if axis is not shortest]
+        for i in range(shortest[0]):
+            _emit(steps, x + i * shortest[1], y + i * shortest[2], rest, size)
+        return
     axes = [(1, 0, 0)] * (MAX_AXES - len(axes)) + axes
     walk = {f"{name}{k}": axis[i] for i, name in enumerate("nst") for k, axis in enumerate(axes)}
     del walk["n0"]
-    kernel, n = STRIDED[itemsize], y.spec.size
-    steps.launch(kernel, (-(-n // kernel.block), 1), x=x.ref + x_start * itemsize, y=y.ref, n=n, **walk)
+    kernel, n = STRIDED[size], prod(axis[0] for axis in axes)
+    steps.launch(kernel, (-(-n // kernel.block), 1), x=x, y=y, n=n, **walk)

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from qrt.core.errors import ModelError
 from qrt.ops.movement.strided import contiguous, emit_strided
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 
 __all__ = ["Concat", "Pad"]
 
+# `emit_strided` of `strided.py` or `device.py`, without its first argument.
+_Copy = Callable[..., None]
+
+
+class _Copies(Op):
+    """An op that is strided copies into parts of its result."""
+
+    @abstractmethod
+    def copies(self, copy: _Copy, inputs: Sequence[Operand], y: Operand) -> None:
+        """Calls `copy` for each."""
+
+    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        self.copies(partial(emit_strided, steps), inputs, outputs[0])
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.movement.device import emit_strided
+
+        self.copies(partial(emit_strided, steps), inputs, outputs[0])
+
 
 @dataclass(frozen=True)
-class Concat(Op):
+class Concat(_Copies):
     """The inputs one after the other along `axis`."""
 
     axis: int
@@ -33,12 +54,12 @@ class Concat(Op):
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         return (np.concatenate(inputs, self.axis),)
 
-    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        y, begin = outputs[0], 0
+    def copies(self, copy: _Copy, inputs: Sequence[Operand], y: Operand) -> None:
+        begin = 0
         for x in inputs:
             shape, start = x.spec.shape, begin * y.strides[self.axis]
             if x.ref != y.ref + start * y.spec.dtype.itemsize:  # else its maker wrote it there
-                emit_strided(steps, x, y, x.strides, shape=shape, y_strides=y.strides, y_start=start)
+                copy(x, y, x.strides, shape=shape, y_strides=y.strides, y_start=start)
             begin += shape[self.axis]
 
     def reads(self, index: int, x: Spec, strides: Sequence[int]) -> bool:
@@ -49,7 +70,7 @@ class Concat(Op):
 
 
 @dataclass(frozen=True)
-class Pad(Op):
+class Pad(_Copies):
     """`before` and `after` new elements along each axis: the second input (one element) in mode "constant"; in mode "edge"
     the nearest element of x, in mode "reflect" x mirrored about its first and last element."""
 
@@ -78,11 +99,11 @@ class Pad(Op):
             return (np.pad(inputs[0], widths, constant_values=inputs[1].reshape(())),)
         return (np.pad(inputs[0], widths, mode="edge" if self.mode == "edge" else "reflect"),)
 
-    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        x, y = inputs[0], outputs[0]
+    def copies(self, copy: _Copy, inputs: Sequence[Operand], y: Operand) -> None:
+        x = inputs[0]
         extents, strides = list(x.spec.shape), contiguous(y.spec.shape)
         offset = sum(before * stride for before, stride in zip(self.before, strides, strict=True))
-        emit_strided(steps, x, y, contiguous(extents), shape=extents, y_strides=strides, y_start=offset)
+        copy(x, y, contiguous(extents), shape=extents, y_strides=strides, y_start=offset)
         # What is there already grows by its borders, axis by axis.
         for axis, stride in enumerate(strides):
             n, last = extents[axis], (extents[axis] - 1) * stride
@@ -90,7 +111,7 @@ class Pad(Op):
                 border = [*extents[:axis], width, *extents[axis + 1 :]]
                 to = offset + (edge - width * stride if outward < 0 else edge + stride)
                 if self.mode == "constant":
-                    emit_strided(steps, inputs[1], y, [0] * len(border), shape=border, y_strides=strides, y_start=to)
+                    copy(inputs[1], y, [0] * len(border), shape=border, y_strides=strides, y_start=to)
                     continue
                 walk, at = list(strides), offset + edge
                 if self.mode == "edge":
@@ -98,6 +119,6 @@ class Pad(Op):
                 else:
                     walk[axis] = -stride
                     at -= width * outward if outward < 0 else stride
-                emit_strided(steps, y, y, walk, at, shape=border, y_strides=strides, y_start=to)
+                copy(y, y, walk, at, shape=border, y_strides=strides, y_start=to)
             offset -= self.before[axis] * stride
             extents[axis] = n + self.before[axis] + self.after[axis]

@@ -13,10 +13,6 @@ from qrt.core.dtypes import QDType, qint8, quint8
 from qrt.core.qparams import QParams
 from qrt.jit.cuda import DeviceKernel
 from qrt.ops.gemm.device import PAD_ROWS
-from qrt.ops.movement import Slice, Transpose
-from qrt.ops.movement.device import STRIDED
-from qrt.ops.movement.strided import contiguous
-from qrt.ops.op import Array
 from qrt.ops.quantization import Dequantize, Lut, Quantize
 from qrt.ops.quantization.device import DEQUANTIZE, LUT, PER_THREAD, QUANTIZE
 
@@ -89,30 +85,6 @@ def test_pad_rows(m: int, k: int) -> None:
     x, y = RNG.integers(0, 256, (m, k)).astype(np.uint8), np.full((m, row), 77, np.uint8)
     run(PAD_ROWS, m * row // 16, x=x, y=y, m=m, k=k, y_row=row)
     np.testing.assert_array_equal(y, np.pad(x, ((0, 0), (0, row - k))))
-
-
-def strided(x: Array, shape: tuple[int, ...], strides: list[int], start: int = 0) -> Array:
-    """A contiguous copy of the elements that `strides` walk."""
-    y = np.zeros(shape, x.dtype)
-    pad = 6 - len(shape)
-    walk = {"n": [1] * pad + list(shape), "s": [0] * pad + strides, "t": [0] * pad + contiguous(shape)}
-    named = {f"{name}{k}": values[k] for name, values in walk.items() for k in range(6) if (name, k) != ("n", 0)}
-    run(STRIDED[x.itemsize], y.size, x=x.reshape(-1)[start:], y=y, n=y.size, **named)
-    return y
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-@pytest.mark.parametrize("perm", [(1, 0), (0, 2, 1), (3, 0, 2, 1), (5, 4, 3, 2, 1, 0)])
-def test_transpose(dtype: type, perm: tuple[int, ...]) -> None:
-    x = RNG.integers(0, 256, (3, 4, 5, 2, 3, 2)[: len(perm)]).astype(dtype)
-    wanted = Transpose(perm).reference([x])[0]
-    np.testing.assert_array_equal(strided(x, wanted.shape, [contiguous(x.shape)[axis] for axis in perm]), wanted)
-
-
-def test_slice() -> None:
-    x = RNG.normal(size=(9, 13)).astype(np.float32)
-    op = Slice((1, 2), (4, 5), (2, 2))
-    np.testing.assert_array_equal(strided(x, op.shape, [26, 2], 13 + 2), op.reference([x])[0])
 
 
 @pytest.mark.parametrize(
