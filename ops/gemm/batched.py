@@ -13,7 +13,7 @@ from qrt.jit import Kernel, record_dtype
 from qrt.ops.gemm.dense import check_operand, product_reference
 from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Fields, Product, overread_safe
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 
 __all__ = ["PACK_CODES", "PACK_FLOAT", "BatchedMatMul"]
 
@@ -175,3 +175,18 @@ class BatchedMatMul(Op):
         fields |= {"x": x, "x_batch": a_batch * size, "x_group": a_group * size, "x_row": a_row * size}
         fields |= {"y": outputs[0].ref, "y_batch": y_batch * y_size, "y_group": y_group * y_size, "y_row": y_row * y_size}
         product.step(steps, (), False, fields)
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.gemm.device_float import emit_batches
+
+        if self.epilogue.integer:
+            raise UnsupportedOp("BatchedMatMul of codes has no kernel for CUDA")
+        y = outputs[0]
+        if y.spec.size == 0:
+            return
+        specs = [operand.spec for operand in inputs]
+        a, b, _ = self._shapes(specs)
+        a_strides, b_strides = _logical(specs[0].strides, self.a_perm), _logical(specs[1].strides, self.b_perm)
+        rows = (a_strides[-2], b_strides[-2], b_strides[-1], _logical(y.spec.strides, self.y_perm)[-2])
+        operands = (inputs[0], inputs[1], y)
+        emit_batches(steps, self.epilogue, self.bias, operands, (a[-2], b[-1], a[-1]), rows, self._walks(specs))
