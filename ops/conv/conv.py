@@ -15,7 +15,8 @@ from qrt.ops.conv.window import Window
 from qrt.ops.gemm.amx import Lines
 from qrt.ops.gemm.dense import check_extra, check_operand, product_reference
 from qrt.ops.gemm.epilogue import Epilogue
-from qrt.ops.gemm.product import Fields, Product, Weights, overread_safe
+from qrt.ops.gemm.product import Fields, Product, Weights, emit_table_apart, overread_safe
+from qrt.ops.gemm.table import looks_up
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Ref, Spec, Steps
 
 __all__ = ["FILL", "Conv"]
@@ -72,6 +73,9 @@ class Conv(Op):
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         x, y = inputs[0], outputs[0]
         if y.spec.size == 0:
+            return
+        if self.epilogue.table is not None and not looks_up(steps.target):
+            emit_table_apart(self, steps, inputs, outputs)
             return
         groups, taps, k, n = self.weights.w.shape
         batch, *space, channels = x.spec.shape

@@ -102,6 +102,7 @@ def depthwise(isa, tile_rows, tile_vectors, epilogue):  # type: ignore[no-untype
                         r.r + at,
                         r.a_scale,
                         r.a_zero_point,
+                        r.table,
                         r.column_sums + 4 * c,
                         min(tile_rows, r.m - m),
                         min(lanes, r.n - c),

@@ -12,6 +12,7 @@ from numba.extending import intrinsic
 
 from qrt.jit.lang import fields, share
 from qrt.jit.lang.simd import I8, I64, Simd
+from qrt.jit.lang.tables import load_permuted, permuted
 
 _BYTES = ir.VectorType(I8, 64)
 
@@ -19,8 +20,8 @@ _BYTES = ir.VectorType(I8, 64)
 class _Tile:
     """`pixels` neighbouring outputs of one row, 64 channels: a pixel's accumulators are four vectors in QUAD_ORDER."""
 
-    def __init__(self, s: Simd, pixels: int, kernel: tuple[int, int], stride: int, values: dict[str, Any]) -> None:
-        self.s, self.b, self.v = s, s.b, values
+    def __init__(self, s: Simd, pixels: int, kernel: tuple[int, int], stride: int, epilogue: str, values: dict[str, Any]) -> None:
+        self.s, self.b, self.v, self.epilogue = s, s.b, values, epilogue
         self.pixels, self.kernel, self.stride = pixels, kernel, stride
 
     def build(self) -> None:
@@ -63,9 +64,11 @@ class _Tile:
     def _store(self, acc: list[list[Any]], mask: Any) -> None:
         b, s, v = self.b, self.s, self.v
         scale = [s.load(s.at(v["scale"], 64 * j), s.f32) for j in range(4)]
+        table = load_permuted(b, v["table"]) if self.epilogue == "u8t" else []
         for pixel, vectors in enumerate(acc):
             steps = [s.round(b.fmul(s.to_float(a), f)) for a, f in zip(vectors, scale, strict=True)]
             packed = s.pack_codes(steps, v["y_zero_point"], v["low"], v["high"])
+            packed = permuted(b, table, packed) if table else packed
             address = b.add(v["out"], b.mul(I64(pixel), v["out_pixel"]))
             if mask is None:
                 s.store(address, packed)
@@ -73,13 +76,13 @@ class _Tile:
                 s.store_masked(address, packed, mask)
 
 
-_COUNTS = ("x", "zeros", "w", "bias", "scale", "out", "out_pixel", "pixel", "width", "height", "x_first", "y_first", "channels")
+_COUNTS = ("x", "zeros", "w", "bias", "scale", "table", "out", "out_pixel", "pixel", "width", "height", "x_first", "y_first", "channels")
 _CODES = ("low", "high", "y_zero_point")
 _NAMES = (*_COUNTS, *_CODES)
 _TYPES = (types.int64,) * len(_COUNTS) + (types.int32,) * len(_CODES)
 
 
-def interleaved(isa, pixels, kernel_rows, kernel_columns, stride):  # type: ignore[no-untyped-def]
+def interleaved(isa, pixels, kernel_rows, kernel_columns, stride, epilogue):  # type: ignore[no-untyped-def]
     """All tiles of a batch: threads share the (image, output row) pairs, channels innermost so that a pixel is read once."""
 
     @intrinsic
@@ -87,7 +90,7 @@ def interleaved(isa, pixels, kernel_rows, kernel_columns, stride):  # type: igno
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
             members = [builder.extract_value(args[0], i) for i in range(len(_NAMES))]
             named = dict(zip(_NAMES, members, strict=True))
-            _Tile(Simd(isa, builder), pixels, (kernel_rows, kernel_columns), stride, named).build()
+            _Tile(Simd(isa, builder), pixels, (kernel_rows, kernel_columns), stride, epilogue, named).build()
             return context.get_dummy_value()
 
         return types.void(types.Tuple(_TYPES)), codegen
@@ -114,6 +117,7 @@ def interleaved(isa, pixels, kernel_rows, kernel_columns, stride):  # type: igno
                             r.w + c // 64 * taps,
                             r.bias + 4 * c,
                             r.scale + 4 * c,
+                            r.table,
                             out + c,
                             r.out_pixel,
                             r.pixel,

@@ -17,7 +17,7 @@ from qrt.ops.conv.lines import gap_of, padded, pixel_stride
 from qrt.ops.conv.window import Window
 from qrt.ops.gemm.dense import check_extra, check_operand
 from qrt.ops.gemm.epilogue import Codes, Epilogue
-from qrt.ops.gemm.product import Fields, Weights, overread_safe, wrap32
+from qrt.ops.gemm.product import Fields, Weights, emit_table_apart, overread_safe, wrap32
 from qrt.ops.gemm.table import EPILOGUES, Tile, vector_isa
 from qrt.ops.gemm.table import RECORD as GEMM_RECORD
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Ref, Spec, Steps
@@ -51,6 +51,7 @@ KERNELS: tuple[Kernel, ...] = tuple(
     if isa in TILES
     for tile in TILES[isa]
     for epilogue in EPILOGUES
+    if epilogue != "u8t"
     if isa != "generic" or ladder is LADDERS["x86_64"]
 )
 
@@ -67,7 +68,7 @@ def kernel_for(target: Target, channels: int, epilogue: str) -> Kernel:
 
 # Codes by the dot product: `cpu_interleaved.py`. Windows that real networks have; everything else takes the kernels above.
 INTERLEAVED_RECORD = record_dtype(
-    *((name, "i8") for name in ("x", "zeros", "w", "bias", "scale", "y", "batch", "height", "width", "channels")),
+    *((name, "i8") for name in ("x", "zeros", "w", "bias", "scale", "y", "table", "batch", "height", "width", "channels")),
     # Bytes from one image, one column and one column of the result to the next.
     *((name, "i8") for name in ("out_height", "out_width", "stride_rows", "pad_top", "pad_left", "image", "pixel", "out_pixel")),
     ("low", "i4"),
@@ -77,11 +78,12 @@ INTERLEAVED_RECORD = record_dtype(
 INTERLEAVED_PIXELS = 4
 INTERLEAVED: tuple[Kernel, ...] = tuple(
     Kernel(
-        f"depthwise_u8s8_u8_{k}x{k}s{stride}_{INTERLEAVED_PIXELS}x64__avx512vnni",
+        f"depthwise_u8s8_{epilogue}_{k}x{k}s{stride}_{INTERLEAVED_PIXELS}x64__{isa}",
         INTERLEAVED_RECORD,
         "qrt.ops.conv.cpu_interleaved:interleaved",
-        ("avx512vnni", INTERLEAVED_PIXELS, k, k, stride),
+        ("avx512vnni", INTERLEAVED_PIXELS, k, k, stride, epilogue),
     )
+    for epilogue, isa in (("u8", "avx512vnni"), ("u8t", "amx"))
     for k in (3, 5, 7)
     for stride in (1, 2, 4)
 )
@@ -134,6 +136,9 @@ class Depthwise(Op):
             if (fast := self._interleaved(steps.target, y.spec, together)) is not None:
                 self._emit_interleaved(steps, fast, x, y, together)
                 return
+        if self.epilogue.table is not None:
+            emit_table_apart(self, steps, inputs, outputs)
+            return
         batch, *space, channels = x.spec.shape
         pixels = prod(y.spec.shape[1:-1])
         taps, integer = self.window.taps, self.epilogue.integer
@@ -207,8 +212,8 @@ class Depthwise(Op):
         plain = small and self.weights.zero_point is None and not w.transposed and set(w.dilations) <= {1}
         if not plain or len(w.kernel) != 2 or y.shape[2] < INTERLEAVED_PIXELS * together:
             return None
-        wanted = (vector_isa(target), INTERLEAVED_PIXELS, *w.kernel, w.strides[1] * together)
-        return next((k for k in INTERLEAVED if k.params == wanted), None)
+        wanted = (vector_isa(target), INTERLEAVED_PIXELS, *w.kernel, w.strides[1] * together, self.epilogue.name)
+        return next((k for k in INTERLEAVED if k.params == wanted and k.isa in target.ladder), None)
 
     def _emit_interleaved(self, steps: Steps, kernel: Kernel, x: Operand, y: Operand, together: int) -> None:
         batch, height, width, pixel = x.spec.shape
@@ -250,6 +255,7 @@ class Depthwise(Op):
                 top, left, height, width = 0, left - gap, height + self.window.pads[0] + self.window.pads[2], width + gap
             else:
                 source = overread_safe(steps, x, pixel, LANES_OF_CODES)
+        fields["table"] = 0 if codes.table is None else steps.packed(codes.table, "table", codes.table.copy)
         fields |= {"zeros": zeros, "x": source, "y": y.ref, "batch": batch, "height": height, "width": width, "channels": channels}
         fields |= {"out_height": y.spec.shape[1], "out_width": y.spec.shape[2] // together, "stride_rows": self.window.strides[0]}
         fields |= {"pad_top": top, "pad_left": left, "image": image, "pixel": x_pixel, "out_pixel": y_pixel * together}

@@ -11,6 +11,7 @@ from numba.extending import intrinsic
 from qrt.jit.lanes import LANES
 from qrt.jit.lang import fields, share
 from qrt.jit.lang.simd import F32, I1, I8, I32, I64, Simd
+from qrt.jit.lang.tables import load_permuted, permuted
 from qrt.ops.gemm.table import CODES, SUMS
 
 # Steps of k between what is multiplied and what of B is asked for: measured on products of 49 to 3136 rows, whose B comes from beyond the
@@ -146,6 +147,7 @@ class Micro:
         zero_point = v["y_zero_point"]
         low, high = (b.add(b.fptosi(v[name], I32), zero_point) for name in ("lo", "hi"))
         scales = [self._column("scale", j, s.f32) for j in range(per_row)]
+        table = load_permuted(b, v["table"]) if self.epilogue == "u8t" else []
 
         def residuals(places: list[Any]) -> list[Any]:
             rows = [b.add(v["r"], at) for at in places]
@@ -165,6 +167,7 @@ class Micro:
             if self.epilogue in SUMS:
                 products = [self._sum(p, r) for p, r in zip(products, residuals(places), strict=True)]
             packed = s.pack_codes([s.round(p) for p in products], zero_point, low, high)
+            packed = permuted(b, table, packed) if table else packed
             for row in reversed(range(len(places))):
                 value, address = packed, b.add(v["y"], places[row])
                 if per_row == 2:
@@ -204,6 +207,18 @@ class Micro:
         zero_point = s.splat(v["y_zero_point"])
         return lambda acc, at, mask: s.narrow_u8(b.add(s.round(s.clamp(b.fmul(s.to_float(acc), scale), lo, hi)), zero_point))
 
+    def _u8t(self, j: int) -> Any:
+        b, finish, table = self.b, self._u8(j), load_permuted(self.b, self.v["table"])
+        wide = ir.Constant(ir.VectorType(I32, 64), [i % self.s.lanes for i in range(64)])
+        narrow = ir.Constant(ir.VectorType(I32, self.s.lanes), list(range(self.s.lanes)))
+
+        def look_up(acc: Any, at: Any, mask: Any) -> Any:
+            codes = finish(acc, at, mask)
+            found = permuted(b, table, b.shuffle_vector(codes, codes, wide))
+            return b.shuffle_vector(found, found, narrow)
+
+        return look_up
+
     def _u8radd(self, j: int) -> Any:
         return self._u8add(j)
 
@@ -241,7 +256,7 @@ class Micro:
         return lambda acc, at, mask: s.bound(b.fadd(acc, self._residual(at, mask, F32)), lo, hi)
 
 
-_ADDRESSES = ("x", "x_row", "offsets", "zeros", "w", "bias", "scale", "y", "y_row", "r", "a_scale", "a_zero_point", "column_sums")
+_ADDRESSES = ("x", "x_row", "offsets", "zeros", "w", "bias", "scale", "y", "y_row", "r", "a_scale", "a_zero_point", "table", "column_sums")
 _COUNTS = ("rows", "columns", "taps", "k4")
 _FLOATS = ("lo", "hi", "c_lo", "c_hi", "c_ratio", "r_ratio", "c_zero_point", "sum_offset")
 _CODES = ("y_zero_point",)
@@ -304,6 +319,7 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, packed):  # type: i
                     r.r + at,
                     r.a_scale,
                     r.a_zero_point,
+                    r.table,
                     r.column_sums + column,
                     min(tile_rows, r.m - m),
                     min(nr, r.n - n),

@@ -102,7 +102,7 @@ def place(source, line, at, count):  # type: ignore[no-untyped-def]
 def finishing(record, y, n, pairs, count):  # type: ignore[no-untyped-def]
     """What `block` needs to finish the accumulators of columns from `n` on, whose first result lies `y` bytes from the first of all."""
     r = fields(record)
-    addresses = (r.bias + 4 * n, r.scale + 4 * n, r.y + y, r.y_row, r.r + y, r.a_scale, r.a_zero_point, r.column_sums + 4 * n)
+    addresses = (r.bias + 4 * n, r.scale + 4 * n, r.y + y, r.y_row, r.r + y, r.a_scale, r.a_zero_point, r.table, r.column_sums + 4 * n)
     floats = (r.lo, r.hi, r.c_lo, r.c_hi, r.c_ratio, r.r_ratio, r.c_zero_point, r.sum_offset)
     rows = (min(r.n - n, 32), r.pairs + pairs, 1 if pairs == 0 else 0, count)
     zero_point = (r.y_zero_point,)
@@ -140,11 +140,12 @@ def fill(record, x, m, rows, panel, k_steps):  # type: ignore[no-untyped-def]
 
 
 _PRODUCTS = ("upper", "lower", "a_row", "offsets", "w", "steps", "ahead", "lines", "acc")
-_ADDRESSES = ("bias", "scale", "y", "y_row", "r", "a_scale", "a_zero_point", "column_sums", "columns", "pairs", "straight", "count")
+_ADDRESSES = ("bias", "scale", "y", "y_row", "r", "a_scale", "a_zero_point", "table", "column_sums")
+_ROWS = ("columns", "pairs", "straight", "count")
 _FLOATS = ("lo", "hi", "c_lo", "c_hi", "c_ratio", "r_ratio", "c_zero_point", "sum_offset")
 _PRODUCT_TYPES = (types.int64,) * len(_PRODUCTS)
-_FINISH = (*_ADDRESSES, *_FLOATS, "y_zero_point")
-_FINISH_TYPES = (types.int64,) * len(_ADDRESSES) + (types.float32,) * len(_FLOATS) + (types.int32,)
+_FINISH = (*_ADDRESSES, *_ROWS, *_FLOATS, "y_zero_point")
+_FINISH_TYPES = (types.int64,) * len((*_ADDRESSES, *_ROWS)) + (types.float32,) * len(_FLOATS) + (types.int32,)
 
 
 class _Block(Micro):

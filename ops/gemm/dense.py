@@ -11,8 +11,8 @@ import numpy as np
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.ops.gemm.amx import Lines
 from qrt.ops.gemm.epilogue import Epilogue
-from qrt.ops.gemm.product import Product, Weights, overread_safe
-from qrt.ops.gemm.table import SUMS
+from qrt.ops.gemm.product import Product, Weights, emit_table_apart, overread_safe
+from qrt.ops.gemm.table import SUMS, looks_up
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 from qrt.ops.strides import row_stride
 
@@ -81,6 +81,9 @@ class Dense(Op):
         _, _, k, n = self.weights.w.shape
         m = prod(inputs[0].spec.shape[:-1])
         if m == 0 or n == 0:
+            return
+        if self.epilogue.table is not None and not looks_up(steps.target):
+            emit_table_apart(self, steps, inputs, outputs)
             return
         x_row, y_row = (row_stride(operand.spec.shape, operand.strides) or 0 for operand in (inputs[0], outputs[0]))
         plain = Product(m, n, k, self.epilogue, lines=Lines.of_rows(m, x_row))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,18 +21,23 @@ Padder = Callable[[Array, str, Array], Ref]
 
 class Epilogue(ABC):
     """`name` is the kernels' (see `table.EPILOGUES`); `extra` counts the op inputs it reads after operands and bias, `residual` says
-    whether the first of them is one, walked like the output."""
+    whether the first of them is one, walked like the output. `table`: 256 codes that its codes are looked up in."""
 
     name: str
     integer: bool
     dtype: np.dtype[np.generic]
     extra: int = 0
     residual: bool = False
+    table: Array | None = None
 
     @property
     def steps_fit(self) -> bool:
         """Whether what is rounded is surely below 2**31 in size, so that saturating packs may do the clamping."""
         return False
+
+    def without_table(self) -> Epilogue:
+        """The same codes as they are."""
+        return self
 
     @abstractmethod
     def reference(self, acc: Array, bias: Array | None, extra: Sequence[Array], column_sums: Array) -> Array:
@@ -102,15 +107,23 @@ class Int32(Epilogue):
 
 @dataclass(frozen=True, eq=False)
 class Codes(Epilogue):
-    """uint8 codes: core.numerics.requantize with one multiplier a column, bounded by a fused Relu or Clip."""
+    """uint8 codes: core.numerics.requantize with one multiplier a column, bounded by a fused Relu or Clip; then, if there is a `table`,
+    its entries for them."""
 
     multiplier: Array  # float32 [groups · N]: s_a · s_b[n] / s_y
     zero_point: int
     qmin: int = 0
     qmax: int = 255
-    name = "u8"
+    table: Array | None = None  # uint8 [256]
     integer = True
     dtype = np.dtype(np.uint8)
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return "u8" if self.table is None else "u8t"
+
+    def without_table(self) -> Epilogue:
+        return replace(self, table=None)
 
     @property
     def steps_fit(self) -> bool:
@@ -120,7 +133,8 @@ class Codes(Epilogue):
     def reference(self, acc: Array, bias: Array | None, extra: Sequence[Array], column_sums: Array) -> Array:
         total = Int32().reference(acc, bias, extra, column_sums)
         steps = total.astype(F32) * self.multiplier
-        return round_clamp(steps, np.array(self.zero_point, np.int32), self.qmin, self.qmax).astype(np.uint8)
+        codes = round_clamp(steps, np.array(self.zero_point, np.int32), self.qmin, self.qmax).astype(np.uint8)
+        return codes if self.table is None else np.asarray(self.table[codes])
 
     def fields(self, extra: Sequence[Operand], pad: Padder) -> dict[str, int | float | Ref]:
         lo, hi = _code_bounds(self.zero_point, self.qmin, self.qmax)

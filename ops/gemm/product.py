@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +14,9 @@ from qrt.ops.gemm import amx
 from qrt.ops.gemm.epilogue import Epilogue, Padder
 from qrt.ops.gemm.table import CODES, RECORD, Tile, choose_tile, kernel_for, packs, vector_isa
 from qrt.ops.op import Array, Base, Operand, Ref, Steps
+from qrt.ops.quantization.lut import emit_lut
 
-__all__ = ["COPY", "Product", "Weights", "int8_parts", "overread_safe"]
+__all__ = ["COPY", "Product", "Weights", "emit_table_apart", "int8_parts", "overread_safe"]
 
 COPY = Kernel("copy_u8_flat__generic", record_dtype(("x", "i8"), ("y", "i8"), ("n", "i8")), "qrt.ops.gemm.cpu_pack:copy")
 
@@ -57,6 +59,13 @@ def overread_safe(steps: Steps, x: Operand, k: int, piece: int = 4) -> Ref:
     scratch = steps.scratch(x.spec.nbytes)
     steps.step(COPY, x=x.ref, y=scratch, n=x.spec.nbytes)
     return scratch
+
+
+def emit_table_apart(op: Any, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+    """Emits a product and its table, where no kernel takes both: codes first, then a step that looks them up where they lie."""
+    table = op.epilogue.table
+    replace(op, epilogue=op.epilogue.without_table()).emit(steps, inputs, outputs)
+    emit_lut(steps, outputs[0], steps.packed(table, "table", table.copy), outputs[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +189,8 @@ class Product:
         """Appends the kernel call. `fields`: addresses and strides; what the epilogue reads is added here."""
         named: Fields = {"batch": self.batch, "groups": self.groups, "m": self.m, "n": self.n, "taps": self.taps}
         fields = named | {"k4": self.k4} | self.epilogue.fields(extra, self.pad(steps)) | fields
+        if (table := self.epilogue.table) is not None:
+            fields["table"] = steps.packed(table, "table", table.copy)
         if self.amx:
             amx.add_step(steps, self, fields)
             return

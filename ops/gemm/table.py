@@ -13,7 +13,21 @@ from qrt.core.target import LADDERS, Target
 from qrt.jit import Kernel, record_dtype
 from qrt.jit.lanes import LANES
 
-__all__ = ["CODES", "EPILOGUES", "KERNELS", "RECORD", "SUMS", "TILES", "Tile", "choose_tile", "cost", "kernel_for", "packs", "vector_isa"]
+__all__ = [
+    "CODES",
+    "EPILOGUES",
+    "KERNELS",
+    "RECORD",
+    "SUMS",
+    "TILES",
+    "Tile",
+    "choose_tile",
+    "cost",
+    "kernel_for",
+    "looks_up",
+    "packs",
+    "vector_isa",
+]
 
 RECORD = record_dtype(
     ("x", "i8"),  # A: row m of batch i, group g starts at x + i·x_batch + g·x_group + m·x_row (direct) or + offsets[m][tap]
@@ -35,6 +49,7 @@ RECORD = record_dtype(
     ("r", "i8"),  # residual, walked like y
     ("a_scale", "i8"),  # address of A's float32 scale and of its zero point (a byte), where they are computed in the run
     ("a_zero_point", "i8"),
+    ("table", "i8"),  # 256 codes that take the place of those of `u8`
     ("column_sums", "i8"),  # int32 like bias: Σ of each column of B, for a zero point computed in the run
     ("batch", "i8"),
     ("groups", "i8"),
@@ -56,6 +71,7 @@ RECORD = record_dtype(
 # What becomes of an accumulator. The first word is its type.
 EPILOGUES: dict[str, str] = {
     "u8": "int: clamp(rint(acc · scale[n])) + y_zero_point as uint8",
+    "u8t": "int: table[the code of u8] as uint8",
     "u8add": "int: c = clamp(rint(acc · scale[n])) + c_zero_point, r' = r − y_zero_point; "
     "clamp(rint(fma(c, c_ratio, fma(r', r_ratio, sum_offset)))) + y_zero_point as uint8",
     "u8radd": "int: the same, the residual's product added last",
@@ -71,7 +87,13 @@ _LATENCY = 5
 
 # Epilogues that end in codes, and those of them that add a residual.
 SUMS = ("u8add", "u8radd")
-CODES = ("u8", *SUMS)
+CODES = ("u8", "u8t", *SUMS)
+
+
+def looks_up(target: Target) -> bool:
+    """Whether kernels of `target` look their codes up in a table: where it is one permute of bytes that do so for 64 at once. With shuffles
+    of 16 entries, or one by one, a step of its own over the whole result is faster."""
+    return target.isa == "amx"
 
 
 @dataclass(frozen=True)
@@ -96,7 +118,8 @@ TILES: dict[str, tuple[Tile, ...]] = {
 def _kernel(isa: str, tile: Tile, addressing: str, epilogue: str, packed: bool) -> Kernel:
     types = "f32" if EPILOGUES[epilogue].startswith("float") else "u8s8"
     shape = f"{tile.rows}x{tile.vectors * LANES[isa]}{'p' if packed else ''}_{addressing}"
-    name = f"gemm_{types}_{epilogue}_{shape}__{isa}"
+    # Every processor with AMX permutes bytes.
+    name = f"gemm_{types}_{epilogue}_{shape}__{'amx' if epilogue == 'u8t' else isa}"
     return Kernel(name, RECORD, "qrt.ops.gemm.cpu:gemm", (isa, tile.rows, tile.vectors, addressing, epilogue, packed))
 
 
@@ -114,6 +137,7 @@ KERNELS: tuple[Kernel, ...] = tuple(
     for tile in TILES[isa]
     for addressing in ("direct", "indirect")
     for epilogue in EPILOGUES
+    if isa == "avx512vnni" or epilogue != "u8t"
     for packed in ((False, True) if packs(isa, tile, epilogue) else (False,))
     if isa != "generic" or ladder is LADDERS["x86_64"]
 )

@@ -14,10 +14,10 @@ from qrt.core.numerics import dequantize, quantize
 from qrt.core.qparams import QParams
 from qrt.jit import Kernel, choose, record_dtype
 from qrt.ops.elementwise.walk import ROWS, row_fields, threads_for
-from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Ref, Spec, Steps
 from qrt.ops.strides import row_stride
 
-__all__ = ["KERNELS", "Lut", "requantizing"]
+__all__ = ["KERNELS", "Lut", "emit_lut", "requantizing"]
 
 _RECORD = record_dtype(*ROWS, ("table", "i8"))
 KERNELS: tuple[Kernel, ...] = (
@@ -37,6 +37,11 @@ def requantizing(given: tuple[float, int], result: tuple[float, int], qmin: int,
     return np.asarray(np.clip(codes, np.uint8(qmin), np.uint8(qmax)))
 
 
+def emit_lut(steps: Steps, x: Operand, table: Ref, y: Operand) -> None:
+    """Appends y = table[x] for rows of codes; x and y may be one."""
+    steps.step(choose(KERNELS, steps.target)[0], threads_for(y.spec.nbytes), **row_fields(x, y), table=table)
+
+
 @dataclass(frozen=True)
 class Lut(Op):
     """y = table[x]. Inputs: x (uint8 or int8, of any shape; an int8 is read as its bits), table (256 codes of one byte).
@@ -54,10 +59,8 @@ class Lut(Op):
         return (np.asarray(inputs[1][inputs[0].view(np.uint8)]),)
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        x, table, y = *inputs, outputs[0]
-        if y.spec.size:
-            kernel = choose(KERNELS, steps.target)[0]
-            steps.step(kernel, threads_for(y.spec.nbytes), **row_fields(x, y), table=table.ref)
+        if outputs[0].spec.size:
+            emit_lut(steps, inputs[0], inputs[1].ref, outputs[0])
 
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         from qrt.ops.quantization.device import emit_lut

@@ -15,6 +15,7 @@ from qrt.graph import Model, ir
 from qrt.lower.handlers import HANDLERS
 from qrt.lower.lowering import Constants, Lowering, NotConstant, NotNative
 from qrt.lower.python_step import PythonStep
+from qrt.lower.tables import join_tables
 from qrt.ops.op import Array
 from qrt.ops.program import Program
 from qrt.runtime.clock import cycles
@@ -264,7 +265,10 @@ class Executable:
                 stage.plans.clear()
                 continue
             names = low.tapped(self.taps)
-            return low.finish(stage.outputs), names
+            program = low.finish(stage.outputs)
+            if self.memory is None:  # its kernels take no tables
+                join_tables(program, names)
+            return program, names
 
 
 def _named(tap: TapFunction, names: _Names) -> Callable[[int, Array], None]:

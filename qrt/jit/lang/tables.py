@@ -8,9 +8,10 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-__all__ = ["look_up", "look_up_some"]
+__all__ = ["load_permuted", "look_up", "look_up_some", "permuted"]
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+_BYTES = ir.VectorType(I8, 64)
 _SHUFFLE = {64: "llvm.x86.avx512.pshuf.b.512", 32: "llvm.x86.avx2.pshuf.b"}
 
 
@@ -63,11 +64,31 @@ def look_up(width: int) -> Any:
     return look_up_vectors
 
 
+def load_permuted(builder: Any, address: Any) -> list[Any]:
+    """The table at an int64 address, as `permuted` takes it."""
+    parts = []
+    for k in range(4):
+        part = builder.load(builder.inttoptr(builder.add(address, I64(64 * k)), _BYTES.as_pointer()))
+        part.align = 1
+        parts.append(part)
+    return parts
+
+
+def permuted(builder: Any, parts: list[Any], codes: Any) -> Any:
+    """The table's entries for 64 codes, by permutes of AVX512-VBMI that look up 128 entries, by seven bits."""
+
+    def half(low: Any, high: Any) -> Any:
+        kind = ir.FunctionType(_BYTES, [_BYTES] * 3)
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.vpermi2var.qi.512"), [low, codes, high])
+
+    lower, upper = half(*parts[:2]), half(*parts[2:])
+    return builder.select(builder.icmp_signed("<", codes, ir.Constant(_BYTES, None)), upper, lower)
+
+
 @intrinsic
 def look_up_some(typing_context, table, x, y, count):  # type: ignore[no-untyped-def]
-    """y[i] = table[x[i]] for the first `count` (0 … 64) bytes; no others are touched. For targets with AVX512-VBMI, whose permute
-    looks up 128 entries, by seven bits."""
-    vector, bits = ir.VectorType(I8, 64), ir.VectorType(ir.IntType(1), 64)
+    """y[i] = table[x[i]] for the first `count` (0 … 64) bytes; no others are touched. For targets with AVX512-VBMI."""
+    bits = ir.VectorType(ir.IntType(1), 64)
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         def call(name: str, result: ir.Type, *operands: Any) -> Any:
@@ -75,19 +96,13 @@ def look_up_some(typing_context, table, x, y, count):  # type: ignore[no-untyped
             return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), operands)
 
         table, x, y, count = args
-        parts = []
-        for k in range(4):
-            part = builder.load(builder.bitcast(builder.gep(table, [I64(64 * k)]), vector.as_pointer()))
-            part.align = 1
-            parts.append(part)
+        parts = load_permuted(builder, builder.ptrtoint(table, I64))
         whole = builder.icmp_signed(">=", count, I64(64))
         some = builder.sub(builder.shl(I64(1), count), I64(1))
         mask = builder.bitcast(builder.select(whole, I64(-1), some), bits)
-        at = [builder.bitcast(pointer, vector.as_pointer()) for pointer in (x, y)]
-        index = call("llvm.masked.load.v64i8.p0", vector, at[0], mask, ir.Constant(vector, None))
-        low, high = (call("llvm.x86.avx512.vpermi2var.qi.512", vector, parts[k], index, parts[k + 1]) for k in (0, 2))
-        upper = builder.icmp_signed("<", index, ir.Constant(vector, None))
-        call("llvm.masked.store.v64i8.p0", ir.VoidType(), builder.select(upper, high, low), at[1], mask)
+        at = [builder.bitcast(pointer, _BYTES.as_pointer()) for pointer in (x, y)]
+        codes = call("llvm.masked.load.v64i8.p0", _BYTES, at[0], mask, ir.Constant(_BYTES, None))
+        call("llvm.masked.store.v64i8.p0", ir.VoidType(), permuted(builder, parts, codes), at[1], mask)
         return context.get_dummy_value()
 
     byte = types.CPointer(types.uint8)
