@@ -10,10 +10,9 @@ import numpy as np
 from qrt.core.errors import UnsupportedOp
 from qrt.jit import record_dtype
 from qrt.jit.cuda import DeviceKernel
-from qrt.ops.gemm.device_float import emit_float_product
 from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Weights, int8_parts, wrap32
-from qrt.ops.op import Array, DeviceSteps, Operand, Ref
+from qrt.ops.op import Array, Boxes, DeviceSteps, Operand, Ref
 
 __all__ = [
     "EPILOGUES",
@@ -155,7 +154,17 @@ KERNELS: tuple[DeviceKernel, ...] = (*PRODUCTS, PAD_ROWS)
 
 def choose_tile(m: int, n: int) -> Tile:
     """The largest tile of which there is one for each of an H200's multiprocessors, else the smallest. Reasoned, not measured."""
-    return next((tile for tile in TILES if -(-m // tile.m) * -(-n // tile.n) >= MULTIPROCESSORS), TILES[-1])
+    return next((tile for tile in TILES if blocks(tile, m, n) >= MULTIPROCESSORS), TILES[-1])
+
+
+def choose_hopper_tile(m: int, n: int) -> HopperTile | None:
+    """The same for capability 9.0, of tiles that n fills to more than a half; None where all are too large. Reasoned, not measured."""
+    return next((tile for tile in HOPPER_TILES if 2 * n > tile.n and blocks(tile, m, n) >= MULTIPROCESSORS), None)
+
+
+def blocks(tile: Tile | HopperTile, m: int, n: int) -> int:
+    """How many of the tile cover m × n."""
+    return -(-m // tile.m) * -(-n // tile.n)
 
 
 def emit_product(
@@ -171,16 +180,15 @@ def emit_product(
 
     `window`: what gives for the bytes of a pixel the offsets of each row's taps in an image, and that image's pixels.
     """
-    if not epilogue.integer:
-        emit_float_product(steps, weights, epilogue, inputs, y, window)
-        return
     groups, taps, k, n = weights.w.shape
     if epilogue.name not in EPILOGUES or groups != 1:
         raise UnsupportedOp(f"no product for CUDA of {groups} groups ends in {epilogue.name!r}")
     m = y.spec.size // n if n else 0
     if m == 0:
         return
-    tile = choose_tile(m, n)
+    hopper = choose_hopper_tile(m, n) if steps.cc == HOPPER and window is None else None
+    plain = choose_tile(m, n)
+    tile = hopper or plain
     parts = int8_parts(weights.centred()[0]) if weights.zero_point is not None else [weights.w[0]]
     zeros = weights.zero_point.tobytes() if weights.zero_point is not None else b""
 
@@ -194,11 +202,18 @@ def emit_product(
     start = wrap32(bias - x_zero_point * weights.sums())
     source = weights.w if weights.bias is None else weights.bias
     x, row = rows_of_chunks(steps, inputs[0], k)
-    fields: dict[str, int | float | Ref] = dict.fromkeys(RECORD.names or (), 0)
+    w = steps.packed(weights.w, ("cuda", "b", tile.n, tile.k, zeros), packed_weights)
+    fields: dict[str, int | float | Ref | Boxes] = dict.fromkeys((HOPPER_RECORD if hopper else RECORD).names or (), 0)
     fields |= epilogue.fields(inputs[1:], lay)
-    fields |= {"x": x, "y": y.ref, "m": m, "n": n, "k": k, "x_row": row, "taps": taps * len(parts), "pixels": 1}
-    fields["w"] = steps.packed(weights.w, ("cuda", "b", tile.n, tile.k, zeros), packed_weights)
+    fields |= {"y": y.ref, "m": m, "n": n, "k": k, "taps": taps * len(parts)}
     fields["bias"] = lay(source, f"start{x_zero_point}{zeros!r}{id(weights.w)}", start)
+    if hopper is not None:
+        w_row = taps * len(parts) * -(-k // tile.k) * tile.k
+        fields["a_map"] = Boxes(x, m, k, row, tile.m)
+        fields["b_map"] = Boxes(w, -(-n // tile.n) * tile.n, w_row, w_row, tile.n)
+        steps.launch(hopper_kernel(hopper, epilogue.name), (min(blocks(tile, m, n), MULTIPROCESSORS), 1), **fields)
+        return
+    fields |= {"x": x, "w": w, "x_row": row, "pixels": 1}
     if window is not None:
         offsets, pixels = window(row)
         how = ("cuda", "offsets", len(parts), offsets.shape, offsets.tobytes())
@@ -206,7 +221,7 @@ def emit_product(
         fields["zeros"] = steps.packed(weights.w, ("cuda", "padding", x_zero_point, row), lambda: np.full(row, x_zero_point, np.uint8))
         fields |= {"pixels": len(offsets), "x_batch": pixels * row}
     addressing = "direct" if window is None else "indirect"
-    steps.launch(kernel_for(tile, addressing, epilogue.name), (-(-m // tile.m), -(-n // tile.n)), **fields)
+    steps.launch(kernel_for(plain, addressing, epilogue.name), (-(-m // plain.m), -(-n // plain.n)), **fields)
 
 
 def rows_of_chunks(steps: DeviceSteps, x: Operand, k: int) -> tuple[Ref, int]:
@@ -219,12 +234,12 @@ def rows_of_chunks(steps: DeviceSteps, x: Operand, k: int) -> tuple[Ref, int]:
     return copy, row
 
 
-def padded(tile: Tile, columns: Array) -> Array:
+def padded(tile: Tile | HopperTile, columns: Array) -> Array:
     """[n] → [n rounded up to the tile], zeros at the end."""
     return np.pad(columns, (0, -len(columns) % tile.n))
 
 
-def pack(tile: Tile, w: Array) -> Array:
+def pack(tile: Tile | HopperTile, w: Array) -> Array:
     """int8 [taps, k, n] → [n rounded up to the tile][taps][k rounded up to a step]: the kernel need not look where B ends."""
     taps, k, n = w.shape
     packed = np.zeros((-(-n // tile.n) * tile.n, taps, -(-k // tile.k) * tile.k), np.int8)

@@ -35,7 +35,8 @@ class DeviceKernel:
     """A kernel of the GPU, written in Python: one row of a family's table.
 
     `record`: its parameters in order; its bytes are the launch's parameter buffer. `source`: "module:function"; the function, given
-    `params`, returns the Python kernel. `block`: threads of a block. `shared`: bytes of dynamic shared memory.
+    `params`, returns the Python kernel. `block`: threads of a block. `shared`: bytes of dynamic shared memory. `specific`: it speaks
+    words of one compute capability, which no later one has to know.
     """
 
     name: str
@@ -44,6 +45,7 @@ class DeviceKernel:
     params: tuple[int | str, ...] = ()
     block: int = 256
     shared: int = 0
+    specific: bool = False
 
     @property
     def parameters(self) -> int:
@@ -53,11 +55,13 @@ class DeviceKernel:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a thread of a compiled kernel takes: registers, and bytes of stack and of spills (which should be 0)."""
+    """What a thread of a compiled kernel takes: registers, and bytes of stack and of spills (which should be 0). `losses`: what the linker
+    says of performance that may be lost."""
 
     registers: int
     stack: int
     spills: int
+    losses: tuple[str, ...] = ()
 
 
 # -- is it here ---------------------------------------------------------------------------------------------------------
@@ -133,10 +137,10 @@ def ptx(kernel: DeviceKernel, cc: tuple[int, int]) -> str:
             kinds = {"i8": types.int64, "i4": types.int32, "f4": types.float32}
             signature = types.void(*(kinds[kernel.record[name].str[1:]] for name in kernel.record.names or ()))
             function: Callable[..., Any] = getattr(importlib.import_module(module_name), function_name)(*kernel.params)
-            bounds = (kernel.block, 1)
+            bounds, which = (kernel.block, 1), (*cc, "a") if kernel.specific else cc
             # numba-cuda hands no such option on: by itself, NVVM makes one instruction, and one rounding, of x · y + z.
             with mock.patch.object(nvvm, "compile_ir", functools.partial(nvvm.compile_ir, fma=False)):
-                text, _ = cuda.compile(function, signature, cc=cc, device=False, abi="numba", output="ptx", launch_bounds=bounds)
+                text, _ = cuda.compile(function, signature, cc=which, device=False, abi="numba", output="ptx", launch_bounds=bounds)
     except Exception as error:  # numba raises many kinds, and one of its own where libraries are missing
         raise KernelError(f"kernel {kernel.name} ({kernel.source}) does not compile for CUDA: {error}") from error
     entry = re.search(r"\.entry\s+(\w+)", text)
@@ -152,7 +156,7 @@ def compile_cubin(kernel: DeviceKernel, cc: tuple[int, int]) -> tuple[bytes, Usa
         from cuda.bindings import nvjitlink
     except ImportError as error:
         raise KernelError(f"kernel {kernel.name} cannot be linked: pip install 'qrt[cuda]'") from error
-    options = [f"-arch=sm_{cc[0]}{cc[1]}", "-O3", "-verbose"]
+    options = [f"-arch=sm_{cc[0]}{cc[1]}{'a' if kernel.specific else ''}", "-O3", "-verbose"]
     handle = nvjitlink.create(len(options), options)
     try:
         nvjitlink.add_data(handle, nvjitlink.InputType.PTX, text, len(text), kernel.name)
@@ -174,4 +178,4 @@ def _usage(kernel: DeviceKernel, log: str) -> Usage:
     frame = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
     if registers is None or frame is None:
         raise KernelError(f"kernel {kernel.name}: nvJitLink does not say what it takes: {log!r}")
-    return Usage(int(registers[1]), int(frame[1]), int(frame[2]) + int(frame[3]))
+    return Usage(int(registers[1]), int(frame[1]), int(frame[2]) + int(frame[3]), tuple(re.findall(r"Potential Performance Loss: (.*)", log)))

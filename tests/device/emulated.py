@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import device.hopper  # noqa: F401 - its words join the emulator's
 import numpy as np
-from device.emulator import Memory, Schedule, launch, module
+from device.emulator import Memory, Schedule, file_of, launch, module
 
-import qrt.ops
 from qrt.jit.cuda import DeviceKernel
 
 ANY_ORDER = Schedule("random", "lazy")
@@ -19,7 +19,7 @@ Launch = tuple[DeviceKernel, tuple[int, int], bytes]
 def source_of(kernel: DeviceKernel) -> tuple[Path, str]:
     """The file that a kernel is written in, and its function there."""
     name, _, function = kernel.source.partition(":")
-    return Path(qrt.ops.__file__).parent.joinpath(*name.split(".")[2:]).with_suffix(".py"), function
+    return file_of(name), function
 
 
 class EmulatedDevice:

@@ -26,10 +26,12 @@ except ImportError:
     pytest.skip("needs greenlet, in which the emulator runs threads: pip install 'qrt[test]'", allow_module_level=True)
 
 import qrt.jit.lang
+import qrt.ops
 from qrt.jit.lang.cuda_twins import TWINS, WARP_TWINS
 
 POISON = 0xA5
 WARP = 32
+SHARED_BASE = 1024  # where shared memory starts: not at 0, so that who forgets it is found
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Block:
         self.grid = (1, 1)
         self.threads: list[Thread] = []
         self.meetings: dict[Any, Meeting] = {}
+        self.under_way: list[Callable[[], None]] = []  # what arrives by itself: at the latest when all threads wait
 
     def meet(self, place: Any, count: int, value: Any = None, combine: Callable[[dict[int, Any]], Any] | None = None) -> Any:
         """Waits until `count` threads are at `place`; gives what `combine` makes of their values."""
@@ -125,6 +128,9 @@ class Block:
         while warps:
             chosen = warps[::-1] if order.endswith("reverse") else self.random.sample(warps, len(warps)) if order == "random" else warps
             if not sum(self._advance(warp) for warp in chosen):
+                if self.under_way:
+                    self.under_way.pop(self.random.randrange(len(self.under_way)) if order == "random" else 0)()
+                    continue
                 raise RuntimeError(f"threads wait for ever at {[(k, len(m.brought)) for k, m in self.meetings.items()]}")
             warps = [warp for warp in warps if not all(thread.dead for thread in warp)]
 
@@ -179,11 +185,11 @@ def _store(dtype: Any) -> Callable[[int, Any], None]:
 
 
 def _shared(address: int, count: int) -> np.ndarray:
-    """`count` bytes of the block's shared memory, whose base is 0."""
-    block = getcurrent().block
-    if address % count or address < 0 or address + count > block.shared.size:
-        raise IndexError(f"{count} bytes at {address} of {block.shared.size} of shared memory")
-    return block.shared[address : address + count]
+    """`count` bytes of the block's shared memory."""
+    block, at = getcurrent().block, address - SHARED_BASE
+    if at % count or at < 0 or at + count > block.shared.size:
+        raise IndexError(f"{count} bytes at {at} of {block.shared.size} of shared memory")
+    return block.shared[at : at + count]
 
 
 def _four(words: np.ndarray) -> tuple[int, ...]:
@@ -264,7 +270,7 @@ def _store_shared_f32(address: int, value: Any) -> None:
 
 def _scalar(name: str) -> Callable[..., Any]:
     """A twin on one thread's numbers."""
-    twin, gives_float = TWINS[name], name not in ("permute", "nearest", "as_bits")
+    twin, gives_float = TWINS[name], name not in ("permute", "nearest", "as_bits", "quotient", "remainder")
     if name == "dp4a":
         return lambda *words: int(twin(*(np.array([w], np.int32) for w in words))[0])
 
@@ -306,7 +312,7 @@ LOADS = (("u8", "u1"), ("i8", "i1"), ("u16", "u2"), ("i32", "i4"), ("i64", "i8")
 WORDS: dict[str, Any] = {
     "cuda": _Cuda(),
     "device": lambda function: function,
-    "shared_base": lambda: 0,
+    "shared_base": lambda: SHARED_BASE,
     **{name: _typed(name) for name in ("int32", "int64", "float32")},
     **{name: _scalar(name) for name in TWINS},
     **{f"load_{name}": _load(np.dtype(kind).type) for name, kind in LOADS},
@@ -329,18 +335,27 @@ WORDS: dict[str, Any] = {
 
 # -- running a kernel ------------------------------------------------------------------------------------------------------------
 _LANG = "qrt.jit.lang.cuda"
+_WORDS = (_LANG, "qrt.jit.lang.cuda_hopper")  # those that are instructions
+_SOURCES = (_LANG, "qrt.ops.")
 
 
 def _spoken(path: Path) -> list[Path]:
     """The file of a kernel, and before it those of words that are written in words, as far as it needs them."""
-    modules = [node.module or "" for node in _imports(ast.parse(path.read_text(encoding="utf-8"))) if node.module != _LANG]
-    needed = [Path(qrt.jit.lang.__file__).parent / f"{name.rpartition('.')[2]}.py" for name in modules]
+    modules = [node.module or "" for node in _imports(ast.parse(path.read_text(encoding="utf-8"))) if node.module not in _WORDS]
+    needed = [file_of(name) for name in modules]
     return list(dict.fromkeys([*(file for path in needed for file in _spoken(path)), path]))
 
 
 def _imports(tree: ast.Module) -> list[ast.ImportFrom]:
-    """What a file takes from qrt.jit.lang.cuda and from the words beside it."""
-    return [node for node in tree.body if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(_LANG)]
+    """What a file takes from qrt.jit.lang.cuda, from the words beside it, and from other kernel sources."""
+    return [node for node in tree.body if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(_SOURCES)]
+
+
+def file_of(module_name: str) -> Path:
+    """The file of a module of qrt.ops or qrt.jit.lang, which is not imported: that would need CUDA's packages."""
+    package = qrt.ops if module_name.startswith("qrt.ops.") else qrt.jit.lang
+    parts = module_name.removeprefix(package.__name__ + ".").split(".")
+    return Path(package.__file__).parent.joinpath(*parts).with_suffix(".py")
 
 
 def module(path: Path, mutation: tuple[str, str] | None = None) -> dict[str, Any]:

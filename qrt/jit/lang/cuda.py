@@ -50,6 +50,9 @@ def _pure(text: str, constraints: str, signature: Any) -> Any:
 # -- arithmetic: each rounds once, and none is fused with another -----------------------------------------------------------
 dp4a = _pure("dp4a.u32.s32 $0, $1, $2, $3;", "=r,r,r,r", int32(int32, int32, int32))
 permute = _pure("prmt.b32 $0, $1, $2, $3;", "=r,r,r,r", int32(int32, int32, int32))
+# Of what is not negative. Numba's own widen to int64, which a device divides by calling a function.
+quotient = _pure("div.u32 $0, $1, $2;", "=r,r,r", int32(int32, int32))
+remainder = _pure("rem.u32 $0, $1, $2;", "=r,r,r", int32(int32, int32))
 to_float = _pure("cvt.rn.f32.s32 $0, $1;", "=f,r", float32(int32))
 nearest = _pure("cvt.rni.s32.f32 $0, $1;", "=r,f", int32(float32))
 multiply = _pure("mul.rn.f32 $0, $1, $2;", "=f,f,f", float32(float32, float32))
@@ -161,12 +164,12 @@ def store4(typing_context, address, words):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def shared_base(typing_context):  # type: ignore[no-untyped-def]
-    """Where the block's dynamic shared memory starts: a multiple of 128."""
+    """Where the block's dynamic shared memory starts: a multiple of 1024."""
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         name, kind = "qrt_shared", ir.ArrayType(I8, 0)
         memory = builder.module.globals.get(name) or cgutils.add_global_variable(builder.module, kind, name, 3)
-        memory.linkage, memory.align = "external", 128
+        memory.linkage, memory.align = "external", 1024
         return builder.ptrtoint(memory, I32)
 
     return int32(), codegen

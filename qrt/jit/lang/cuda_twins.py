@@ -81,6 +81,8 @@ def _fma(x: Any, y: Any, z: Any) -> Any:
 TWINS: dict[str, Callable[..., Any]] = {
     "dp4a": _dp4a,
     "permute": _permute,
+    "quotient": lambda a, b: a // b,
+    "remainder": lambda a, b: a % b,
     "to_float": lambda x: np.asarray(x, np.int32).astype(F32),
     "nearest": _nearest,
     "multiply": lambda x, y: F32(x) * F32(y),
