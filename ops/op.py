@@ -158,6 +158,12 @@ class DeviceSteps(Protocol):
         ...
 
 
+    def refused(self, rule: str) -> Ref:
+        """Where the launch to come leaves what it refuses of an input, which is held against `rule`: an int64, 0 before. A run that is
+        waited for and finds another number there raises InvalidInput."""
+        ...
+
+
 class Op(ABC):
     """Base of every operator: a frozen dataclass of typed attributes."""
 

@@ -15,7 +15,7 @@ import numpy as np
 from qrt.core.errors import InvalidInput, ModelError, UnsupportedOp
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.movement.strided import SERIAL_BYTES, contiguous, emit_strided
-from qrt.ops.op import Array, Op, Operand, Spec, Steps, refusal
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps, refusal
 
 __all__ = ["KERNELS", "Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "Triangle", "require_indices"]
 
@@ -118,6 +118,15 @@ class Gather(Op):
             **_padded([inner], MAX_DEPTH, 0, "s"),
         )
         steps.rule(_rule(self.label, [extent]))
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.movement.device_index import emit_gather
+
+        x, index, y = inputs[0], inputs[1], outputs[0]
+        if y.spec.size:
+            shape, axis = x.spec.shape, self.axis
+            extents = (prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
+            emit_gather(steps, x, index, y, extents, _rule(self.label, [shape[axis]]))
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qrt.core.errors import DeviceError
+from qrt.core.errors import DeviceError, InvalidInput
 from qrt.jit.cuda import DeviceKernel
-from qrt.ops.op import Array, Base, Boxes, Op, Operand, Ref, Spec, View
+from qrt.ops.op import Array, Base, Boxes, Op, Operand, Ref, Spec, View, refusal
 from qrt.ops.program import Program
 from qrt.runtime.arena import place
 from qrt.runtime.clock import cycles
@@ -61,11 +61,21 @@ class _Builder(Emitter):
     def __init__(self, program: Program, packs: Packs, cc: tuple[int, int]) -> None:
         super().__init__(program, packs)
         self.cc = cc
+        self.rules: list[tuple[str, str]] = []  # for each refusal the node, and what its input must hold
+        self.words = 0  # the constant that holds refusals: launches write it
 
     def launch(self, kernel: DeviceKernel, grid: tuple[int, int], **fields: int | float | Ref | Boxes) -> None:
         boxes = {name: value for name, value in fields.items() if isinstance(value, Boxes)}
         plain = {name: 0 if isinstance(value, Boxes) else value for name, value in fields.items()}
         self.steps.append(_Launch(kernel, grid, *self.filled(kernel.name, kernel.record, plain), boxes, self.current))
+
+    def refused(self, rule: str) -> Ref:
+        if not self.rules:
+            self.words = len(self.constants)
+            self.constants.append(np.zeros(0, np.int64))
+        self.rules.append((self.current, rule))
+        self.constants[self.words] = np.zeros(len(self.rules), np.int64)
+        return Ref(Base.CONSTANT, self.words, 8 * (len(self.rules) - 1))
 
     def hand(self, op: Op, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         if isinstance(op, HostRun):
@@ -138,6 +148,7 @@ class DevicePlan:
         self._input_values, self._output_values = list(program.inputs), [roots[value] for value in program.outputs]
         self._launched = {roots[v] for c in program.calls if not isinstance(c.op, View | HostRun) for v in (*c.inputs, *c.outputs)}
         self._constants = [self.memory.constant(array) for array in builder.constants]
+        self._rules, self._words = builder.rules, builder.words
         self._staged: dict[tuple[Base, int], Held] = {}
         self._recordings: OrderedDict[tuple[int, ...], _Recording] = OrderedDict()
 
@@ -174,6 +185,7 @@ class DevicePlan:
                     device.mark(stream)
                 else:
                     device.wait(stream)
+                    self._check_refusals()
             except BaseException:
                 with contextlib.suppress(DeviceError):  # what was launched still uses the arena
                     device.wait(stream)
@@ -208,6 +220,17 @@ class DevicePlan:
                 device.wait(stream)
                 times.append(cycles())
         return [self._result(index, host, wanted, at, stream) for index, wanted in enumerate(outputs)]
+
+    def _check_refusals(self) -> None:
+        """Raises InvalidInput for the first input that a launch refused; the words that say so become 0 again."""
+        if not self._rules:
+            return
+        words, address = np.empty(len(self._rules), np.int64), self._constants[self._words].address
+        self._device.download(words, address)
+        if words.any():
+            self._device.upload(address, np.zeros_like(words))
+            node, rule = self._rules[first := int(np.flatnonzero(words)[0])]
+            raise InvalidInput(f"node {node!r}: {refusal(rule, int(words[first]))}")
 
     def _run_host(self, part: _Host, host: dict[int, Array], at: Addresses, stream: int | None) -> None:
         """A run on the CPU: what it reads is fetched unless it is there, what it makes is sent if launches read it."""

@@ -53,6 +53,9 @@ class _Probe:
     def scratch(self, nbytes: int) -> Ref:
         return Ref(Base.ARENA, 0)
 
+    def refused(self, rule: str) -> Ref:
+        return Ref(Base.CONSTANT, 0)
+
 
 def judge(program: Program, cc: tuple[int, int] = HOPPER) -> list[Verdict]:
     """For each call of `program`, where it runs beside a device of the compute capability `cc`. Needs no device."""
