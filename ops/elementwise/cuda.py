@@ -24,6 +24,7 @@ from qrt.jit.lang.cuda import (
     store_u8,
 )
 from qrt.jit.lang.cuda_math import BINARY, UNARY
+from qrt.jit.lang.cuda_walk import place
 
 
 @device
@@ -47,18 +48,6 @@ def unary(name: str) -> Any:
                 store_f32(y + int64(4) * at, f(load_f32(x + int64(4) * at), p, q))
 
     return kernel
-
-
-@device
-def place(i, n1, n2, n3, n4, n5, s0, s1, s2, s3, s4, s5):  # type: ignore[no-untyped-def]
-    """Where the operand of strides s0 … s5 has what element i of a result of extents n1 … n5 (and an outermost one) comes from."""
-    at, rest = int64(0), int32(i)
-    for extent, stride in ((n5, s5), (n4, s4), (n3, s3), (n2, s2), (n1, s1)):
-        if extent != int32(1):
-            outer = int32(rest // extent)
-            at += int64(int32(rest - outer * extent)) * stride
-            rest = outer
-    return at + int64(rest) * s0
 
 
 @device

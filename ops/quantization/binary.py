@@ -12,7 +12,7 @@ from qrt.core.errors import UnsupportedOp
 from qrt.core.numerics import round_clamp
 from qrt.jit import Kernel, choose, record_dtype
 from qrt.ops.elementwise.walk import broadcast_shape, in_rows, threads_for, walk_fields, walk_record
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 
 __all__ = ["KERNELS", "QBinary"]
 
@@ -83,14 +83,23 @@ class QBinary(Op):
         y = outputs[0]
         if y.spec.size == 0:
             return
+        kernel = choose(_KERNELS[self.name], steps.target)[0]
+        steps.step(kernel, threads_for(y.spec.nbytes), **walk_fields("ab", inputs, y), **self._numbers())
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.quantization.device import emit_binary
+
+        if outputs[0].spec.size:
+            emit_binary(steps, self.name, inputs, outputs[0], self._numbers())
+
+    def _numbers(self) -> dict[str, float | int]:
+        """Scales, bounds and zero points as records hold them."""
         if self.name == "add":
             (fa, fb, fy), zero = self._sum_factors(), 0  # the zero point is inside k
         else:
             fa, fb, fy, zero = self.a_scale, self.b_scale, self.y_scale, self.y_zero
         scales = {"fa": float(fa), "fb": float(fb), "fy": float(fy), "low": self.qmin - zero, "high": self.qmax - zero}
-        zeros = {"za": self.a_zero, "zb": self.b_zero, "zy": zero}
-        kernel = choose(_KERNELS[self.name], steps.target)[0]
-        steps.step(kernel, threads_for(y.spec.nbytes), **walk_fields("ab", inputs, y), **scales, **zeros)
+        return scales | {"za": self.a_zero, "zb": self.b_zero, "zy": zero}
 
     def reads(self, index: int, x: Spec, strides: Sequence[int]) -> bool:
         return in_rows(x, strides)

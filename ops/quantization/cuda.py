@@ -11,6 +11,7 @@ from qrt.jit.lang.cuda import (
     cuda,
     device,
     divide,
+    fma,
     int32,
     int64,
     load4,
@@ -25,6 +26,7 @@ from qrt.jit.lang.cuda import (
     store_u8,
     to_float,
 )
+from qrt.jit.lang.cuda_walk import place
 
 
 @device
@@ -130,5 +132,61 @@ def lut() -> Any:
         else:
             for at in range(i, n):
                 store_u8(y + at, load_u8(table + int64(load_u8(x + at))))
+
+    return kernel
+
+
+def binary(name: str) -> Any:
+    """Codes of the sum or the product of codes: `binary.QBinary`. Where `wide`, 16 neighbours at once: the last axis is a multiple of 16,
+    and operands are walked along it by 0 or 1."""
+
+    @device
+    def code(a, b, fa, fb, fy, low, high, za, zb, zy):  # type: ignore[no-untyped-def]
+        if name == "add":
+            steps = fma(to_float(a), fa, fma(to_float(b), fb, fy))
+        else:
+            left, right = multiply(to_float(int32(a - za)), fa), multiply(to_float(int32(b - zb)), fb)
+            steps = divide(multiply(left, right), fy)
+        return int32(nearest(clamp(steps, low, high)) + zy)
+
+    @device
+    def word(a, b, fa, fb, fy, low, high, za, zb, zy):  # type: ignore[no-untyped-def]
+        """Four codes."""
+        found = int32(0)
+        for shift in (0, 8, 16, 24):
+            left, right = int32((a >> int32(shift)) & int32(255)), int32((b >> int32(shift)) & int32(255))
+            found = int32(found | (code(left, right, fa, fb, fy, low, high, za, zb, zy) << int32(shift)))
+        return found
+
+    @device
+    def sixteen(x, step):  # type: ignore[no-untyped-def]
+        """The codes from x on, or 16 times the one there."""
+        if step == int64(1):
+            return load4(x)
+        one = int32(load_u8(x) * int32(0x01010101))
+        return one, one, one, one
+
+    def kernel(  # type: ignore[no-untyped-def]
+        y, n, wide, n1, n2, n3, n4, n5, a, a0, a1, a2, a3, a4, a5, b, b0, b1, b2, b3, b4, b5, fa, fb, fy, low, high, za, zb, zy,
+    ):  # fmt: skip
+        i = first()
+        if wide:
+            if i < int64(n):
+                p = sixteen(a + place(i, n1, n2, n3, n4, n5, a0, a1, a2, a3, a4, a5), a5)
+                q = sixteen(b + place(i, n1, n2, n3, n4, n5, b0, b1, b2, b3, b4, b5), b5)
+                store4(
+                    y + i,
+                    (
+                        word(p[0], q[0], fa, fb, fy, low, high, za, zb, zy),
+                        word(p[1], q[1], fa, fb, fy, low, high, za, zb, zy),
+                        word(p[2], q[2], fa, fb, fy, low, high, za, zb, zy),
+                        word(p[3], q[3], fa, fb, fy, low, high, za, zb, zy),
+                    ),
+                )
+        else:
+            for at in range(i, min(i + int64(16), int64(n))):
+                left = load_u8(a + place(at, n1, n2, n3, n4, n5, a0, a1, a2, a3, a4, a5))
+                right = load_u8(b + place(at, n1, n2, n3, n4, n5, b0, b1, b2, b3, b4, b5))
+                store_u8(y + at, code(left, right, fa, fb, fy, low, high, za, zb, zy))
 
     return kernel

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 from qrt.core.errors import UnsupportedOp
 from qrt.jit import record_dtype
 from qrt.jit.cuda import DeviceKernel
+from qrt.ops.elementwise.walk import MAX_AXES, walk_fields
 from qrt.ops.op import DeviceSteps, Operand, Ref
 
-__all__ = ["DEQUANTIZE", "KERNELS", "LUT", "PER_THREAD", "QUANTIZE", "emit_dequantize", "emit_lut", "emit_quantize"]
+__all__ = [
+    "BINARY",
+    "DEQUANTIZE",
+    "KERNELS",
+    "LUT",
+    "PER_THREAD",
+    "QUANTIZE",
+    "emit_binary",
+    "emit_dequantize",
+    "emit_lut",
+    "emit_quantize",
+]
 
 PER_THREAD = 16  # elements
 
@@ -33,7 +46,16 @@ DEQUANTIZE = {
     for many in (0, 1)
 }
 LUT = DeviceKernel("lut_u8__cuda", record_dtype(("x", "i8"), ("table", "i8"), ("y", "i8"), ("n", "i8")), "qrt.ops.quantization.cuda:lut")
-KERNELS: tuple[DeviceKernel, ...] = (*QUANTIZE.values(), *DEQUANTIZE.values(), LUT)
+# As in `binary.py`, but for the outermost extent, which follows from n: all elements; y lies in one piece.
+_BINARY = record_dtype(
+    ("y", "i8"),
+    *((name, "i4") for name in ("n", "wide", *(f"n{k}" for k in range(1, MAX_AXES)))),
+    *((name, "i8") for letter in "ab" for name in (letter, *(f"{letter}{k}" for k in range(MAX_AXES)))),
+    *((name, "f4") for name in ("fa", "fb", "fy", "low", "high")),
+    *((name, "i4") for name in ("za", "zb", "zy")),
+)
+BINARY = {name: DeviceKernel(f"q{name}_u8__cuda", _BINARY, "qrt.ops.quantization.cuda:binary", (name,)) for name in ("add", "mul")}
+KERNELS: tuple[DeviceKernel, ...] = (*QUANTIZE.values(), *DEQUANTIZE.values(), LUT, *BINARY.values())
 
 
 def _grid(kernel: DeviceKernel, n: int) -> tuple[int, int]:
@@ -64,3 +86,15 @@ def _sizes(extents: tuple[int, int, int]) -> dict[str, int]:
 def emit_lut(steps: DeviceSteps, x: Operand, table: Operand, y: Operand) -> None:
     """Appends Lut."""
     steps.launch(LUT, _grid(LUT, y.spec.size), x=x.ref, table=table.ref, y=y.ref, n=y.spec.size)
+
+
+def emit_binary(steps: DeviceSteps, name: str, inputs: Sequence[Operand], y: Operand, numbers: dict[str, float | int]) -> None:
+    """Appends QBinary; `numbers`: scales, bounds and zero points as the record holds them."""
+    kernel, n = BINARY[name], y.spec.size
+    if n >= 2**31:
+        raise UnsupportedOp(f"no kernel for CUDA walks the {n} elements of a result")
+    walk = walk_fields("ab", inputs, y) | {"n": n}
+    fields = {key: walk[key] for key in kernel.record.names or () if key in walk}
+    # Where the last axis is walked in sixteens, so are the others: all else that an operand walks is a multiple of its last extent, or 0.
+    wide = fields["n5"] % PER_THREAD == 0 and fields["a5"] in (0, 1) and fields["b5"] in (0, 1)  # type: ignore[operator]
+    steps.launch(kernel, _grid(kernel, n), **fields, wide=int(wide), **numbers)
