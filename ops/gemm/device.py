@@ -10,6 +10,7 @@ import numpy as np
 from qrt.core.errors import UnsupportedOp
 from qrt.jit import record_dtype
 from qrt.jit.cuda import DeviceKernel
+from qrt.ops.gemm.device_float import emit_float_product
 from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Weights, int8_parts, wrap32
 from qrt.ops.op import Array, Boxes, DeviceSteps, Operand, Ref
@@ -180,6 +181,9 @@ def emit_product(
 
     `window`: what gives for the bytes of a pixel the offsets of each row's taps in an image, and that image's pixels.
     """
+    if not epilogue.integer:
+        emit_float_product(steps, weights, epilogue, inputs, y, window)
+        return
     groups, taps, k, n = weights.w.shape
     if epilogue.name not in EPILOGUES or groups != 1:
         raise UnsupportedOp(f"no product for CUDA of {groups} groups ends in {epilogue.name!r}")
