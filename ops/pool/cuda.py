@@ -27,7 +27,8 @@ def codes(average: bool) -> Any:
     """The largest code of each window, or the code of the mean; a thread takes four channels of a pixel."""
 
     def kernel(  # type: ignore[no-untyped-def]
-        x, y, offsets, counts, x_batch, threads, pixels, blocks, channels, taps, flip, x_zero_point, x_scale, y_scale, low, high, y_zero_point,
+        x, y, offsets, counts, x_batch, threads, pixels, blocks, channels, taps, flip, x_zero_point, x_scale, y_scale, low, high,
+        y_zero_point,
     ):  # fmt: skip
         i = int64(cuda.blockIdx.x) * int64(cuda.blockDim.x) + int64(cuda.threadIdx.x)
         if i < int64(threads):
@@ -77,7 +78,8 @@ def floats(average: bool) -> Any:
     """The largest number of each window, no NaN, or the mean; a thread takes one channel of a pixel."""
 
     def kernel(  # type: ignore[no-untyped-def]
-        x, y, offsets, counts, x_batch, threads, pixels, blocks, channels, taps, flip, x_zero_point, x_scale, y_scale, low, high, y_zero_point,
+        x, y, offsets, counts, x_batch, threads, pixels, blocks, channels, taps, flip, x_zero_point, x_scale, y_scale, low, high,
+        y_zero_point,
     ):  # fmt: skip
         i = int64(cuda.blockIdx.x) * int64(cuda.blockDim.x) + int64(cuda.threadIdx.x)
         if i < int64(threads):

@@ -13,7 +13,7 @@ from qrt.core.dtypes import quint8
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.core.numerics import round_clamp
 from qrt.jit import Kernel, record_dtype
-from qrt.ops.op import Array, Op, Operand, Ref, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Ref, Spec, Steps
 from qrt.ops.strides import row_stride, viewed
 
 __all__ = ["KERNELS", "Linear", "Nearest", "QLinear"]
@@ -44,7 +44,7 @@ def _table(values: tuple[float, ...], dtype: str) -> Array:
     return np.array(values, dtype)
 
 
-def _constant(steps: Steps, values: tuple[float, ...], dtype: str) -> Ref:
+def _constant(steps: Steps | DeviceSteps, values: tuple[float, ...], dtype: str) -> Ref:
     table = _table(values, dtype)
     return steps.packed(table, "table", table.copy)
 
@@ -114,6 +114,13 @@ class Nearest(_Resize):
                 **_fields(x.spec, y, self.axis),
             )
 
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.resize.device import emit_nearest
+
+        if outputs[0].spec.size:
+            rows, columns = _constant(steps, self.rows, "i4"), _constant(steps, self.columns, "i4")
+            emit_nearest(steps, inputs[0], outputs[0], self.axis, rows, columns)
+
 
 def _mean(x: Array, axis: int, rows: Sequence[float], columns: Sequence[float]) -> Array:
     """Linear interpolation of float32, along the second axis first."""
@@ -123,6 +130,16 @@ def _mean(x: Array, axis: int, rows: Sequence[float], columns: Sequence[float]) 
         following = np.minimum(first + 1, x.shape[k] - 1)
         x = x.take(first, k) * (np.float32(1) - part) + x.take(following, k) * part
     return x
+
+
+def _tables(steps: Steps | DeviceSteps, rows: tuple[float, ...], columns: tuple[float, ...]) -> dict[str, Ref]:
+    """Where the rows and columns of the result lie: after which ones of x, and how far."""
+    tables: dict[str, Ref] = {}
+    for name, places in (("row", rows), ("column", columns)):
+        first = np.floor(np.array(places, np.float32))
+        tables[f"{name}_of"] = _constant(steps, tuple(first.tolist()), "i4")
+        tables[f"{name}_part"] = _constant(steps, tuple((np.array(places, np.float32) - first).tolist()), "f4")
+    return tables
 
 
 def _emit_linear(
@@ -137,17 +154,12 @@ def _emit_linear(
     x, y = inputs[0], outputs[0]
     if not y.spec.size:
         return
-    tables = {}
-    for name, places in (("row", rows), ("column", columns)):
-        first = np.floor(np.array(places, np.float32))
-        tables[f"{name}_of"] = _constant(steps, tuple(first.tolist()), "i4")
-        tables[f"{name}_part"] = _constant(steps, tuple((np.array(places, np.float32) - first).tolist()), "f4")
     steps.step(
         _LINEAR[bool(codes)],
         None if y.spec.nbytes > SERIAL_BYTES else 1,
         x=x.ref,
         y=y.ref,
-        **tables,
+        **_tables(steps, rows, columns),
         **_fields(x.spec, y, axis),
         **(codes or dict.fromkeys(("multiplier", "low", "high", "x_zero_point", "y_zero_point"), 0)),
     )
@@ -172,6 +184,12 @@ class Linear(_Resize):
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         _emit_linear(steps, inputs, outputs, self.axis, self.rows, self.columns, {})
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.resize.device import emit_linear
+
+        if outputs[0].spec.size:
+            emit_linear(steps, inputs[0], outputs[0], self.axis, _tables(steps, self.rows, self.columns), {})
 
 
 @dataclass(frozen=True)
@@ -204,11 +222,19 @@ class QLinear(_Resize):
         return (round_clamp(mean, np.array(self.y_zero_point), self.qmin, self.qmax).astype(np.uint8),)
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        codes: dict[str, float | int] = {
+        _emit_linear(steps, inputs, outputs, self.axis, self.rows, self.columns, self._codes())
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.resize.device import emit_linear
+
+        if outputs[0].spec.size:
+            emit_linear(steps, inputs[0], outputs[0], self.axis, _tables(steps, self.rows, self.columns), self._codes())
+
+    def _codes(self) -> dict[str, float | int]:
+        return {
             "multiplier": float(self.multiplier),
             "low": self.qmin - self.y_zero_point,
             "high": self.qmax - self.y_zero_point,
             "x_zero_point": self.x_zero_point,
             "y_zero_point": self.y_zero_point,
         }
-        _emit_linear(steps, inputs, outputs, self.axis, self.rows, self.columns, codes)
