@@ -16,6 +16,7 @@ from qrt.jit.lang.cuda import (
     load_f32,
     load_shared_u8,
     load_u8,
+    store2,
     store4,
     store_i32,
     store_shared_u16,
@@ -41,11 +42,16 @@ def sums_out(bm: int, bn: int, warps_m: int, warps_n: int) -> Any:
                 at_m = int32(first_m + warp_m * int32(tile_m) + int32(16 * i + 8 * h) + (lane >> int32(2)))
                 here = y + int64(4) * (int64(at_m) * int64(n) + int64(column))
                 left = int32(n - column) if at_m < m else int32(0)
-                for j in range(n_tiles):
-                    if int32(8 * j) < left:
-                        store_i32(here + int64(32 * j), acc[i, j, 2 * h])
-                    if int32(8 * j + 1) < left:
-                        store_i32(here + int64(32 * j + 4), acc[i, j, 2 * h + 1])
+                if int32(n & int32(1)) == int32(0):
+                    for j in range(n_tiles):
+                        if int32(8 * j) < left:
+                            store2(here + int64(32 * j), acc[i, j, 2 * h], acc[i, j, 2 * h + 1])
+                else:
+                    for j in range(n_tiles):
+                        if int32(8 * j) < left:
+                            store_i32(here + int64(32 * j), acc[i, j, 2 * h])
+                        if int32(8 * j + 1) < left:
+                            store_i32(here + int64(32 * j + 4), acc[i, j, 2 * h + 1])
 
     return store
 

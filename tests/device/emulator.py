@@ -196,6 +196,10 @@ def _four(words: np.ndarray) -> tuple[int, ...]:
     return tuple(words.view(np.int32).tolist())
 
 
+def _store2(address: int, first: int, second: int) -> None:
+    getcurrent().block.memory.at(address, 8, 8)[:] = np.array([first, second], np.int32).view(np.uint8)
+
+
 def _store4(address: int, words: Sequence[int]) -> None:
     getcurrent().block.memory.at(address, 16, 16)[:] = np.array(words, np.int32).view(np.uint8)
 
@@ -318,6 +322,7 @@ WORDS: dict[str, Any] = {
     **{f"load_{name}": _load(np.dtype(kind).type) for name, kind in LOADS},
     **{f"store_{name}": _store(np.dtype(kind).type) for name, kind in LOADS},
     "load4": lambda address: _four(getcurrent().block.memory.at(address, 16, 16)),
+    "store2": _store2,
     "store4": _store4,
     "load4_shared": lambda address: _four(_shared(address, 16)),
     "load_shared_f32": lambda address: np.float32(_shared(address, 4).view(np.float32)[0]),

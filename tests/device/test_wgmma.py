@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from device.test_gemm import case
 from kernels.check import program_of
 
 from qrt.jit.cuda import DeviceKernel
-from qrt.ops.gemm import Dense, device
+from qrt.ops.gemm import Dense
+from qrt.ops.gemm import device as products
 from qrt.ops.gemm.device import EPILOGUES, HOPPER_TILES, HopperTile, hopper_kernel
 from qrt.ops.op import Array
 from qrt.runtime.device import DevicePlan
@@ -29,10 +31,10 @@ def run(op: Dense, feeds: list[Array], tile: HopperTile, schedule: Schedule, blo
     program, _ = program_of(op, feeds)
     gpu = EmulatedDevice(schedule, mutation)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "choose_hopper_tile", lambda m, n: tile)
-        patch.setattr(device, "MULTIPROCESSORS", blocks)
+        patch.setattr(products, "choose_hopper_tile", lambda m, n: tile)
+        patch.setattr(products, "MULTIPROCESSORS", blocks)
         found = DevicePlan(program, gpu, Packs()).run(feeds)[0]
-    assert gpu.launched[-1] == device.hopper_kernel(tile, op.epilogue.name).name
+    assert gpu.launched[-1] == products.hopper_kernel(tile, op.epilogue.name).name
     return found
 
 
@@ -59,6 +61,32 @@ def test_every_tile(tile: HopperTile) -> None:
 
 def test_asymmetric_weights_are_taps() -> None:
     check(*case("u8", 40, 200, 20, asymmetric=True), SMALL, Schedule("random", "eager"), ONE_BLOCK)
+
+
+@pytest.mark.parametrize("tile", HOPPER_TILES, ids=lambda t: f"{t.m}x{t.n}")
+@pytest.mark.parametrize(("epilogue", "m", "k", "n"), [("u8add", 70, 300, 60), ("s32", 70, 64, 33)])
+def test_on_a_device(device: Any, tile: HopperTile, epilogue: str, m: int, k: int, n: int) -> None:
+    if device.cc != products.HOPPER:
+        pytest.skip(f"needs a device of compute capability 9.0, not {device.cc}")
+    op, feeds = case(epilogue, m, k, n, asymmetric=epilogue == "s32")
+    program, _ = program_of(op, feeds)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "choose_hopper_tile", lambda m, n: tile)
+        plan = DevicePlan(program, device, Packs())
+    np.testing.assert_array_equal(plan.run(feeds)[0], op.reference(feeds)[0])
+    plan.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+@pytest.mark.parametrize(("m", "k", "n"), [(2048, 1040, 4096), (1999, 4100, 2001), (70000, 64, 64), (70000, 256, 64), (20001, 100, 129)])
+def test_large_products(gpu: Any, epilogue: str, m: int, k: int, n: int) -> None:
+    """As programs get them: many tiles for each block, on all multiprocessors."""
+    op, feeds = case(epilogue, m, k, n)
+    program, _ = program_of(op, feeds)
+    plan = DevicePlan(program, gpu, Packs())
+    np.testing.assert_array_equal(plan.run(feeds)[0], op.reference(feeds)[0])
+    plan.close()
 
 
 def test_many_blocks_of_rows() -> None:
@@ -117,7 +145,7 @@ def test_a_planted_bug_is_found(bug: str) -> None:
     op, feeds = case("u8", 140, 112, 40) if "codes" in bug else case("s32", 140, 528, 20)
     tile = HopperTile(128, 64 if "codes" in bug else 32, 128, 2)
     wanted = op.reference(feeds)[0]
-    for schedule in SCHEDULES:
+    for schedule in reversed(SCHEDULES):
         try:
             if not np.array_equal(run(op, feeds, tile, schedule, ONE_BLOCK, PLANTED[bug]), wanted):
                 return
@@ -130,7 +158,7 @@ def test_a_planted_bug_is_found(bug: str) -> None:
 @pytest.mark.filterwarnings("ignore")  # numba-cuda's own
 @pytest.mark.parametrize(
     "kernel",
-    [hopper_kernel(HOPPER_TILES[0], name) for name in ("u8", "u8add", "s32")] + [hopper_kernel(tile, "u8") for tile in HOPPER_TILES[1:]],
+    [hopper_kernel(HOPPER_TILES[0], "u8add"), hopper_kernel(HOPPER_TILES[0], "s32"), *(hopper_kernel(t, "u8") for t in HOPPER_TILES[1:])],
     ids=lambda k: k.name,
 )
 def test_products_stay_in_registers(kernel: DeviceKernel, tmp_path: Path) -> None:
@@ -161,7 +189,7 @@ def test_products_stay_in_registers(kernel: DeviceKernel, tmp_path: Path) -> Non
     ],
 )
 def test_which_tile(m: int, n: int, tile: HopperTile | None) -> None:
-    assert device.choose_hopper_tile(m, n) == tile
+    assert products.choose_hopper_tile(m, n) == tile
 
 
 def test_only_capability_9_0_takes_them() -> None:
@@ -170,6 +198,6 @@ def test_only_capability_9_0_takes_them() -> None:
     gpu = EmulatedDevice()
     gpu.cc = (8, 9)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device, "choose_hopper_tile", lambda m, n: SMALL)
+        patch.setattr(products, "choose_hopper_tile", lambda m, n: SMALL)
         DevicePlan(program, gpu, Packs()).run(feeds)
-    assert gpu.launched == [device.kernel_for(device.choose_tile(8, 16), "direct", "s32").name]
+    assert gpu.launched == [products.kernel_for(products.choose_tile(8, 16), "direct", "s32").name]

@@ -163,6 +163,17 @@ def store4(typing_context, address, words):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def store2(typing_context, address, first, second):  # type: ignore[no-untyped-def]
+    """Two words at a global address that is a multiple of 8."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        _asm(builder, ir.VoidType(), args, "st.global.v2.u32 [$0], {$1,$2};", "l,r,r" + _MEMORY, True)
+        return context.get_dummy_value()
+
+    return types.void(int64, int32, int32), codegen
+
+
+@intrinsic
 def shared_base(typing_context):  # type: ignore[no-untyped-def]
     """Where the block's dynamic shared memory starts: a multiple of 1024."""
 
