@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ __all__ = ["Device", "DeviceMemory", "DevicePlan", "plan_mixed"]
 # Recordings that a plan keeps: bound inputs and outputs may come in turns.
 MAX_RECORDINGS = 8
 
-Addresses = dict[Base, Sequence[int]]
+Addresses = dict[Base, Sequence[int] | Mapping[int, int]]
 
 
 @dataclass
@@ -38,6 +38,11 @@ class _Launch:
     refs: list[tuple[str, Ref]]
     boxes: dict[str, Boxes]
     name: str
+
+    @property
+    def reads(self) -> list[Ref]:
+        """All addresses in its record."""
+        return [*(ref for _, ref in self.refs), *(boxes.ref for boxes in self.boxes.values())]
 
 
 @dataclass
@@ -147,7 +152,8 @@ class DevicePlan:
         roots = program.roots()
         self._input_values, self._output_values = list(program.inputs), [roots[value] for value in program.outputs]
         self._launched = {roots[v] for c in program.calls if not isinstance(c.op, View | HostRun) for v in (*c.inputs, *c.outputs)}
-        self._constants = [self.memory.constant(array) for array in builder.constants]
+        read = {ref.index for step in builder.steps if isinstance(step, _Launch) for ref in step.reads if ref.base is Base.CONSTANT}
+        self._constants = {index: self.memory.constant(builder.constants[index]) for index in sorted(read)}
         self._rules, self._words = builder.rules, builder.words
         self._staged: dict[tuple[Base, int], Held] = {}
         self._recordings: OrderedDict[tuple[int, ...], _Recording] = OrderedDict()
@@ -265,7 +271,7 @@ class DevicePlan:
         ends = [y if y is not None else self._staging(Base.OUTPUT, index) for index, y in enumerate(outputs)]
         at: Addresses = {
             Base.ARENA: [arena + offset for offset in self._offsets],
-            Base.CONSTANT: [held.address for held in self._constants],
+            Base.CONSTANT: {index: held.address for index, held in self._constants.items()},
             Base.INPUT: begins,
             Base.OUTPUT: ends,
         }
