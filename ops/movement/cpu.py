@@ -9,11 +9,11 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from qrt.jit.lang import fields, share, u8, u16, u32, u64
+from qrt.ops.movement.strided import SIDES
 
 _POINTER = {1: u8, 2: u16, 4: u32, 8: u64}
 
-# Side of the square that registers transpose, by element size, and of the block that a thread takes at once.
-_TILE = {1: 16, 2: 8, 4: 8, 8: 4}
+# Side of the block of elements that a thread takes at once.
 _BLOCK = 64
 
 
@@ -57,6 +57,9 @@ def rows(size):  # type: ignore[no-untyped-def]
                 value = x[at]
                 for i in range(n):
                     y[to + i] = value
+            elif r.s5 == 2:  # as a constant, so that vectors are loaded whole and every second element is kept
+                for i in range(n):
+                    y[to + i] = x[at + 2 * i]
             else:
                 for i in range(n):
                     y[to + i] = x[at + i * r.s5]
@@ -78,12 +81,14 @@ def rows(size):  # type: ignore[no-untyped-def]
     return kernel
 
 
-def _tile(size: int) -> Any:
-    """The intrinsic tile(x, x_stride, y, y_stride), all in bytes: a square of _TILE[size] rows of x is written transposed.
+def _tile(size: int, rows: int) -> Any:
+    """The intrinsic tile(x, x_stride, y, y_stride), all in bytes: `rows` rows of x, SIDES[size] elements each, are written transposed.
 
-    log2(rows) rounds of interleaving row i with row i + rows / 2 transpose a square.
+    log2(side) rounds of interleaving row i with row i + side / 2 transpose a square; rows that are missing are as good as any other.
     """
-    side = _TILE[size]
+    side = SIDES[size]
+    written_vector = ir.VectorType(ir.IntType(8 * size), rows)
+    written = ir.Constant(ir.VectorType(ir.IntType(32), rows), list(range(rows)))
     vector = ir.VectorType(ir.IntType(8 * size), side)
     low = ir.Constant(ir.VectorType(ir.IntType(32), side), [i // 2 + side * (i % 2) for i in range(side)])
     high = ir.Constant(ir.VectorType(ir.IntType(32), side), [side // 2 + i // 2 + side * (i % 2) for i in range(side)])
@@ -95,12 +100,14 @@ def _tile(size: int) -> Any:
                 address = builder.add(start, builder.mul(stride, ir.Constant(stride.type, i)))
                 return builder.inttoptr(address, vector.as_pointer())
 
-            values = [builder.load(row(args[0], args[1], i), align=1) for i in range(side)]
+            values = [builder.load(row(args[0], args[1], i), align=1) for i in range(rows)]
+            values += values[:1] * (side - rows)
             for _ in range(side.bit_length() - 1):
                 pairs = list(zip(values[: side // 2], values[side // 2 :], strict=True))
                 values = [builder.shuffle_vector(a, b, mask) for a, b in pairs for mask in (low, high)]
             for i, value in enumerate(values):
-                builder.store(value, row(args[2], args[3], i), align=1)
+                start = builder.bitcast(row(args[2], args[3], i), written_vector.as_pointer())
+                builder.store(builder.shuffle_vector(value, value, written), start, align=1)
             return context.get_dummy_value()
 
         return types.void(types.int64, types.int64, types.int64, types.int64), codegen
@@ -108,9 +115,12 @@ def _tile(size: int) -> Any:
     return tile
 
 
-def tiles(size):  # type: ignore[no-untyped-def]
-    """As `rows`, where x has stride 1 along axis 4 and y along axis 5: squares are transposed in registers."""
-    pointer, side, tile = _POINTER[size], _TILE[size], _tile(size)
+def tiles(size, ragged):  # type: ignore[no-untyped-def]
+    """As `rows`, where x has stride 1 along axis 4 and y along axis 5: squares are transposed in registers; `ragged`: also quarters of
+    squares that are left along axis 5, one to three."""
+    pointer, side = _POINTER[size], SIDES[size]
+    tile, quarter = _tile(size, side), side // 4
+    tile3, tile2, tile1 = (_tile(size, k * quarter) for k in (3, 2, 1))
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
@@ -135,8 +145,17 @@ def tiles(size):  # type: ignore[no-untyped-def]
             for j in range(b, b_whole, side):
                 for i in range(a, a_whole, side):
                     tile(r.x + (at + j * s5 + i) * size, s5 * size, r.y + (to + i * t4 + j) * size, t4 * size)
+            quarters = (b_end - b_whole) // quarter if ragged else 0
+            for i in range(a, a_whole if ragged else a, side):
+                first, result = r.x + (at + b_whole * s5 + i) * size, r.y + (to + i * t4 + b_whole) * size
+                if quarters == 3:
+                    tile3(first, s5 * size, result, t4 * size)
+                elif quarters == 2:
+                    tile2(first, s5 * size, result, t4 * size)
+                elif quarters == 1:
+                    tile1(first, s5 * size, result, t4 * size)
             for i in range(a, a_whole):
-                for j in range(b_whole, b_end):
+                for j in range(b_whole + quarters * quarter, b_end):
                     y[to + i * t4 + j] = x[at + j * s5 + i]
             for i in range(a_whole, a_end):
                 for j in range(b, b_end):

@@ -18,6 +18,8 @@ SERIAL_BYTES = 1 << 15
 # Up to six axes, outermost first; missing ones have extent 1. n: extents, s and t: strides of x and y, in elements.
 _RECORD = record_dtype(("x", "i8"), ("y", "i8"), *((f"{name}{k}", "i8") for name in "nst" for k in range(MAX_AXES)))
 _SIZES = (1, 2, 4, 8)
+# Side of the square that registers transpose, by element size.
+SIDES = {1: 16, 2: 8, 4: 8, 8: 4}
 _COUNTS = (2, 3, 4)
 
 
@@ -26,8 +28,14 @@ def _kernel(kind: str, *params: int) -> Kernel:
     return Kernel(name, _RECORD, f"qrt.ops.movement.cpu:{kind}", params)
 
 
+def _tiles(size: int, ragged: bool) -> Kernel:
+    name = f"copy_b{size}_{'ragged' if ragged else 'tiles'}__generic"
+    return Kernel(name, _RECORD, "qrt.ops.movement.cpu:tiles", (size, ragged))
+
+
 _ROWS = {size: _kernel("rows", size) for size in _SIZES}
-_TILES = {size: _kernel("tiles", size) for size in _SIZES}
+# By whether quarters of squares are left at the end of an axis.
+_TILES = {(size, ragged): _tiles(size, ragged) for size in _SIZES for ragged in (False, True)}
 _ZIP = {(size, count): _kernel("zip_rows", size, count) for size in _SIZES for count in _COUNTS}
 _UNZIP = {(size, count): _kernel("unzip_rows", size, count) for size in _SIZES for count in _COUNTS}
 
@@ -107,4 +115,4 @@ def _choose(axes: list[_Axis], itemsize: int) -> tuple[Kernel, list[_Axis]]:
     if min(across[0], along[0]) < 4:
         # Too narrow for squares: walk the longer of the two.
         return _ROWS[itemsize], axes if along[0] >= across[0] else [*axes[:-2], along, across]
-    return _TILES[itemsize], axes
+    return _TILES[itemsize, along[0] % SIDES[itemsize] >= SIDES[itemsize] // 4], axes
