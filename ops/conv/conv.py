@@ -10,7 +10,7 @@ import numpy as np
 
 from qrt.core.errors import ModelError
 from qrt.jit import Kernel, record_dtype
-from qrt.ops.conv.lines import lines_of, padded, pixel_stride
+from qrt.ops.conv.lines import lines_of, padded, phases_of, pixel_stride
 from qrt.ops.conv.window import Window
 from qrt.ops.gemm.amx import Lines
 from qrt.ops.gemm.dense import check_extra, check_operand, product_reference
@@ -82,11 +82,11 @@ class Conv(Op):
         size = 1 if self.epilogue.integer else 4
         pixels, y_size = prod(y.spec.shape[1:-1]), y.spec.dtype.itemsize
         x_pixel, y_pixel = pixel_stride(x.spec, x.strides) or 0, pixel_stride(y.spec, y.strides) or 0
-        point, padding = self.window.is_point, any(self.window.pads)
+        point, sorted_ = self.window.is_point, phases_of(self.window, space, channels) is not None
         flat = point and (batch == 1 or (x.strides[0] == pixels * x_pixel and y.strides[0] == pixels * y_pixel))
         m, images = (batch * pixels, 1) if flat else (pixels, batch)
-        run = self.window.kernel[-1] if self.window.dilations[-1] == 1 and x_pixel == channels else 1
-        lines = Lines.of_rows(m, x_pixel) if point else lines_of(self.window, space, channels if padding else x_pixel)
+        run = self.window.kernel[-1] if self.window.dilations[-1] == 1 and x_pixel == channels and not sorted_ else 1
+        lines = Lines.of_rows(m, x_pixel) if point else lines_of(self.window, space, channels, x_pixel)
         product = Product(m, n, k, self.epilogue, taps, groups, images, run, lines)
         product, fields = product.with_constant(steps, self.weights, self.x_zero_point)
         fields |= {
@@ -100,7 +100,7 @@ class Conv(Op):
             "y_row": y_pixel * y_size,
         }
         in_lines = product.amx and product.lines is not None
-        if in_lines and padding:
+        if in_lines and (sorted_ or any(self.window.pads)):
             fields["x"], fields["x_batch"] = padded(steps, self.window, x, self._padding(steps, inputs, 1))
         elif self.epilogue.integer:
             fields["x"] = overread_safe(steps, x, product.run * k if product.amx else k, product.piece)

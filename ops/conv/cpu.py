@@ -162,3 +162,29 @@ def pad():  # type: ignore[no-untyped-def]
                     y[i] = code
 
     return kernel
+
+
+def sort():  # type: ignore[no-untyped-def]
+    """The pixels of padded images by phase: threads share the rows of all phases."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        code, n = u8(r.code)[0], r.piece
+        lo, hi = share(r.batch * r.row_phases * r.column_phases * r.rows, tid, nthreads)
+        for item in range(lo, hi):
+            phase = item // r.rows
+            across, down = phase % r.column_phases, phase // r.column_phases % r.row_phases
+            image = phase // r.column_phases // r.row_phases
+            line = item % r.rows * r.down + down - r.top
+            for j in range(r.pitch):
+                column = j * r.across + across - r.left
+                y = u8(r.y + (item * r.pitch + j) * n)
+                if line >= 0 and line < r.height and column >= 0 and column < r.width:
+                    x = u8(r.x + image * r.x_image + (line * r.width + column) * r.x_piece)
+                    for i in range(n):
+                        y[i] = x[i]
+                else:
+                    for i in range(n):
+                        y[i] = code
+
+    return kernel

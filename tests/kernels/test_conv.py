@@ -36,6 +36,7 @@ from qrt.core.target import TARGETS, Target
 from qrt.jit.lanes import LANES
 from qrt.ops.conv import Conv, Depthwise, Window
 from qrt.ops.conv import depthwise as depthwise_table
+from qrt.ops.conv.lines import phases_of
 from qrt.ops.gemm import Codes, DynamicFloat, Float, Int32, Weights
 from qrt.ops.gemm.table import EPILOGUES, Tile
 from qrt.ops.op import Spec
@@ -163,6 +164,30 @@ def test_depthwise_table_has_a_row_for_whatever_is_chosen() -> None:
     assert len(set(names)) == len(names)
     for target, channels, epilogue in itertools.product(TARGETS, (1, 16, 17, 72, 1000), set(EPILOGUES) - {"u8t"}):
         assert depthwise_table.kernel_for(target, channels, epilogue).name in names
+
+
+# Windows whose short rows tile registers find by phase, and images.
+STRIDED: list[tuple[Window, tuple[int, ...]]] = [
+    (window((3, 3), stride=2, pad=1), (13, 14)),
+    (window((1, 1), stride=2), (9, 10)),
+    (window((2, 2), stride=3), (14, 13)),
+    (window((3, 2), stride=3, pad=(2, 0, 1, 1)), (16, 17)),
+    (window((3, 3), stride=2, dilation=2, pad=2), (15, 9)),
+    (window((5,), stride=2, dilation=3, pad=(1, 4)), (30,)),
+    (Window((3, 3), (1, 2), (2, 1), (1, 0, 0, 1)), (12, 9)),
+    (Window((2, 4), (2, 1), (1, 1), (0, 1, 3, 2)), (9, 11)),
+]
+
+
+@pytest.mark.parametrize(("look", "space"), STRIDED)
+def test_strided_windows_with_short_rows(look: Window, space: tuple[int, ...]) -> None:
+    assert phases_of(look, space, 64) is not None
+    assert phases_of(look, space, 16) is None
+    for k, n, asymmetric in ((64, 33, False), (56, 64, True), (128, 32, False)):
+        w = weights(1, look.taps, k, n, asymmetric)
+        check(Conv(look, w, to_codes(n, look.taps * k), 9), [codes(2, *space, k)])
+    w = Weights(weights(1, look.taps, 64, 32).w, None, floats(32))
+    check(Conv(look, w, dynamic(32)), [codes(1, *space, 64), *extra(dynamic(32), 1, *look.out_space(space), 32)])
 
 
 def use(patch: pytest.MonkeyPatch, tile: Tile) -> None:
