@@ -1,17 +1,47 @@
-"""A GPU that is emulated, for sessions."""
+"""The devices that tests of whole programs run on: the emulator and, with `pytest -m gpu`, the first GPU."""
 
 from __future__ import annotations
 
-import pytest
-from device.sessions import Emulation
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from qrt.jit import driver
-from qrt.runtime import segments
+import pytest
+
+if TYPE_CHECKING:
+    from device.sessions import Emulation
+
+
+@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """What small programs run on, here and there."""
+    if request.param == "emulated":
+        from device.emulated import EmulatedDevice  # here: it needs greenlet
+
+        yield EmulatedDevice()
+    else:
+        yield request.getfixturevalue("gpu")
+
+
+@pytest.fixture
+def gpu() -> Any:
+    """A GPU, for programs that the emulator would take too long for; mark such tests `gpu`."""
+    from qrt.jit.cuda import available
+
+    if not available():
+        pytest.skip("needs a CUDA device")
+    from qrt.jit.driver import Driver
+
+    return Driver()
 
 
 @pytest.fixture
 def emulation(monkeypatch: pytest.MonkeyPatch) -> Emulation:
     """Sessions of target "cuda" get emulated devices; no run on them is too small."""
+    from device.sessions import Emulation
+
+    from qrt.jit import driver
+    from qrt.runtime import segments
+
     found = Emulation()
     monkeypatch.setattr(driver, "Driver", found)
     monkeypatch.setattr(segments, "LEAST_MACS", 0)
