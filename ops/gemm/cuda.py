@@ -25,6 +25,7 @@ from qrt.jit.lang.cuda import (
     shared_base,
     store_u8,
 )
+from qrt.ops.gemm.cuda_dynamic import in_floats
 from qrt.ops.gemm.cuda_out import codes_in, codes_out, sums_out
 
 
@@ -109,17 +110,17 @@ def gemm(addressing: str, epilogue: str, bm: int, bn: int, bk: int, warps_m: int
     ahead = stages - 1
     two_steps, four_steps = bk // 32 > 1, bk // 32 > 2
     wait_ahead, wait_all = copies_wait(stages - 2), copies_wait(0)
-    codes, sums = epilogue != "s32", epilogue in ("u8add", "u8radd")
+    codes, sums, dynamic = epilogue not in ("s32", "f32d"), epilogue in ("u8add", "u8radd"), epilogue == "f32d"
     indirect = addressing == "indirect"
     a_passes = bm // rows_a_pass
     find = finder(indirect, rows_a_pass, a_passes)
     load_stage, multiply_step = loader(indirect, bm, bn, bk, threads), multiplier(m_tiles, n_tiles, bk)
     store_sums, gather = sums_out(bm, bn, warps_m, warps_n), codes_in(bm, bn, warps_m, warps_n)
-    store_codes = codes_out(epilogue, bm, bn, threads)
+    store_codes, finish = codes_out(epilogue, bm, bn, threads), in_floats(bn, warps_m, warps_n, m_tiles)
 
     def kernel(  # type: ignore[no-untyped-def]
         x, x_batch, offsets, zeros, w, bias, scale, y, r, m, n, k, x_row, pixels, taps, lo, hi, y_zero_point,
-        c_lo, c_hi, c_ratio, r_ratio, c_zero_point, sum_offset,
+        c_lo, c_hi, c_ratio, r_ratio, c_zero_point, sum_offset, addend, column_sums, a_scale, a_zero_point,
     ):  # fmt: skip
         base = shared_base()
         thread = int32(cuda.threadIdx.x)
@@ -205,6 +206,8 @@ def gemm(addressing: str, epilogue: str, bm: int, bn: int, bk: int, warps_m: int
             cuda.syncthreads()
             store_codes(base, thread, first_m, first_n, y, r, m, n, y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi)
         else:
+            if dynamic:
+                finish(acc, thread, first_n, scale, addend, column_sums, a_scale, a_zero_point)
             store_sums(acc, thread, first_m, first_n, y, m, n)
 
     return kernel

@@ -24,6 +24,7 @@ from qrt.jit.lang.cuda_hopper import (
     products_wait,
     tensor_map_ready,
 )
+from qrt.ops.gemm.cuda_dynamic import in_floats
 from qrt.ops.gemm.cuda_out import codes_in, codes_out, sums_out
 
 # Blocks of rows whose tiles are made one after the other, so that what they share stays in the L2 cache.
@@ -83,15 +84,17 @@ def gemm(epilogue: str, bm: int, bn: int, bk: int, stages: int) -> Any:
     out_at, out_bytes = stages * stage, 64 * (bn + 16)
     full_at = out_at + groups * out_bytes
     empty_at = full_at + 8 * stages
-    codes, sums = epilogue != "s32", epilogue in ("u8add", "u8radd")
+    codes, sums, dynamic = epilogue not in ("s32", "f32d"), epilogue in ("u8add", "u8radd"), epilogue == "f32d"
     copy_tiles = producer(bm, bn, bk, stages)
     multiply, wait_for_one, wait_for_all = multiply_add(bn), products_wait(bn, 1), products_wait(bn, 0)
     # A warpgroup's 64 rows as four warps of 16.
     store_sums, gather, store_codes = sums_out(64, bn, 4, 1), codes_in(64, bn, 4, 1), codes_out(epilogue, 64, bn, 128)
+    finish = in_floats(bn, 4, 1, 1)
 
     def kernel(  # type: ignore[no-untyped-def]
-        a_map, b_map, bias, scale, y, r, m, n, k, taps, lo, hi, y_zero_point, c_lo, c_hi, c_ratio, r_ratio, c_zero_point, sum_offset
-    ):
+        a_map, b_map, bias, scale, y, r, m, n, k, taps, lo, hi, y_zero_point,
+        c_lo, c_hi, c_ratio, r_ratio, c_zero_point, sum_offset, addend, column_sums, a_scale, a_zero_point,
+    ):  # fmt: skip
         base = shared_base()
         full, empty = int32(base + int32(full_at)), int32(base + int32(empty_at))
         thread = int32(cuda.threadIdx.x)
@@ -155,6 +158,8 @@ def gemm(epilogue: str, bm: int, bn: int, bk: int, stages: int) -> Any:
                     meet(int32(group + int32(1)), int32(128))
                     store_codes(out, member, first_m, first_n, y, r, m, n, y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi)
                 else:
+                    if dynamic:
+                        finish(acc, member, first_n, scale, addend, column_sums, a_scale, a_zero_point)
                     store_sums(acc, member, first_m, first_n, y, m, n)
                 number = int32(number + int32(cuda.gridDim.x))
 

@@ -191,6 +191,8 @@ def emit_product(
     if m == 0:
         return
     hopper = choose_hopper_tile(m, n) if steps.cc == HOPPER and window is None else None
+    if hopper is not None and epilogue.name == "f32d" and hopper.n > 128:
+        hopper = HOPPER_TILES[1]  # sums of 256 columns leave no registers for what makes them floats
     plain = choose_tile(m, n)
     tile = hopper or plain
     parts = int8_parts(weights.centred()[0]) if weights.zero_point is not None else [weights.w[0]]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from device.emulated import EmulatedDevice
 from device.emulator import SCHEDULES, Schedule
 from kernels.check import program_of
-from kernels.products import added, codes, to_codes, weights
+from kernels.products import added, codes, dynamic, extra, floats, to_codes, weights
 
 from qrt.ops.conv import Conv, Window
 from qrt.ops.gemm import Dense, Int32, device
@@ -22,8 +24,8 @@ X_ZERO_POINT = 113
 
 
 def epilogue_of(name: str, n: int, k: int) -> Epilogue:
-    if name == "s32":
-        return Int32()
+    if name in ("s32", "f32d"):
+        return Int32() if name == "s32" else dynamic(n)
     return to_codes(n, k) if name == "u8" else added(n, k, signed=n % 2 == 0, residual_first=name == "u8radd")
 
 
@@ -36,8 +38,11 @@ def run(op: Op, feeds: list[Array], tile: Tile, schedule: Schedule, mutation: tu
 
 
 def case(name: str, m: int, k: int, n: int, asymmetric: bool = False) -> tuple[Dense, list[Array]]:
-    op = Dense(weights(1, 1, k, n, asymmetric), epilogue_of(name, n, k), X_ZERO_POINT)
-    return op, [codes(m, k)] + [codes(m, n)] * op.epilogue.extra
+    w = weights(1, 1, k, n, asymmetric)
+    if name == "f32d":
+        w = replace(w, bias=floats(n))
+    op = Dense(w, epilogue_of(name, n, k), X_ZERO_POINT)
+    return op, [codes(m, k), *extra(op.epilogue, m, n)]
 
 
 def check(op: Op, feeds: list[Array], tile: Tile, schedule: Schedule) -> None:
