@@ -54,13 +54,17 @@ RECORD = record_dtype(
     ("r_ratio", "f4"),
     ("c_zero_point", "f4"),
     ("sum_offset", "f4"),
+    ("addend", "i8"),  # float32 [n rounded up to the tile], added to what scales of the run make of sums
+    ("column_sums", "i8"),  # int32, likewise
+    ("a_scale", "i8"),
+    ("a_zero_point", "i8"),
 )
 
 CHUNK = 16  # bytes that are copied at once: rows start at multiples of it
 MULTIPROCESSORS = 132
 
 # Those of `table.EPILOGUES` that the tensor cores' sums of codes go out by.
-EPILOGUES = ("u8", "u8add", "u8radd", "s32")
+EPILOGUES = ("u8", "u8add", "u8radd", "s32", "f32d")
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,7 @@ def emit_product(
         emit_float_product(steps, weights, epilogue, inputs, y, window)
         return
     groups, taps, k, n = weights.w.shape
-    if epilogue.name not in EPILOGUES or groups != 1:
+    if epilogue.name not in EPILOGUES or groups != 1 or (epilogue.name == "f32d" and window is not None):
         raise UnsupportedOp(f"no product for CUDA of {groups} groups ends in {epilogue.name!r}")
     m = y.spec.size // n if n else 0
     if m == 0:
@@ -204,8 +208,9 @@ def emit_product(
     def packed_weights() -> Array:
         return pack(tile, np.stack(parts, 1).reshape(-1, k, n))
 
-    bias = np.zeros(n, np.int64) if weights.bias is None else weights.bias.astype(np.int64)
-    start = wrap32(bias - x_zero_point * weights.sums())
+    dynamic = epilogue.name == "f32d"
+    bias = np.zeros(n, np.float32 if dynamic else np.int64) if weights.bias is None else weights.bias
+    start = np.zeros(n, np.int32) if dynamic else wrap32(bias.astype(np.int64) - x_zero_point * weights.sums())
     source = weights.w if weights.bias is None else weights.bias
     x, row = rows_of_chunks(steps, inputs[0], k)
     w = steps.packed(weights.w, ("cuda", "b", tile.n, tile.k, zeros), packed_weights)
@@ -213,6 +218,8 @@ def emit_product(
     fields |= epilogue.fields(inputs[1:], lay)
     fields |= {"y": y.ref, "m": m, "n": n, "k": k, "taps": taps * len(parts)}
     fields["bias"] = lay(source, f"start{x_zero_point}{zeros!r}{id(weights.w)}", start)
+    if dynamic:
+        fields |= {"addend": lay(source, "addend", bias), "column_sums": lay(weights.w, f"sums{zeros!r}", wrap32(weights.sums()))}
     if hopper is not None:
         w_row = taps * len(parts) * -(-k // tile.k) * tile.k
         fields["a_map"] = Boxes(x, m, k, row, tile.m)
