@@ -74,31 +74,32 @@ def starter(epilogue: str) -> Any:
 
 def coder(epilogue: str) -> Any:
     """What makes a word of codes of four neighbours' accumulators."""
-    sums = epilogue in ("u8add", "u8radd")
+    sums, looks_up = epilogue in ("u8add", "u8radd"), epilogue == "u8t"
     _, sums_of = adder(epilogue == "u8radd")
 
     @device
-    def four(acc, factors, low, high, zero_point):  # type: ignore[no-untyped-def]
+    def four(acc, factors, low, high, zero_point, table):  # type: ignore[no-untyped-def]
         word = int32(0)
         for e in range(4):
-            word = int32(word | (code_of(acc[e], as_float(factors[e]), low, high, zero_point) << int32(8 * e)))
+            one = code_of(acc[e], as_float(factors[e]), low, high, zero_point)
+            word = int32(word | ((load_u8(table + int64(one)) if looks_up else one) << int32(8 * e)))
         return word
 
     @device
     def code(acc, factors, r, left, whole, y_zero_point, rules):  # type: ignore[no-untyped-def]
-        """`factors`: the multipliers' bits; `r`: where the residual's codes are, of which there are `left`, or a whole word."""
+        """`factors`: the multipliers' bits; `r`: where the residual's codes are, which are `left` or a whole word; or the table."""
         if sums:
-            c = four(acc, factors, rules[2], rules[3], int32(nearest(rules[6]) + y_zero_point))
+            c = four(acc, factors, rules[2], rules[3], int32(nearest(rules[6]) + y_zero_point), r)
             other = load_i32(r) if whole else word_of(r, left)
             return sums_of(c, other, y_zero_point, rules[4], rules[5], rules[7], rules[0], rules[1])
-        return four(acc, factors, rules[0], rules[1], y_zero_point)
+        return four(acc, factors, rules[0], rules[1], y_zero_point, r)
 
     return code
 
 
 def leaver(epilogue: str) -> Any:
     """What stores the results of four neighbours, of which `left` are there; codes go to a whole word if `whole`."""
-    codes, dynamic = epilogue not in ("s32", "f32d"), epilogue == "f32d"
+    codes, dynamic, looks_up = epilogue not in ("s32", "f32d"), epilogue == "f32d", epilogue == "u8t"
     code = coder(epilogue)
 
     @device
@@ -118,7 +119,8 @@ def leaver(epilogue: str) -> Any:
     ):  # fmt: skip
         """`column`: of the constants; `at`: of y, in elements."""
         if codes:
-            word = code(acc, load4(scale + int64(4) * int64(column)), r + at, left, whole, y_zero_point, rules)
+            other = r if looks_up else r + at
+            word = code(acc, load4(scale + int64(4) * int64(column)), other, left, whole, y_zero_point, rules)
             if whole:
                 store_i32(y + at, word)
             else:
@@ -161,14 +163,14 @@ def depthwise(epilogue: str, words: int) -> Any:
                 acc[4 * q + e] = dp4a(taps[e], factors[e], acc[4 * q + e])
 
     @device
-    def chunk(acc, column, scale, y_zero_point, rules):  # type: ignore[no-untyped-def]
+    def chunk(acc, column, scale, table, y_zero_point, rules):  # type: ignore[no-untyped-def]
         """16 codes."""
         at = scale + int64(4) * int64(column)
         return (
-            code((acc[0], acc[1], acc[2], acc[3]), load4(at), at, int32(4), True, y_zero_point, rules),
-            code((acc[4], acc[5], acc[6], acc[7]), load4(at + int64(16)), at, int32(4), True, y_zero_point, rules),
-            code((acc[8], acc[9], acc[10], acc[11]), load4(at + int64(32)), at, int32(4), True, y_zero_point, rules),
-            code((acc[12], acc[13], acc[14], acc[15]), load4(at + int64(48)), at, int32(4), True, y_zero_point, rules),
+            code((acc[0], acc[1], acc[2], acc[3]), load4(at), table, int32(4), True, y_zero_point, rules),
+            code((acc[4], acc[5], acc[6], acc[7]), load4(at + int64(16)), table, int32(4), True, y_zero_point, rules),
+            code((acc[8], acc[9], acc[10], acc[11]), load4(at + int64(32)), table, int32(4), True, y_zero_point, rules),
+            code((acc[12], acc[13], acc[14], acc[15]), load4(at + int64(48)), table, int32(4), True, y_zero_point, rules),
         )
 
     def kernel(  # type: ignore[no-untyped-def]
@@ -195,7 +197,7 @@ def depthwise(epilogue: str, words: int) -> Any:
             at = int64(pixel) * int64(channels) + int64(column)
             rules = (lo, hi, c_lo, c_hi, c_ratio, r_ratio, c_zero_point, sum_offset)
             if words == 4:
-                store4(y + at, chunk(acc, column, scale, y_zero_point, rules))
+                store4(y + at, chunk(acc, column, scale, r, y_zero_point, rules))
             else:
                 left, whole = int32(channels - column), int32(channels & int32(3)) == int32(0)
                 leave(

@@ -25,7 +25,7 @@ RECORD = record_dtype(
     ("bias", "i8"),  # [columns]: int32, what accumulators start from; of "f32d" float32
     ("scale", "i8"),  # float32 [columns]
     ("y", "i8"),
-    ("r", "i8"),  # residual, like y
+    ("r", "i8"),  # residual, like y; of "u8t" the table
     ("a_scale", "i8"),  # these of "f32d"
     ("a_zero_point", "i8"),
     ("column_sums", "i8"),
@@ -42,14 +42,14 @@ RECORD = record_dtype(
     *((name, "f4") for name in ("lo", "hi", "c_lo", "c_hi", "c_ratio", "r_ratio", "c_zero_point", "sum_offset")),
 )
 
-EPILOGUES = ("u8", "u8add", "u8radd", "s32", "f32d")
+EPILOGUES = ("u8", "u8t", "u8add", "u8radd", "s32", "f32d")
 
 # By the epilogue, and by how many channels a thread makes.
 DEPTHWISE = {
     (epilogue, channels): DeviceKernel(
         f"depthwise_u8s8_{epilogue}_{channels}__cuda", RECORD, "qrt.ops.conv.cuda:depthwise", (epilogue, channels // 4)
     )
-    for epilogue, channels in (("u8", 16), *((epilogue, 4) for epilogue in EPILOGUES))
+    for epilogue, channels in (("u8", 16), ("u8t", 16), *((epilogue, 4) for epilogue in EPILOGUES))
 }
 GROUPED = {
     epilogue: DeviceKernel(f"grouped_u8s8_{epilogue}__cuda", RECORD, "qrt.ops.conv.cuda:grouped", (epilogue,)) for epilogue in EPILOGUES
@@ -60,7 +60,7 @@ KERNELS: tuple[DeviceKernel, ...] = (*DEPTHWISE.values(), *GROUPED.values())
 def choose_channels(epilogue: str, channels: int, size: int) -> int:
     """How many channels of a pixel a thread of a depthwise convolution makes, for `size` results: 16 where that leaves enough threads for
     an H200. Reasoned, not measured."""
-    return 16 if epilogue == "u8" and channels % 16 == 0 and size >= 16 * 512 * MULTIPROCESSORS else 4
+    return 16 if epilogue in ("u8", "u8t") and channels % 16 == 0 and size >= 16 * 512 * MULTIPROCESSORS else 4
 
 
 def emit_windows(
@@ -94,6 +94,8 @@ def emit_windows(
     fields |= {"x": x, "y": y.ref, "x_batch": prod(space) * row, "threads": threads, "pixels": pixels, "columns": columns}
     fields |= {"k": k, "n": n, "channels": groups * n, "pad": int(wrap32(np.array(x_zero_point * 0x01010101)))}
     fields |= epilogue.fields(inputs[1:], lay)
+    if (table := epilogue.table) is not None:
+        fields["r"] = steps.packed(table, "table", table.copy)
     zeros = weights.zero_point.tobytes() if weights.zero_point is not None else b""
     bias, source = (np.zeros(1, np.int64), weights.w) if weights.bias is None else (weights.bias, weights.bias)
     if epilogue.name == "f32d":

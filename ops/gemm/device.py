@@ -14,6 +14,7 @@ from qrt.ops.gemm.device_float import emit_float_product
 from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Weights, int8_parts, wrap32
 from qrt.ops.op import Array, Boxes, DeviceSteps, Operand, Ref
+from qrt.ops.quantization.device import emit_lut
 
 __all__ = [
     "EPILOGUES",
@@ -187,6 +188,11 @@ def emit_product(
     """
     if not epilogue.integer:
         emit_float_product(steps, weights, epilogue, inputs, y, window)
+        return
+    if (table := epilogue.table) is not None:
+        emit_product(steps, weights, epilogue.without_table(), x_zero_point, inputs, y, window)
+        if y.spec.size:
+            emit_lut(steps, y, steps.packed(table, "table", table.copy), y)
         return
     groups, taps, k, n = weights.w.shape
     if epilogue.name not in EPILOGUES or groups != 1 or (epilogue.name == "f32d" and window is not None):

@@ -83,9 +83,9 @@ def _sizes(extents: tuple[int, int, int]) -> dict[str, int]:
     return {"n": prod(extents), "channels": extents[1], "inner": extents[2]}
 
 
-def emit_lut(steps: DeviceSteps, x: Operand, table: Operand, y: Operand) -> None:
-    """Appends Lut."""
-    steps.launch(LUT, _grid(LUT, y.spec.size), x=x.ref, table=table.ref, y=y.ref, n=y.spec.size)
+def emit_lut(steps: DeviceSteps, x: Operand, table: Ref, y: Operand) -> None:
+    """Appends y = table[x]; x and y may be one."""
+    steps.launch(LUT, _grid(LUT, y.spec.size), x=x.ref, table=table, y=y.ref, n=y.spec.size)
 
 
 def emit_binary(steps: DeviceSteps, name: str, inputs: Sequence[Operand], y: Operand, numbers: dict[str, float | int]) -> None:

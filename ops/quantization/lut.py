@@ -66,7 +66,7 @@ class Lut(Op):
         from qrt.ops.quantization.device import emit_lut
 
         if outputs[0].spec.size:
-            emit_lut(steps, inputs[0], inputs[1], outputs[0])
+            emit_lut(steps, inputs[0], inputs[1].ref, outputs[0])
 
     def reads(self, index: int, x: Spec, strides: Sequence[int]) -> bool:
         return index == 0 and row_stride(x.shape, strides) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ TRANSPOSED = Window((2, 3), (2, 2), (1, 1), (0, 1, 0, 1), transposed=True)
 
 
 def epilogue_of(name: str, n: int, reach: int) -> Epilogue:
+    if name == "u8t":
+        return replace(to_codes(n, reach), table=np.random.default_rng(n).permutation(256).astype(np.uint8))
     if name in ("u8", "s32", "f32d"):
         return {"u8": to_codes(n, reach), "s32": Int32(), "f32d": dynamic(n)}[name]
     return added(n, reach, signed=n % 2 == 0, residual_first=name == "u8radd")
@@ -57,12 +60,15 @@ CASES = {
     "asymmetric": case(SAME, (3, 3), 8, 1, 1, asymmetric=True),
     "one axis": case(LINE, (7,), 5, 1, 1),
     "transposed": case(TRANSPOSED, (3, 2), 8, 1, 1),
-    **{name: case(SAME, (2, 3), groups, 1, 1, name) for name, groups in (("u8add", 8), ("u8radd", 7), ("s32", 7), ("f32d", 6))},
+    **{name: case(SAME, (2, 3), groups, 1, 1, name) for name, groups in (("u8t", 7), ("u8add", 8), ("u8radd", 7), ("s32", 7), ("f32d", 6))},
+    "one group, u8t": case(SAME, (3, 3), 1, 8, 4, "u8t", images=1),
     "groups": case(SAME, (3, 3), 3, 8, 4),
     "ragged groups": case(STRIDED, (4, 5), 3, 5, 6),
     "a multiplier": case(SAME, (3, 3), 5, 1, 2),
     "transposed groups": case(TRANSPOSED, (2, 2), 2, 4, 3, asymmetric=True),
-    **{f"groups, {name}": case(LINE, (5,), 2, 6, n, name) for name, n in (("u8add", 4), ("u8radd", 3), ("s32", 3), ("f32d", 5))},
+    **{
+        f"groups, {name}": case(LINE, (5,), 2, 6, n, name) for name, n in (("u8t", 5), ("u8add", 4), ("u8radd", 3), ("s32", 3), ("f32d", 5))
+    },
 }
 
 
@@ -91,12 +97,13 @@ def test_large_windows(name: str, gpu: Any) -> None:
     np.testing.assert_array_equal(run(op, feeds, gpu), op.reference(feeds)[0])
 
 
-def test_sixteen_channels_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["u8", "u8t"])
+def test_sixteen_channels_a_thread(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "choose_channels", lambda *_: 16)
-    op, feeds = case(STRIDED, (5, 4), 32, 1, 1)
+    op, feeds = case(STRIDED, (5, 4), 32, 1, 1, name)
     on = EmulatedDevice()
     np.testing.assert_array_equal(run(op, feeds, on), op.reference(feeds)[0])
-    assert on.launched == [table.DEPTHWISE["u8", 16].name]
+    assert on.launched == [table.DEPTHWISE[name, 16].name]
 
 
 BUGS = {
