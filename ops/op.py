@@ -118,6 +118,11 @@ class Steps(Protocol):
         """How many threads will walk the plan."""
         ...
 
+    @property
+    def current(self) -> str:
+        """The node whose op is emitting."""
+        ...
+
     def step(self, kernel: Kernel, threads: int | None = None, **fields: int | float | Ref) -> None:
         """Appends one kernel call. `fields` fill the kernel's record, each one exactly once; `threads` bounds how many
         threads share it (1 for work too small to split; default all)."""
@@ -156,7 +161,6 @@ class DeviceSteps(Protocol):
     def scratch(self, nbytes: int) -> Ref:
         """As of Steps."""
         ...
-
 
     def refused(self, rule: str) -> Ref:
         """Where the launch to come leaves what it refuses of an input, which is held against `rule`: an int64, 0 before. A run that is

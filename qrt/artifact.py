@@ -21,7 +21,7 @@ from qrt.core.sections import Packed, Sections, check, damaged, pack, read
 from qrt.core.target import Target
 from qrt.feeds import Contract, Declared, Shapes
 from qrt.interface import Interface, ModelMetadata, NodeArg, declared
-from qrt.jit import host_target, wants_cuda
+from qrt.jit import host_target, tuned, wants_cuda
 from qrt.jit.cache import is_vouched, vouch
 from qrt.ops.op import Array, Spec
 from qrt.runtime.plan import Plan
@@ -52,9 +52,7 @@ def save(
     """Writes `model` to `path`, compiled; see `qrt.compile`."""
     check_writable(path)
     if wants_cuda(target):
-        raise InvalidInput(
-            "a compiled model holds plans for a CPU: leave out the target 'cuda', and ask a session for it"
-        )
+        raise InvalidInput("a compiled model holds plans for a CPU: leave out the target 'cuda', and ask a session for it")
     threads = available_cpus() if num_threads is None else num_threads
     feeds = declared(model)
     sets = [_shapes(feeds, given) for given in shapes or [{}]]
@@ -126,6 +124,7 @@ def pack_plans(onnx: bytes, interface: Interface, wholes: Mapping[Shapes, Whole]
     content: dict[str, Any] = {
         "target": [target.arch, target.isa],
         "threads": threads,
+        "tuned": tuned.state(target),
         "interface": _write_interface(interface),
         "model": writer.section(onnx),
         "plans": [],
@@ -156,7 +155,7 @@ def open_compiled(
     """
     file, wanted = read(Path(path)), host_target(target)
     with damaged(file.where):
-        threads, planned = file.content["threads"], file.content["target"]
+        threads, planned = file.content["threads"], [*file.content["target"], file.content.get("tuned", "")]
         check(type(threads) is int and threads >= 1, "it does not say for how many threads it is")
         onnx = file[file.content["model"]]
 
@@ -167,7 +166,8 @@ def open_compiled(
 
     if wants_cuda(target):
         return from_model()
-    if planned == [wanted.arch, wanted.isa] and num_threads in (None, threads) and file.private and _is_ours(file, wanted):
+    here = [wanted.arch, wanted.isa, tuned.state(wanted)]
+    if planned == here and num_threads in (None, threads) and file.private and _is_ours(file, wanted):
         interface, plans = read_compiled(file, wanted)
         return interface, CompiledModel(plans, lambda: from_model()[1])
     return from_model()

@@ -1,7 +1,8 @@
 """Plans of ONNX files, kept between processes: the second start on a file is that of a compiled model (docs/artifact.md).
 
 Beside the kernels lies, for a model file, a target and a number of threads, a compiled model with the plan of the last first run. Its name
-is a digest of the model's bytes and of qrt's own sources, so that neither can change unnoticed; it is trusted as one from `qrt.compile`.
+is a digest of the model's bytes, of qrt's own sources and of what `qrt tune` found, so that none of them can change unnoticed; it is
+trusted as one from `qrt.compile`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from qrt.core.errors import InvalidInput, ModelError, OutputError, UnsupportedOp
 from qrt.core.target import Target
 from qrt.feeds import Shapes
 from qrt.interface import Interface
-from qrt.jit import host_target, wants_cuda
+from qrt.jit import host_target, tuned, wants_cuda
 from qrt.jit.cache import cache_dir, own_digest
 from qrt.runtime.team import available_cpus
 from qrt.runtime.whole import Whole
@@ -64,7 +65,8 @@ class Kept:
 
     def __init__(self, model: Path, digest: str, threads: int, target: Target) -> None:
         self._model, self._digest, self._threads, self._target = model, digest, threads, target
-        name = hashlib.sha256(f"{digest} {own_digest().hex()} {target.arch} {target.isa} {threads}".encode()).hexdigest()
+        key = f"{digest} {own_digest().hex()} {target.arch} {target.isa} {threads} {tuned.state(target)}"
+        name = hashlib.sha256(key.encode()).hexdigest()
         self._path = cache_dir() / "plans" / f"{name}.qrt"
 
     def open(self) -> tuple[Interface, CompiledModel] | None:

@@ -16,7 +16,7 @@ from qrt.ops.op import Array, Ref, Steps
 if TYPE_CHECKING:
     from qrt.ops.gemm.product import Product
 
-__all__ = ["COLUMNS", "KERNELS", "K_STEP", "RECORD", "Lines", "add_step", "blocked", "constants", "suits"]
+__all__ = ["COLUMNS", "KERNELS", "K_STEP", "RECORD", "Lines", "add_step", "blocked", "constants", "fits", "suits"]
 
 # A tile register holds 16 rows of 64 bytes; a block is two by two of them.
 ROWS = COLUMNS = 32
@@ -114,11 +114,16 @@ class Blocks:
         return Blocks((one + each).reshape(-1, 4).astype(np.int64), kinds)
 
 
-def suits(target: Target, product: Product) -> bool:
-    """Whether tile registers are faster than vectors, and the codes fit the packed store."""
+def fits(target: Target, product: Product) -> bool:
+    """Whether tile registers can compute the product, and its codes fit the packed store."""
     if target.isa != "amx" or not product.epilogue.integer or product.groups != 1 or product.m < ROWS // 2:
         return False
-    if product.epilogue.name in CODES and not product.epilogue.steps_fit:
+    return product.epilogue.name not in CODES or product.epilogue.steps_fit
+
+
+def suits(target: Target, product: Product) -> bool:
+    """Whether they do so faster than vectors."""
+    if not fits(target, product):
         return False
     if product.lines is None:
         # Below these sizes copying rows to the panel costs more than vectors: benchmarks, row `conv`.

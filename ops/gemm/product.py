@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from qrt.jit import Kernel, record_dtype
+from qrt.jit import Kernel, record_dtype, tuned
 from qrt.jit.lanes import LANES, ORDERS
 from qrt.ops.gemm import amx
 from qrt.ops.gemm.epilogue import Epilogue, Padder
-from qrt.ops.gemm.table import CODES, RECORD, Tile, choose_tile, kernel_for, packs, vector_isa
+from qrt.ops.gemm.table import CODES, RECORD, TILES, Tile, choose_tile, kernel_for, packs, vector_isa
 from qrt.ops.op import Array, Base, Operand, Ref, Steps
 from qrt.ops.quantization.lut import emit_lut
 
@@ -22,6 +22,9 @@ COPY = Kernel("copy_u8_flat__generic", record_dtype(("x", "i8"), ("y", "i8"), ("
 
 # Below this many multiply-accumulates a barrier costs more than a second thread saves.
 SMALL = 1 << 18
+
+# A product's way on tile registers, beside those on vectors, which are called after their tiles.
+TILE_REGISTERS = "amx"
 
 # Columns that are laid out together, as many as a cache line has bytes.
 _BLOCK = 64
@@ -112,6 +115,7 @@ class Product:
     run: int = 1  # taps that read neighbouring pixels of one row of the image, away from its border
     lines: amx.Lines | None = None  # how tile registers find rows without a copy
     amx: bool = False  # runs on tile registers: see amx.py
+    chosen: Tile | None = None  # the tile, where that was measured
     packed: int = 0  # columns of a block that lies in ORDERS, for kernels that pack four vectors of codes; 0: columns lie in order
 
     @property
@@ -145,7 +149,21 @@ class Product:
 
     def tile(self, steps: Steps) -> Tile:
         """The tile that suits this product."""
-        return choose_tile(steps.target, self.m, self.n, self.k4 * self.taps, self.epilogue.name)
+        return self.chosen or choose_tile(steps.target, self.m, self.n, self.k4 * self.taps, self.epilogue.name)
+
+    def _chosen(self, steps: Steps) -> Product:
+        """The product on tile registers or with a tile of vectors: as `qrt tune` found on this machine, else as costs say."""
+        tiles = {tile.name: tile for tile in TILES[vector_isa(steps.target)]}
+        ways = [TILE_REGISTERS, *tiles] if amx.fits(steps.target, self) else [*tiles]
+        usual = TILE_REGISTERS if amx.suits(steps.target, self) else self.tile(steps).name
+        shape = f"{self.epilogue.name} {self.batch}x{self.groups}x{self.m}x{self.n}x{self.k}x{self.taps}"
+        shape += f" run {self.run} lines {int(self.lines is not None)} threads {steps.threads}"
+        way = tuned.choose("qrt.ops.gemm.cpu", steps.target, steps.current, shape, ways, usual)
+        if way == TILE_REGISTERS:
+            return replace(self, amx=True, packed=amx.COLUMNS if self.epilogue.name in CODES else 0)
+        product = self if way == usual else replace(self, chosen=tiles[way])
+        packed = packs(vector_isa(steps.target), product.tile(steps), self.epilogue.name) and self.epilogue.steps_fit
+        return replace(product, packed=product.nr(steps)) if packed else product
 
     def _ordered(self, columns: Array) -> Array:
         """[..., columns] in the order in which the kernel's lanes hold them."""
@@ -210,10 +228,7 @@ class Product:
         if len(parts) > 1:
             lines = self.lines and replace(self.lines, taps=tuple(np.repeat(self.lines.taps, len(parts)).tolist()))
             product = replace(self, taps=self.taps * len(parts), run=1, lines=lines)
-        if amx.suits(steps.target, product):
-            product = replace(product, amx=True, packed=amx.COLUMNS if self.epilogue.name in CODES else 0)
-        elif packs(vector_isa(steps.target), product.tile(steps), self.epilogue.name) and self.epilogue.steps_fit:
-            product = replace(product, packed=product.nr(steps))
+        product = product._chosen(steps)
         nr, columns, per = product.nr(steps), product.columns(steps), 4 if self.epilogue.integer else 1
         zeros = weights.zero_point.tobytes() if weights.zero_point is not None else b""
 

@@ -103,6 +103,11 @@ class Tile:
     rows: int
     vectors: int
 
+    @property
+    def name(self) -> str:
+        """As choices of `qrt tune` have it: 6x4."""
+        return f"{self.rows}x{self.vectors}"
+
 
 # Accumulators + vectors + one broadcast fit the registers: 32 of 512 bits, 16 of 256 or 128. Tiles of one to four rows are for products of
 # so few: there B is read once, as fast as memory gives it.

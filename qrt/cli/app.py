@@ -18,6 +18,7 @@ from qrt.cli.demo import demo
 from qrt.cli.inspect import inspect
 from qrt.cli.quantize import quantize
 from qrt.cli.run import run as run_model
+from qrt.cli.tune import tune
 from qrt.core.errors import QrtError
 
 __all__ = ["app", "run"]
@@ -37,6 +38,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "bench": bench,
     "inspect": inspect,
     "compare": compare,
+    "tune": tune,
     "demo": demo,
 }
 for name, command in _COMMANDS.items():

@@ -11,7 +11,7 @@ import qrt
 from qrt.cli.console import Json, nbytes, show_json, tell
 from qrt.core.errors import InvalidInput
 
-__all__ = ["compile_"]
+__all__ = ["compile_", "shape_sets"]
 
 
 def compile_(
@@ -29,7 +29,7 @@ def compile_(
     json: Json = False,
 ) -> None:
     """Write a model with its plans to a file that starts fast."""
-    shapes = _sets(shape or ())
+    shapes = shape_sets(shape or ())
     qrt.compile(model, output, shapes, num_threads=threads, target=target)
     before, after = model.stat().st_size, output.stat().st_size
     if json:
@@ -38,7 +38,7 @@ def compile_(
         tell(f"{output}: {nbytes(after)} for {max(len(shapes), 1)} set(s) of shapes; {model} has {nbytes(before)}")
 
 
-def _sets(pairs: list[str] | tuple[()]) -> list[dict[str, tuple[int, ...]]]:
+def shape_sets(pairs: list[str] | tuple[()]) -> list[dict[str, tuple[int, ...]]]:
     """Shapes by input, one set after the other: a name that comes again begins the next."""
     sets: list[dict[str, tuple[int, ...]]] = []
     for pair in pairs:

@@ -26,7 +26,7 @@ from qrt.core.errors import KernelCacheWarning, KernelError
 from qrt.core.target import Target
 from qrt.jit.kernel import Kernel
 
-__all__ = ["cache_dir", "digest_of_sources", "fetch", "fetch_file", "is_vouched", "own_digest", "vouch"]
+__all__ = ["cache_dir", "digest_of_sources", "fetch", "fetch_file", "is_vouched", "own_digest", "source_digest", "vouch"]
 
 MAGIC = b"QRTOBJ01"
 _DIGEST = hashlib.sha256().digest_size
@@ -63,7 +63,7 @@ def _file_of(module_name: str) -> Path:
 
 
 @functools.cache
-def _source_digest(module_name: str) -> bytes:
+def source_digest(module_name: str) -> bytes:
     """Digest of everything that shapes a kernel's code: its module and that folder's other kernel sources, the language, the compiler."""
     here = Path(__file__).parent
     return digest_of_sources(module_name, "cpu*.py", [*sorted((here / "lang").glob("*.py")), here / "compile.py"])
@@ -81,7 +81,7 @@ def digest_of_sources(module_name: str, others: str, tools: Sequence[Path]) -> b
 
 def key(kernel: Kernel, target: Target) -> str:
     """The file name of a kernel's object code: changes with anything the code depends on."""
-    digest = hashlib.sha256(_source_digest(kernel.source.partition(":")[0]))
+    digest = hashlib.sha256(source_digest(kernel.source.partition(":")[0]))
     parts = (kernel.name, kernel.source, kernel.params, kernel.record.descr, target.arch, target.cpu, target.features, llvmlite.__version__)
     digest.update(repr(parts).encode())
     return f"{kernel.name}-{digest.hexdigest()[:24]}.o"

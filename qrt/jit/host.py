@@ -11,7 +11,7 @@ from pathlib import Path
 
 from qrt.core.target import TARGETS, Target, choose_target
 
-__all__ = ["cache_bytes", "host_target", "wants_cuda"]
+__all__ = ["cache_bytes", "host_target", "processor", "wants_cuda"]
 
 _ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
 
@@ -35,6 +35,16 @@ def cache_bytes(level: int) -> int:
         except (OSError, ValueError):
             continue  # not told: the fallback
     return _CACHES[level]
+
+
+@functools.cache
+def processor() -> str:
+    """What the processor is called, as far as the system tells."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
+            return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    except OSError:
+        return platform.processor() or platform.machine()
 
 
 # LLVM's name → Linux's, for the features that rungs need.

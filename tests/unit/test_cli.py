@@ -21,7 +21,7 @@ from qrt.cli.app import app, run
 from qrt.quantization.never_slower import Times
 
 DIGITS = str(ASSETS / "digits.onnx")
-COMMANDS = ("quantize", "compile", "run", "bench", "inspect", "compare", "demo")
+COMMANDS = ("quantize", "compile", "run", "bench", "inspect", "compare", "tune", "demo")
 
 
 @pytest.fixture(scope="module")

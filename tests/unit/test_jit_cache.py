@@ -95,7 +95,7 @@ def test_a_key_follows_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     kernel = Kernel("probe__generic", COPY.record, "cache_key_probe.cpu:f")
 
     def key() -> str:
-        cache._source_digest.cache_clear()
+        cache.source_digest.cache_clear()
         cache._digest_of.cache_clear()
         return cache.key(kernel, TARGET)
 
