@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 import qrt
-from qrt.cli.console import Json, progress, show_json, show_table
-from qrt.jit import host_target
+from qrt.cli.console import Json, Target, progress, show_json, show_table
+from qrt.jit import host_target, wants_cuda
 from qrt.report.bench import PEERS, Timing, bench_model
 from qrt.runtime.team import available_cpus
 
@@ -24,6 +24,7 @@ def bench(
         list[str] | None, typer.Option(help=f"Another runtime to time beside: {', '.join(PEERS)}. May be repeated.", metavar="RUNTIME")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of each runtime; by default one per processor.", metavar="N")] = None,
+    target: Target = None,
     json: Json = False,
 ) -> None:
     """Time a model, beside other runtimes.
@@ -35,12 +36,12 @@ def bench(
     loaded = qrt.load(model)
     with progress() as bar:
         task = bar.add_task("Timing", total=_ROUNDS)
-        timings = bench_model(loaded, against or (), used, _ROUNDS, lambda done: bar.update(task, completed=done))
-    target = host_target().isa
+        timings = bench_model(loaded, against or (), used, _ROUNDS, lambda done: bar.update(task, completed=done), target)
+    on = "cuda" if wants_cuda(target) else host_target(target).isa
     if json:
-        show_json({"model": str(model), "threads": used, "target": target, "runtimes": [_fields(timing) for timing in timings]})
+        show_json({"model": str(model), "threads": used, "target": on, "runtimes": [_fields(timing) for timing in timings]})
     else:
-        title = f"{model}, {used} thread{'s' if used > 1 else ''}, {target}; ms a run, {_ROUNDS} rounds in turns"
+        title = f"{model}, {used} thread{'s' if used > 1 else ''}, {on}; ms a run, {_ROUNDS} rounds in turns"
         show_table(["runtime", "version", ">min", ">median", ">median / qrt's", ">largest difference"], _rows(timings), title)
 
 

@@ -13,9 +13,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-__all__ = ["Json", "nbytes", "progress", "show_json", "show_table", "tell", "watched"]
+__all__ = ["Json", "Target", "nbytes", "progress", "show_json", "show_table", "tell", "watched"]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+Target = Annotated[
+    str | None, typer.Option(help="cuda, or an instruction set, if not QRT_TARGET or this machine's best.", metavar="TARGET")
+]
 
 # A pipe has no width: what reads it wants whole lines.
 _PIPE_WIDTH = 240

@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 import qrt
-from qrt.cli.console import Json, show_json, show_table
+from qrt.cli.console import Json, Target, show_json, show_table
 from qrt.core.errors import InvalidInput
 from qrt.core.files import check_writable, write_whole
 from qrt.ops.op import Array
@@ -29,6 +29,7 @@ def run(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Where the outputs go, under their names.", metavar="OUT.npz")
     ] = None,
+    target: Target = None,
     json: Json = False,
 ) -> None:
     """Run a model on arrays from files."""
@@ -38,7 +39,7 @@ def run(
     feeds = dict(given)
     if len(feeds) != len(given):
         raise InvalidInput("--input names one input twice")
-    session = qrt.InferenceSession(model)
+    session = qrt.InferenceSession(model, target=target)
     results = dict(zip([arg.name for arg in session.get_outputs()], session.run(None, feeds), strict=True))
     if output is not None:
         write_whole(output, lambda part: _write(part, results))

@@ -62,20 +62,22 @@ def bench_model(
     threads: int = 1,
     rounds: int = 50,
     progress: Callable[[int], object] = lambda done: None,
+    target: str | None = None,
 ) -> list[Timing]:
     """Times `model` on example feeds in qrt, and in the runtimes `against` (names of PEERS). `progress` hears of each round done.
+    `target`: a session's.
 
     Raises InvalidInput for a runtime that is unknown or not installed, QrtError if its results differ from qrt's.
     """
     feeds = example_feeds(model)
-    ours = qrt_engine(model, feeds, threads)
+    ours = qrt_engine(model, feeds, threads, target)
     expected, content = ours.run(), model.to_proto().SerializeToString() if against else b""
     return time_in_turns([ours, *(peer_engine(name, content, feeds, threads, expected) for name in against)], rounds, progress)
 
 
-def qrt_engine(model: Model, feeds: Mapping[str, Array], threads: int) -> Engine:
+def qrt_engine(model: Model, feeds: Mapping[str, Array], threads: int, target: str | None = None) -> Engine:
     """`model` in qrt."""
-    session = InferenceSession(model, num_threads=threads)
+    session = InferenceSession(model, num_threads=threads, target=target)
     return Engine("qrt", version("qrt"), lambda: session.run(None, feeds))
 
 

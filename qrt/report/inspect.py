@@ -1,17 +1,22 @@
-"""Which node of a model runs how: in int8, in float, or in Python."""
+"""Which node of a model runs how: in int8, in float, or in Python; on the CPU or a GPU, and by which kernels."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from qrt.api import compile_model, fuse_model
 from qrt.graph import Model, ir
+from qrt.jit import host_target, wants_cuda
 from qrt.ops.op import View
 from qrt.ops.program import Program
 from qrt.report.example import example_feeds
+from qrt.runtime.device import DevicePlan
+from qrt.runtime.plan import Plan
+from qrt.runtime.segments import judge
 
 __all__ = ["NodeReport", "inspect_model"]
 
@@ -22,7 +27,8 @@ class NodeReport:
 
     `runs`: "int8", "float", "integer" (other integers and booleans), "folded" (nothing is left to do at run time) or "python".
     `inputs`, `outputs`: shapes, as the model declares them. `macs`: multiply-accumulates for the example feeds, `share` of all.
-    `nbytes`: of its constants, and what its steps read and write besides. `why`: why it is not int8, or why it runs in Python, or "".
+    `nbytes`: of its constants, and what its steps read and write besides. `why`: why it is not int8, or why it runs in Python or not on the
+    GPU, or "". `place`: "cpu", or "cuda 1": the first graph on the GPU, or both; "" where nothing is left to do. `kernels`: in order.
     """
 
     name: str
@@ -34,20 +40,30 @@ class NodeReport:
     share: float
     nbytes: int
     why: str
+    place: str
+    kernels: list[str]
 
 
 def inspect_model(model: Model, target: str | None = None) -> list[NodeReport]:
-    """The nodes of `model` as they are run, in order. Runs it once, on example feeds. Raises what a run would."""
+    """The nodes of `model` as they are run, in order. Runs it once, on example feeds. Raises what a run would.
+
+    For "cuda" it needs no GPU: the run is the CPU's, and places and kernels are those of an H200.
+    """
     feeds = example_feeds(model)
     fused, report = fuse_model(model)
-    executable = compile_model(fused, num_threads=1, target=target)
-    macs, nbytes = _costs([program for _, program in executable.plans(feeds)])
+    executable = compile_model(fused, num_threads=1, target=host_target(target).isa)
+    executable.joins_tables = not wants_cuda(target)
+    planned = executable.plans(feeds)
+    macs, nbytes = _costs([program for _, program in planned])
+    where = _on_cuda([program for _, program in planned]) if wants_cuda(target) else _on_cpu([plan for plan, _ in planned])
     total = sum(macs.values())
     reports = []
     for node in fused.graph:
         name = node.name or node.op_type
         runs = _runs(node, name in executable.why, name in nbytes)
-        reasons = [executable.why.get(name), report.why.get(name) if runs == "float" else None]
+        here = where.get(name, _Where())
+        places = here.places or (["cpu"] if runs != "folded" else [])
+        reasons = [executable.why.get(name), report.why.get(name) if runs == "float" else None, *here.why]
         reports.append(
             NodeReport(
                 name,
@@ -60,9 +76,48 @@ def inspect_model(model: Model, target: str | None = None) -> list[NodeReport]:
                 nbytes[name]
                 + sum(value.const_value.nbytes for value in node.inputs if value is not None and value.const_value is not None),
                 "; ".join(reason for reason in reasons if reason),
+                ", ".join(places),
+                here.kernels,
             )
         )
     return reports
+
+
+@dataclass
+class _Where:
+    """Where a node's calls run, why not on the GPU, and their kernels."""
+
+    places: list[str] = field(default_factory=list)
+    why: list[str] = field(default_factory=list)
+    kernels: list[str] = field(default_factory=list)
+
+
+def _on_cpu(plans: Sequence[Plan | DevicePlan]) -> dict[str, _Where]:
+    found: dict[str, _Where] = defaultdict(_Where)
+    for plan in plans:
+        for name, kernel in zip(plan.names, plan.kernels, strict=True):
+            found[name].kernels.append(kernel)
+    return found
+
+
+def _on_cuda(programs: list[Program]) -> dict[str, _Where]:
+    """By node; graphs are counted from 1 through all programs."""
+    found: dict[str, _Where] = defaultdict(_Where)
+    graphs = 0
+    for program in programs:
+        numbers: dict[int, int] = {}
+        for call, verdict in zip(program.calls, judge(program), strict=True):
+            if verdict.run is None:
+                continue
+            if verdict.on_device and verdict.run not in numbers:
+                graphs += 1
+                numbers[verdict.run] = graphs
+            place = f"cuda {numbers[verdict.run]}" if verdict.on_device else "cpu"
+            here = found[call.name]
+            here.places += [place] if place not in here.places else []
+            here.why += [verdict.why] if verdict.why and verdict.why not in here.why else []
+            here.kernels += verdict.kernels if verdict.on_device else []
+    return found
 
 
 def _costs(programs: list[Program]) -> tuple[dict[str, int], dict[str, int]]:
