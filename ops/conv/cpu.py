@@ -83,42 +83,45 @@ def depthwise(isa, tile_rows, tile_vectors, epilogue):  # type: ignore[no-untype
         r = fields(record)
         blocks = (r.m + tile_rows - 1) // tile_rows
         lo, hi = share(r.batch * blocks, tid, nthreads)
+        common = (
+            r.x_row,
+            r.zeros,
+            r.y_row,
+            r.a_scale,
+            r.a_zero_point,
+            r.table,
+            r.taps,
+            r.k4,
+            0,
+            r.lo,
+            r.hi,
+            r.c_lo,
+            r.c_hi,
+            r.c_ratio,
+            r.r_ratio,
+            r.c_zero_point,
+            r.sum_offset,
+            r.y_zero_point,
+        )
         for block in range(lo, hi):
             m = block % blocks * tile_rows
             image = block // blocks
             for c in range(0, r.n, lanes):
                 at = image * r.y_batch + m * r.y_row + c * size
-                micro(
-                    (
-                        r.x + image * r.x_batch + c * x_size,
-                        r.x_row,
-                        r.offsets + 4 * m * r.taps,
-                        r.zeros,
-                        r.w + 4 * c,
-                        r.bias + 4 * c,
-                        r.scale + 4 * c,
-                        r.y + at,
-                        r.y_row,
-                        r.r + at,
-                        r.a_scale,
-                        r.a_zero_point,
-                        r.table,
-                        r.column_sums + 4 * c,
-                        min(tile_rows, r.m - m),
-                        min(lanes, r.n - c),
-                        r.taps,
-                        r.k4,
-                        r.lo,
-                        r.hi,
-                        r.c_lo,
-                        r.c_hi,
-                        r.c_ratio,
-                        r.r_ratio,
-                        r.c_zero_point,
-                        r.sum_offset,
-                        r.y_zero_point,
-                    )
+                own = (
+                    r.x + image * r.x_batch + c * x_size,
+                    r.offsets + 4 * m * r.taps,
+                    r.w + 4 * c,
+                    r.bias + 4 * c,
+                    r.scale + 4 * c,
+                    r.y + at,
+                    r.r + at,
+                    r.column_sums + 4 * c,
+                    0,
+                    min(tile_rows, r.m - m),
+                    min(lanes, r.n - c),
                 )
+                micro(own + common)
 
     return kernel
 

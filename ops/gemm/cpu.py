@@ -5,26 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from qrt.jit.lanes import LANES
 from qrt.jit.lang import fields, share
 from qrt.jit.lang.simd import F32, I1, I8, I32, I64, Simd
 from qrt.jit.lang.tables import load_permuted, permuted
-from qrt.ops.gemm.table import CODES, SUMS
+from qrt.ops.gemm.table import CODES, SATURATED, SUMS
 
-# Steps of k between what is multiplied and what of B is asked for: measured on products of 49 to 3136 rows, whose B comes from beyond the
-# L1 cache. 8, 16 and 32 gain a tenth on float32, the last most.
+# Steps of k between what is multiplied and what of B is asked for by tiles of few rows, which wait for B alone: measured, 8 to 64.
 AHEAD = 32
 
 
 class Micro:
     """Builds one tile: accumulate over taps and K, then the epilogue."""
 
-    def __init__(
-        self, s: Simd, rows: int, vectors: int, addressing: str, epilogue: str, values: dict[str, Any], packed: bool = False
-    ) -> None:
+    def __init__(self, s: Simd, rows: int, vectors: int, addressing: str, epilogue: str, values: dict[str, Any], packed: str = "") -> None:
         self.s, self.b, self.packed = s, s.b, packed
         self.rows, self.vectors, self.addressing, self.epilogue = rows, vectors, addressing, epilogue
         self.v = values
@@ -39,59 +36,7 @@ class Micro:
     def build(self) -> None:
         b, s, v = self.b, self.s, self.v
         self.index = [self.row_index(i) for i in range(self.rows)]
-        start = [self._start(j) for j in range(self.vectors)]
-        direct = [b.add(v["x"], b.mul(self.index[i], v["x_row"])) for i in range(self.rows)]
-        entry = b.block
-        tap_block, k_block, tap_end, done = (b.append_basic_block(name) for name in ("tap", "k", "tap_end", "done"))
-        b.branch(tap_block)
-
-        b.position_at_end(tap_block)
-        tap, w_tap = b.phi(I64), b.phi(I64)
-        tap.add_incoming(I64(0), entry)
-        w_tap.add_incoming(v["w"], entry)
-        outer = [[b.phi(self.kind) for _ in range(self.vectors)] for _ in range(self.rows)]
-        for row in outer:
-            for j, phi in enumerate(row):
-                phi.add_incoming(start[j], entry)
-        a_rows = direct if self.addressing == "direct" else [self._indirect(i, tap) for i in range(self.rows)]
-        b.branch(k_block)
-
-        b.position_at_end(k_block)
-        k, w_k = b.phi(I64), b.phi(I64)
-        k.add_incoming(I64(0), tap_block)
-        w_k.add_incoming(w_tap, tap_block)
-        inner = [[b.phi(self.kind) for _ in range(self.vectors)] for _ in range(self.rows)]
-        for i in range(self.rows):
-            for j in range(self.vectors):
-                inner[i][j].add_incoming(outer[i][j], tap_block)
-        width = 4 * s.lanes
-        w_vectors = [s.load(s.at(w_k, width * j), self.kind) for j in range(self.vectors)]
-        for line in range(0, width * self.vectors, 64):
-            s.prefetch(s.at(w_k, width * self.vectors * AHEAD + line))
-        step = s.fma if self.floats else s.dot
-        offset = b.shl(k, I64(2))
-        acc = []
-        for i in range(self.rows):
-            a = s.splat(s.load(b.add(a_rows[i], offset), F32 if self.floats else I32))
-            acc.append([step(inner[i][j], a, w_vectors[j]) for j in range(self.vectors)])
-        k_next, w_next = b.add(k, I64(1)), b.add(w_k, I64(width * self.vectors))
-        k.add_incoming(k_next, k_block)
-        w_k.add_incoming(w_next, k_block)
-        for i in range(self.rows):
-            for j in range(self.vectors):
-                inner[i][j].add_incoming(acc[i][j], k_block)
-        b.cbranch(b.icmp_signed("<", k_next, v["k4"]), k_block, tap_end)
-
-        b.position_at_end(tap_end)
-        tap_next = b.add(tap, I64(1))
-        tap.add_incoming(tap_next, tap_end)
-        w_tap.add_incoming(w_next, tap_end)
-        for i in range(self.rows):
-            for j in range(self.vectors):
-                outer[i][j].add_incoming(acc[i][j], tap_end)
-        b.cbranch(b.icmp_signed("<", tap_next, v["taps"]), tap_block, done)
-
-        b.position_at_end(done)
+        acc = self._sums()
         whole = b.icmp_signed("==", v["columns"], I64(self.vectors * s.lanes))
         with b.if_else(whole) as (then, otherwise):
             finish = self._finish_packed if self.packed else self._finish
@@ -99,6 +44,49 @@ class Micro:
                 finish(acc, masked=False)
             with otherwise:
                 finish(acc, masked=True)
+
+    def _sums(self) -> list[list[Any]]:
+        """Accumulators over all taps and k. The variables become registers."""
+        b, v = self.b, self.v
+        acc = [[self._variable(self._start(j)) for j in range(self.vectors)] for _ in range(self.rows)]
+        w, ahead = self._variable(v["w"]), self._variable(v["ahead"])
+        direct = [b.add(v["x"], b.mul(self.index[i], v["x_row"])) for i in range(self.rows)]
+        with cgutils.for_range(b, v["taps"]) as tap:
+            rows = direct if self.addressing == "direct" else [self._indirect(i, tap.index) for i in range(self.rows)]
+            # Each row's address in a register of its own: the optimiser else computes them anew at every step.
+            rows = [self.s.opaque(row) for row in rows]
+            with cgutils.for_range(b, b.lshr(v["k4"], I64(1))) as pair:
+                k = b.shl(pair.index, I64(3))
+                for offset in (0, 4):
+                    self._k_step(acc, [self.s.at(b.add(row, k), offset) for row in rows], w, ahead)
+            with b.if_then(b.trunc(v["k4"], I1)):
+                last = b.shl(b.sub(v["k4"], I64(1)), I64(2))
+                self._k_step(acc, [b.add(row, last) for row in rows], w, ahead)
+        return [[b.load(variable) for variable in row] for row in acc]
+
+    def _variable(self, value: Any) -> Any:
+        variable = cgutils.alloca_once(self.b, value.type)
+        self.b.store(value, variable)
+        return variable
+
+    def _k_step(self, acc: list[list[Any]], rows: list[Any], w: Any, ahead: Any) -> None:
+        """Four bytes of every row times one line of B. What is multiplied after this tile is asked for a little at a time."""
+        b, s = self.b, self.s
+        at, multiply = b.load(w), s.fma if self.floats else s.dot
+        width = 4 * s.lanes
+        vectors = [s.load(s.at(at, width * j), self.kind) for j in range(self.vectors)]
+        b.store(s.at(at, width * self.vectors), w)
+        if self.rows <= self.vectors:
+            for line in range(0, width * self.vectors, 64):
+                s.prefetch(s.at(at, width * self.vectors * AHEAD + line))
+        else:
+            line = b.load(ahead)
+            s.prefetch(line)
+            b.store(b.add(line, self.v["ahead_step"]), ahead)
+        for variables, address in zip(acc, rows, strict=True):
+            a = s.splat(s.load(address, F32 if self.floats else I32))
+            for variable, vector in zip(variables, vectors, strict=True):
+                b.store(multiply(b.load(variable), a, vector), variable)
 
     def _start(self, j: int) -> Any:
         if self.epilogue == "f32d":
@@ -163,16 +151,22 @@ class Micro:
             return [b.fsub(b.bitcast(r, s.f32), base) for r in s.interleave([b.bitcast(mixed, bytes_), nothing, nothing, top])]
 
         def store(acc: list[Any], places: list[Any]) -> None:
+            acc, places = (acc * 2)[:4], (places * 2)[: 4 // per_row]  # a row without a partner is stored twice
             products = [b.fmul(s.to_float(a), scales[n % per_row]) for n, a in enumerate(acc)]
             if self.epilogue in SUMS:
                 products = [self._sum(p, r) for p, r in zip(products, residuals(places), strict=True)]
-            packed = s.pack_codes([s.round(p) for p in products], zero_point, low, high)
+            steps = [s.round(p) for p in products]
+            packed = s.saturate(steps, self.packed == "half") if self.packed in SATURATED else s.pack_codes(steps, zero_point, low, high)
             packed = permuted(b, table, packed) if table else packed
-            for row in reversed(range(len(places))):
-                value, address = packed, b.add(v["y"], places[row])
-                if per_row == 2:
-                    picked = ir.Constant(ir.VectorType(I32, 4), [row + 2 * n for n in range(4)])
-                    value = b.bitcast(b.shuffle_vector(b.bitcast(packed, words), ir.Constant(words, ir.Undefined), picked), codes)
+            rows = [packed]
+            if per_row == 2:
+                # One permute for both rows: their halves are then stored as they lie.
+                order = ir.Constant(ir.VectorType(I32, 8), [0, 2, 4, 6, 1, 3, 5, 7])
+                sorted_ = s.opaque(b.shuffle_vector(b.bitcast(packed, words), ir.Constant(words, ir.Undefined), order))
+                halves = [ir.Constant(ir.VectorType(I32, 4), list(range(first, first + 4))) for first in (0, 4)]
+                rows = [b.bitcast(b.shuffle_vector(sorted_, ir.Constant(words, ir.Undefined), half), codes) for half in halves]
+            for value, at in reversed(list(zip(rows, places, strict=True))):
+                address = b.add(v["y"], at)
                 if mask is None:
                     s.store(address, value)
                 else:
@@ -256,12 +250,13 @@ class Micro:
         return lambda acc, at, mask: s.bound(b.fadd(acc, self._residual(at, mask, F32)), lo, hi)
 
 
-_ADDRESSES = ("x", "x_row", "offsets", "zeros", "w", "bias", "scale", "y", "y_row", "r", "a_scale", "a_zero_point", "table", "column_sums")
-_COUNTS = ("rows", "columns", "taps", "k4")
+# What a micro-kernel is told: addresses and counts of its tile, then what all tiles have in common.
+_OWN = ("x", "offsets", "w", "bias", "scale", "y", "r", "column_sums", "ahead", "rows", "columns")
+_COMMON = ("x_row", "zeros", "y_row", "a_scale", "a_zero_point", "table", "taps", "k4", "ahead_step")
 _FLOATS = ("lo", "hi", "c_lo", "c_hi", "c_ratio", "r_ratio", "c_zero_point", "sum_offset")
 _CODES = ("y_zero_point",)
-NAMES = (*_ADDRESSES, *_COUNTS, *_FLOATS, *_CODES)
-NUMBA_TYPES = (types.int64,) * (len(_ADDRESSES) + len(_COUNTS)) + (types.float32,) * len(_FLOATS) + (types.int32,) * len(_CODES)
+NAMES = (*_OWN, *_COMMON, *_FLOATS, *_CODES)
+NUMBA_TYPES = (types.int64,) * (len(_OWN) + len(_COMMON)) + (types.float32,) * len(_FLOATS) + (types.int32,) * len(_CODES)
 
 
 # Row blocks for each thread that are enough to share a product by rows alone: one more or less is then a small part.
@@ -270,18 +265,23 @@ ROW_BLOCKS = 8
 
 def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, packed):  # type: ignore[no-untyped-def]
     """All tiles of one product, in order of (batch, group, column block, row block). Threads share the row blocks where there are many,
-    so that none writes to another's cache lines; else all of them."""
+    so that none writes to another's cache lines; else all of them. Row blocks are of `tile_rows` rows, then of one less: as many of
+    each as leave no row over, if there are."""
 
-    @intrinsic
-    def micro(typing_context, values):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            members = [builder.extract_value(args[0], i) for i in range(len(NAMES))]
-            named = dict(zip(NAMES, members, strict=True))
-            Micro(Simd(isa, builder), tile_rows, tile_vectors, addressing, epilogue, named, packed).build()
-            return context.get_dummy_value()
+    def tile(rows: int) -> Any:
+        @intrinsic
+        def micro(typing_context, values):  # type: ignore[no-untyped-def]
+            def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+                members = [builder.extract_value(args[0], i) for i in range(len(NAMES))]
+                named = dict(zip(NAMES, members, strict=True))
+                Micro(Simd(isa, builder), rows, tile_vectors, addressing, epilogue, named, packed).build()
+                return context.get_dummy_value()
 
-        return types.void(types.Tuple(NUMBA_TYPES)), codegen
+            return types.void(types.Tuple(NUMBA_TYPES)), codegen
 
+        return micro
+
+    whole, less = tile(tile_rows), tile(max(tile_rows - 1, 1))
     nr = tile_vectors * LANES[isa]
     size = 1 if epilogue in CODES else 4
     indirect = addressing == "indirect"
@@ -290,51 +290,68 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, packed):  # type: i
         r = fields(record)
         row_blocks = (r.m + tile_rows - 1) // tile_rows
         column_blocks = (r.n + nr - 1) // nr
-        w_block = r.taps * r.k4 * nr * 4
+        k_steps = r.taps * r.k4
+        w_block = k_steps * nr * 4
+        wholes = r.m - row_blocks * (tile_rows - 1)
+        if wholes < 0:
+            wholes = row_blocks  # the last one repeats rows
+        # What is asked for ahead: the rows that follow, or where they are fewer than a block's columns, a share of the next block of B.
+        by_rows = not indirect and r.m >= nr
+        ahead_step = tile_rows * r.x_row // k_steps if by_rows else (4 * nr + row_blocks - 1) // row_blocks
+        common = (
+            r.x_row,
+            r.zeros,
+            r.y_row,
+            r.a_scale,
+            r.a_zero_point,
+            r.table,
+            r.taps,
+            r.k4,
+            ahead_step,
+            r.lo,
+            r.hi,
+            r.c_lo,
+            r.c_hi,
+            r.c_ratio,
+            r.r_ratio,
+            r.c_zero_point,
+            r.sum_offset,
+            r.y_zero_point,
+        )
         first, last = share(row_blocks, tid, nthreads) if row_blocks >= ROW_BLOCKS * nthreads else (0, row_blocks)
         rows = last - first
         outer = r.batch * r.groups * column_blocks
-        lo, hi = share(outer * rows, tid, nthreads) if rows == row_blocks else (0, outer * rows)
-        for block in range(lo, hi):
-            m = (first + block % rows) * tile_rows
-            rest = block // rows
+        block, end = share(outer * rows, tid, nthreads) if rows == row_blocks else (0, outer * rows)
+        while block < end:
+            rest, start = block // rows, first + block % rows
+            stop = min(last, start + end - block)
+            block += stop - start
             n = rest % column_blocks * nr
             rest //= column_blocks
-            group = rest % r.groups
-            image = rest // r.groups
+            group, image = rest % r.groups, rest // r.groups
             x = r.x + image * r.x_batch + group * r.x_group
-            at = image * r.y_batch + group * r.y_group + m * r.y_row + n * size
+            w = r.w + image * r.w_batch + group * r.w_group + n // nr * w_block
+            y = image * r.y_batch + group * r.y_group + n * size
             column = 4 * (group * column_blocks * nr + n)
-            micro(
-                (
+            for row in range(start, stop):
+                m = row * tile_rows - max(row - wholes, 0)
+                at = y + m * r.y_row
+                values = (
                     x if indirect else x + m * r.x_row,
-                    r.x_row,
                     r.offsets + 4 * m * r.taps,
-                    r.zeros,
-                    r.w + image * r.w_batch + group * r.w_group + n // nr * w_block,
+                    w,
                     r.bias + image * r.bias_batch + column,
                     r.scale + column,
                     r.y + at,
-                    r.y_row,
                     r.r + at,
-                    r.a_scale,
-                    r.a_zero_point,
-                    r.table,
                     r.column_sums + column,
+                    x + (m + tile_rows) * r.x_row if by_rows else w + w_block + row * k_steps * ahead_step,
                     min(tile_rows, r.m - m),
                     min(nr, r.n - n),
-                    r.taps,
-                    r.k4,
-                    r.lo,
-                    r.hi,
-                    r.c_lo,
-                    r.c_hi,
-                    r.c_ratio,
-                    r.r_ratio,
-                    r.c_zero_point,
-                    r.sum_offset,
-                    r.y_zero_point,
                 )
-            )
+                if tile_rows == 1 or row < wholes:
+                    whole(values + common)
+                else:
+                    less(values + common)
 
     return kernel

@@ -38,6 +38,10 @@ class Epilogue(ABC):
     def without_table(self) -> Epilogue:
         """The same codes as they are."""
         return self
+    @property
+    def saturation(self) -> str:
+        """Which of `table.SATURATED` its codes are, if any."""
+        return ""
 
     @abstractmethod
     def reference(self, acc: Array, bias: Array | None, extra: Sequence[Array], column_sums: Array) -> Array:
@@ -57,6 +61,10 @@ def _fma(code: Array | np.float32, ratio: float, addend: Array | np.float32) -> 
     """code · ratio + addend, rounded to float32 once."""
     result: Array = (np.asarray(code, np.float64) * F32(ratio) + np.asarray(addend, np.float64)).astype(F32)
     return result
+
+
+def _saturation(zero_point: int, qmin: int, qmax: int) -> str:
+    return {0: "zero", 128: "half"}.get(zero_point, "") if (qmin, qmax) == (0, 255) else ""
 
 
 def _code_bounds(zero_point: int, qmin: int, qmax: int) -> tuple[float, float]:
@@ -130,6 +138,10 @@ class Codes(Epilogue):
         # |acc| ≤ 2**31
         return bool(self.multiplier.max(initial=0) < 1)
 
+    @property
+    def saturation(self) -> str:
+        return _saturation(self.zero_point, self.qmin, self.qmax)
+
     def reference(self, acc: Array, bias: Array | None, extra: Sequence[Array], column_sums: Array) -> Array:
         total = Int32().reference(acc, bias, extra, column_sums)
         steps = total.astype(F32) * self.multiplier
@@ -173,6 +185,10 @@ class CodesAdd(Epilogue):
     def steps_fit(self) -> bool:
         # |c| and |r| ≤ 255
         return self.conv.steps_fit and max(self.c_ratio, self.r_ratio) < 2**16
+
+    @property
+    def saturation(self) -> str:
+        return _saturation(self._base, self.qmin, self.qmax)
 
     def reference(self, acc: Array, bias: Array | None, extra: Sequence[Array], column_sums: Array) -> Array:
         c = self.conv.reference(acc, bias, (), column_sums).astype(F32) - F32(self._base)

@@ -212,7 +212,8 @@ class Product:
         if self.amx:
             amx.add_step(steps, self, fields)
             return
-        kernel = kernel_for(steps.target, self.tile(steps), "indirect" if indirect else "direct", self.epilogue.name, bool(self.packed))
+        packed = self.epilogue.saturation or "any" if self.packed else ""
+        kernel = kernel_for(steps.target, self.tile(steps), "indirect" if indirect else "direct", self.epilogue.name, packed)
         filled: Fields = dict.fromkeys(RECORD.names or (), 0)
         filled |= fields
         work = self.batch * self.groups * self.m * self.n * self.k * self.taps

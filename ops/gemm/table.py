@@ -18,6 +18,7 @@ __all__ = [
     "EPILOGUES",
     "KERNELS",
     "RECORD",
+    "SATURATED",
     "SUMS",
     "TILES",
     "Tile",
@@ -26,6 +27,7 @@ __all__ = [
     "kernel_for",
     "looks_up",
     "packs",
+    "row_blocks",
     "vector_isa",
 ]
 
@@ -82,8 +84,11 @@ EPILOGUES: dict[str, str] = {
 }
 
 
-# Cycles from a product to the next into the same accumulator: of vpdpbusd 5, of vfmadd 4 (uops.info, Ice Lake and later).
-_LATENCY = 5
+# Products that are under way at once: two a cycle, and five cycles from one to the next into the same accumulator (vpdpbusd: uops.info,
+# Ice Lake and later).
+_UNDER_WAY = 10
+# Bytes of B that come from beyond the L1 cache while a product is done: measured, 1 to 4 rows of 1024.
+_STREAM = 14
 
 # Epilogues that end in codes, and those of them that add a residual.
 SUMS = ("u8add", "u8radd")
@@ -93,7 +98,11 @@ CODES = ("u8", "u8t", *SUMS)
 def looks_up(target: Target) -> bool:
     """Whether kernels of `target` look their codes up in a table: where it is one permute of bytes that do so for 64 at once. With shuffles
     of 16 entries, or one by one, a step of its own over the whole result is faster."""
-    return target.isa == "amx"
+    return "avx512vbmi" in target.ladder
+
+# How four vectors of codes are packed at once: "any" bounds and zero point, or all 256 codes around a zero point of 0 or of 128, which
+# the packs saturate to by themselves.
+SATURATED = ("zero", "half")
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ class Tile:
 # Accumulators + vectors + one broadcast fit the registers: 32 of 512 bits, 16 of 256 or 128. Tiles of one to four rows are for products of
 # so few: there B is read once, as fast as memory gives it.
 TILES: dict[str, tuple[Tile, ...]] = {
-    "avx512vnni": (Tile(6, 4), Tile(8, 3), Tile(12, 2), Tile(14, 1), Tile(4, 4), Tile(2, 4), Tile(1, 4)),
+    "avx512vnni": (Tile(6, 4), Tile(8, 3), Tile(10, 2), Tile(10, 1), Tile(4, 4), Tile(2, 4), Tile(1, 4)),
     "avxvnni": (Tile(4, 2), Tile(6, 2), Tile(8, 1), Tile(2, 4), Tile(1, 4)),
     "avx2": (Tile(3, 2), Tile(6, 1), Tile(1, 4)),
     "neon_dot": (Tile(5, 4), Tile(8, 2), Tile(1, 4)),
@@ -120,16 +129,15 @@ TILES: dict[str, tuple[Tile, ...]] = {
 }
 
 
-def _kernel(isa: str, tile: Tile, addressing: str, epilogue: str, packed: bool) -> Kernel:
+def _kernel(isa: str, tile: Tile, addressing: str, epilogue: str, packed: str) -> Kernel:
     types = "f32" if EPILOGUES[epilogue].startswith("float") else "u8s8"
-    shape = f"{tile.rows}x{tile.vectors * LANES[isa]}{'p' if packed else ''}_{addressing}"
-    # Every processor with AMX permutes bytes.
-    name = f"gemm_{types}_{epilogue}_{shape}__{'amx' if epilogue == 'u8t' else isa}"
+    shape = f"{tile.rows}x{tile.vectors * LANES[isa]}{packed}_{addressing}"
+    name = f"gemm_{types}_{epilogue}_{shape}__{'avx512vbmi' if epilogue == 'u8t' else isa}"
     return Kernel(name, RECORD, "qrt.ops.gemm.cpu:gemm", (isa, tile.rows, tile.vectors, addressing, epilogue, packed))
 
 
 def packs(isa: str, tile: Tile, epilogue: str) -> bool:
-    """Whether there is a kernel that packs four vectors of codes, of one row or of two, before it stores them; its columns lie in
+    """Whether there are kernels that pack four vectors of codes, of one row or of two, before they store them; their columns lie in
     QUAD_ORDER or PAIR_ORDER."""
     return isa == "avx512vnni" and tile.vectors in (2, 4) and epilogue in CODES
 
@@ -143,7 +151,7 @@ KERNELS: tuple[Kernel, ...] = tuple(
     for addressing in ("direct", "indirect")
     for epilogue in EPILOGUES
     if isa == "avx512vnni" or epilogue != "u8t"
-    for packed in ((False, True) if packs(isa, tile, epilogue) else (False,))
+    for packed in (("", "any", *SATURATED) if packs(isa, tile, epilogue) else ("",))
     if isa != "generic" or ladder is LADDERS["x86_64"]
 )
 
@@ -153,18 +161,29 @@ def vector_isa(target: Target) -> str:
     return next(isa for isa in target.ladder if isa in TILES)
 
 
-def cost(target: Target, tile: Tile, m: int, n: int, k_steps: int, epilogue: str) -> float:
-    """About how many instructions `tile` takes for m rows, n columns and `k_steps` steps along k and taps, padding included.
+def row_blocks(tile_rows: int, m: int) -> tuple[int, int]:
+    """How m rows fall into blocks: how many of `tile_rows`, and how many of one less. Where no such numbers make m, the last of the
+    blocks of `tile_rows` computes rows twice."""
+    blocks = -(-m // tile_rows)
+    wholes = m - blocks * (tile_rows - 1)
+    return (wholes, blocks - wholes) if wholes >= 0 else (blocks, 0)
 
-    A step is rows·vectors products, `vectors` loads of B and `rows` broadcasts of A; two loads a cycle against one or two
-    products a cycle make the loads weigh about a half. An accumulator's way out costs as counted in `cpu.py`: about 8
-    instructions to a code, 5 where four vectors are packed at once, 3 to a float.
+
+def cost(target: Target, tile: Tile, m: int, n: int, k_steps: int, epilogue: str) -> float:
+    """About how many vector instructions `tile` takes for m rows, n columns and `k_steps` steps along k and taps, padding included.
+
+    A step is rows·vectors products, two a cycle; not less than their latency takes, nor than the loads, two a cycle as well, of
+    `rows` broadcasts of A and `vectors` vectors of B, nor than B comes in. An accumulator's way out costs as counted in `cpu.py`: about
+    8 instructions to a vector of codes, 5 where four are packed at once, 3 to one of floats; a row's addresses cost about 4.
     """
     isa = vector_isa(target)
-    products = tile.rows * tile.vectors
     out = 3 if epilogue not in CODES else 5 if packs(isa, tile, epilogue) else 8
-    step = max(products + 0.5 * (tile.rows + tile.vectors) + 1, 2 * _LATENCY)
-    return -(-m // tile.rows) * -(-n // (tile.vectors * LANES[isa])) * (k_steps * step + products * out)
+    width = tile.vectors * LANES[isa]
+    total = 0.0
+    for rows, blocks in zip((tile.rows, tile.rows - 1), row_blocks(tile.rows, m), strict=True):
+        step = max(rows * tile.vectors, rows + tile.vectors + 1, 4 * width / _STREAM, _UNDER_WAY) + 0.1 * rows
+        total += blocks * (k_steps * step + rows * (tile.vectors * out + 4))
+    return total * -(-n // width)
 
 
 def choose_tile(target: Target, m: int, n: int, k_steps: int, epilogue: str) -> Tile:
@@ -172,6 +191,6 @@ def choose_tile(target: Target, m: int, n: int, k_steps: int, epilogue: str) -> 
     return min(TILES[vector_isa(target)], key=lambda tile: cost(target, tile, m, n, k_steps, epilogue))
 
 
-def kernel_for(target: Target, tile: Tile, addressing: str, epilogue: str, packed: bool = False) -> Kernel:
+def kernel_for(target: Target, tile: Tile, addressing: str, epilogue: str, packed: str = "") -> Kernel:
     """The table's row for a tile, a way of finding rows, an epilogue and a way of storing codes."""
     return _kernel(vector_isa(target), tile, addressing, epilogue, packed)

@@ -114,6 +114,22 @@ def pack_codes(isa):  # type: ignore[no-untyped-def]
     return kernel
 
 
+def saturate(isa, signed):  # type: ignore[no-untyped-def]
+    """y = Simd.saturate(a, signed), block by block of 64."""
+
+    def body(s: Simd, a: Any, b: Any, c: Any, y: Any, count: Any) -> None:
+        s.store(y, s.saturate([s.load(s.at(a, 64 * v), s.i32) for v in range(4)], signed))
+
+    apply = _on_vectors(isa, body)
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        for block in range(r.n):
+            apply(r.a + 256 * block, r.b, r.c, r.y + 64 * block, r.n)
+
+    return kernel
+
+
 def interleave(isa):  # type: ignore[no-untyped-def]
     """y = Simd.interleave(a), block by block of four rows of 64."""
 

@@ -19,6 +19,7 @@ from kernels.native import guarded
 from kernels.products import (
     BY_TILE,
     RNG,
+    TILES_HERE,
     VECTOR_TARGETS,
     added,
     codes,
@@ -41,7 +42,7 @@ from qrt.ops.conv.lines import lines_of
 from qrt.ops.gemm import BatchedMatMul, Codes, CodesAdd, Dense, DynamicFloat, Epilogue, Float, Int32, Weights, amx
 from qrt.ops.gemm.batched import _merge
 from qrt.ops.gemm.product import Product, int8_parts
-from qrt.ops.gemm.table import EPILOGUES, KERNELS, TILES, Tile, choose_tile, kernel_for, looks_up
+from qrt.ops.gemm.table import EPILOGUES, KERNELS, TILES, Tile, choose_tile, kernel_for, looks_up, packs, row_blocks
 from qrt.ops.op import Spec
 from qrt.ops.program import interpret
 from qrt.runtime.plan import Packs, build
@@ -69,6 +70,15 @@ def test_accumulators_leave_room_for_operands() -> None:
     for isa, tiles in TILES.items():
         for tile in tiles:
             assert tile.rows * tile.vectors + tile.vectors + 1 <= REGISTERS[isa], (isa, tile)
+
+
+def test_rows_fall_into_blocks_of_equal_rows_or_one_less() -> None:
+    for tile_rows, m in itertools.product(range(1, 13), range(1, 200)):
+        blocks, less = row_blocks(tile_rows, m)
+        assert blocks + less == -(-m // tile_rows)
+        computed = blocks * tile_rows + less * (tile_rows - 1)
+        assert computed == m or (less == 0 and m < computed < m + tile_rows)
+        assert computed == m or m <= (tile_rows - 1) * (tile_rows - 2)  # few rows only may be computed twice
 
 
 # -- rows times constants -------------------------------------------------------------------------------------------------
@@ -111,6 +121,21 @@ def test_every_epilogue(target: Target, indirect: bool, monkeypatch: pytest.Monk
         x = floats(1, m, k)
         op = Conv(window(), w, epilogue) if indirect else Dense(w, epilogue)
         check(op, [x, *extra(epilogue, 1, m, n)], targets=[target], **NEAR)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("zero_point", "qmin", "qmax"), [(0, 0, 255), (128, 0, 255), (0, 0, 254), (128, 1, 255), (127, 0, 255)])
+def test_codes_that_packs_saturate_to(zero_point: int, qmin: int, qmax: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for target, tile in TILES_HERE:
+        if tile.rows < 6 or not packs(target.isa, tile, "u8"):
+            continue
+        use(monkeypatch, tile)
+        # Blocks of all a tile's rows and of one less; columns of whole blocks and of a part.
+        m, n, k = 2 * tile.rows - 1, 2 * tile.vectors * LANES[target.isa] - 3, 21
+        epilogue = Codes((RNG.random(n) * 0.02 + 1e-5).astype(np.float32), zero_point, qmin, qmax)
+        w = weights(1, 1, k, n)
+        check(Dense(w, epilogue, 9), [codes(m, k)], targets=[target])
+        total = CodesAdd(to_codes(n, k, 0, 255), 0.5, 0.25, 100, 131, qmin, qmax, signed=zero_point == 128)
+        check(Dense(w, total, 9), [codes(m, k), codes(m, n)], targets=[target])
 
 
 @given(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -95,6 +96,18 @@ def test_method_on_four_vectors_equals_its_twin(name: str) -> None:
         np.testing.assert_array_equal(lanes, QUAD_TWINS[name](rows))
         return
     steps = mixed(INT.max, INT.min, 32767, 32768, -32769, 255, 256, -1, low=-400, high=400, dtype=np.int32).reshape(blocks, 64)
+    if name == "saturate":
+        for signed in (False, True):
+            packed = np.empty((blocks, 64), np.uint8)
+            call(
+                replace(kernel, name=f"simd_saturate_{int(signed)}__avx512vnni", params=(target.isa, signed)),
+                target,
+                a=steps,
+                y=packed,
+                n=blocks,
+            )
+            np.testing.assert_array_equal(packed, QUAD_TWINS[name](steps, signed))
+        return
     for zero_point, low, high in ((0, 0, 255), (128, 0, 255), (255, 7, 200), (3, 3, 3)):
         packed = np.empty((blocks, 64), np.uint8)
         call(kernel, target, a=steps, b=np.array([zero_point, low, high], np.int32), y=packed, n=blocks)

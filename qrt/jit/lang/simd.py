@@ -54,6 +54,11 @@ class Simd:
         pointer = self.b.inttoptr(address, I8.as_pointer())
         self.call("llvm.prefetch.p0", ir.VoidType(), pointer, I32(0), I32(3), I32(1))
 
+    def opaque(self, value: Any) -> Any:
+        """An address or a vector of 512 bits, of which the optimiser knows nothing any more."""
+        constraint = "r" if value.type == I64 else "v"
+        return self.b.call(ir.InlineAsm(ir.FunctionType(value.type, [value.type]), "", f"={constraint},0"), [value])
+
     def mask(self, count: Any) -> Any:
         """The lanes below `count` (int64)."""
         lanes = ir.Constant(self.i32, list(range(self.lanes)))
@@ -82,6 +87,13 @@ class Simd:
         packed = self.call("llvm.x86.avx512.packuswb.512", codes, *shifted)
         packed = self.call("llvm.umax.v64i8", codes, packed, self._splat(b.trunc(low, I8), 64))
         return self.call("llvm.umin.v64i8", codes, packed, self._splat(b.trunc(high, I8), 64))
+
+    def saturate(self, steps: list[Any], signed: bool) -> Any:
+        """pack_codes for all codes and the zero point 0, or 128 where `signed`: packs saturate to the bounds themselves."""
+        b, words, codes = self.b, ir.VectorType(I16, 32), ir.VectorType(I8, 64)
+        halves = [self.call("llvm.x86.avx512.packssdw.512", words, steps[2 * h], steps[2 * h + 1]) for h in range(2)]
+        packed = self.call(f"llvm.x86.avx512.pack{'ss' if signed else 'us'}wb.512", codes, *halves)
+        return b.xor(packed, ir.Constant(codes, [128] * 64)) if signed else packed
 
     def interleave(self, rows: list[Any]) -> list[Any]:
         """Four vectors of dwords from four vectors of 64 bytes: each lane holds a byte of each row, in QUAD_ORDER."""
@@ -243,10 +255,14 @@ def _pack_codes(steps: np.ndarray, zero_point: int, low: int, high: int) -> np.n
     return codes
 
 
+def _saturate(steps: np.ndarray, signed: bool) -> np.ndarray:
+    return _pack_codes(steps, 128 if signed else 0, 0, 255)
+
+
 def _interleave(rows: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(rows.transpose(0, 2, 1)[:, list(QUAD_ORDER)]).view(np.int32)[..., 0]
 
 
-# The methods on four vectors at a time, on many blocks of them: int32 [blocks, 64] and three numbers → uint8 [blocks, 64], and uint8
-# [blocks, 4, 64] → int32 [blocks, 64].
-QUAD_TWINS: dict[str, Callable[..., np.ndarray]] = {"pack_codes": _pack_codes, "interleave": _interleave}
+# The methods on four vectors at a time, on many blocks of them: int32 [blocks, 64] and what else they take → uint8 [blocks, 64], and
+# uint8 [blocks, 4, 64] → int32 [blocks, 64].
+QUAD_TWINS: dict[str, Callable[..., np.ndarray]] = {"pack_codes": _pack_codes, "saturate": _saturate, "interleave": _interleave}
