@@ -38,6 +38,7 @@ class Epilogue(ABC):
     def without_table(self) -> Epilogue:
         """The same codes as they are."""
         return self
+
     @property
     def saturation(self) -> str:
         """Which of `table.SATURATED` its codes are, if any."""
