@@ -177,10 +177,9 @@ class BatchedMatMul(Op):
         product.step(steps, (), False, fields)
 
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.gemm.device_batched import emit_batched_codes
         from qrt.ops.gemm.device_float import emit_batches
 
-        if self.epilogue.integer:
-            raise UnsupportedOp("BatchedMatMul of codes has no kernel for CUDA")
         y = outputs[0]
         if y.spec.size == 0:
             return
@@ -188,5 +187,8 @@ class BatchedMatMul(Op):
         a, b, _ = self._shapes(specs)
         a_strides, b_strides = _logical(specs[0].strides, self.a_perm), _logical(specs[1].strides, self.b_perm)
         rows = (a_strides[-2], b_strides[-2], b_strides[-1], _logical(y.spec.strides, self.y_perm)[-2])
-        operands = (inputs[0], inputs[1], y)
-        emit_batches(steps, self.epilogue, self.bias, operands, (a[-2], b[-1], a[-1]), rows, self._walks(specs))
+        product = (inputs[0], inputs[1], y), (a[-2], b[-1], a[-1]), rows, self._walks(specs)
+        if self.epilogue.integer:
+            emit_batched_codes(steps, self.epilogue, self.bias, (self.a_zero_point, self.b_zero_point), *product)
+        else:
+            emit_batches(steps, self.epilogue, self.bias, *product)

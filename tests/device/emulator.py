@@ -268,6 +268,10 @@ def _shuffle_xor(value: Any, distance: int) -> Any:
     return thread.block.meet(("shuffle", thread.number // WARP), WARP, value, dict)[thread.number ^ distance]
 
 
+def _store_shared_i32(address: int, value: int) -> None:
+    _shared(address, 4)[:] = np.array([value], np.int32).view(np.uint8)
+
+
 def _store_shared_f32(address: int, value: Any) -> None:
     _shared(address, 4)[:] = np.frombuffer(np.float32(value).tobytes(), np.uint8)
 
@@ -327,6 +331,7 @@ WORDS: dict[str, Any] = {
     "load4_shared": lambda address: _four(_shared(address, 16)),
     "load_shared_f32": lambda address: np.float32(_shared(address, 4).view(np.float32)[0]),
     "store_shared_f32": _store_shared_f32,
+    "store_shared_i32": _store_shared_i32,
     "shuffle_xor": _shuffle_xor,
     "load_shared_u8": lambda address: int(_shared(address, 1)[0]),
     "store_shared_u16": _store_shared_u16,

@@ -137,6 +137,17 @@ def load_shared_f32(typing_context, address):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def store_shared_i32(typing_context, address, value):  # type: ignore[no-untyped-def]
+    """A word into shared memory."""
+
+    def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
+        _asm(builder, ir.VoidType(), args, "st.shared.u32 [$0], $1;", "r,r" + _MEMORY, True)
+        return context.get_dummy_value()
+
+    return types.void(int32, int32), codegen
+
+
+@intrinsic
 def store_shared_f32(typing_context, address, value):  # type: ignore[no-untyped-def]
     """A float into shared memory."""
 
