@@ -12,7 +12,7 @@ import hashlib
 import importlib
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 from qrt.core.errors import KernelError
 from qrt.jit import cache
 
-__all__ = ["DeviceKernel", "Usage", "available", "compile_cubin", "cubin", "missing", "prepare", "ptx", "symbol"]
+__all__ = ["DeviceKernel", "Usage", "available", "compile_cubin", "cubin", "missing", "ptx", "symbol"]
 
 # Whatever of these changes may change code.
 _PACKAGES = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")
@@ -109,12 +109,6 @@ def cubin(kernel: DeviceKernel, cc: tuple[int, int]) -> bytes:
     Raises KernelError if it cannot be compiled.
     """
     return cache.fetch_file(_key(kernel, cc), lambda: compile_cubin(kernel, cc)[0])
-
-
-def prepare(kernels: Sequence[DeviceKernel], cc: tuple[int, int]) -> None:
-    """Compiles those of `kernels` that are not on disk, so that `cubin` finds them there."""
-    for kernel in dict.fromkeys(kernels):
-        cubin(kernel, cc)
 
 
 def _key(kernel: DeviceKernel, cc: tuple[int, int]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from qrt.core.errors import DeviceError
-from qrt.jit.cuda import DeviceKernel, cubin, missing, prepare, symbol
+from qrt.jit.cuda import DeviceKernel, cubin, missing, symbol
 
 __all__ = ["Driver"]
 
@@ -175,7 +175,6 @@ class Driver:
 
         Node by node: while a stream were captured, nobody in this process might wait for the device.
         """
-        prepare([kernel for kernel, _, _ in launches], self.cc)
         self._enter()
         graph, executable, last = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
         self._call("cuGraphCreate", ctypes.byref(graph), ctypes.c_uint(0))

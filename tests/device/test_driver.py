@@ -111,7 +111,6 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     pretended = Pretended()
     monkeypatch.setattr(driver, "missing", lambda: None)
     monkeypatch.setattr(driver, "cubin", lambda kernel, cc: b"\x7fELF" + bytes(cc))
-    monkeypatch.setattr(driver, "prepare", lambda kernels, cc: None)
     monkeypatch.setattr(driver, "_functions", {})
     monkeypatch.setattr(ctypes, "CDLL", lambda name: pretended)
     return pretended
