@@ -1,5 +1,7 @@
 # Every target works in .venv, which is made on first use; qrt is installed there again only when its sources have changed.
 PYTHON ?= python3
+# What `make test` installs. With cuda-test, device kernels are compiled as well; that needs no GPU.
+TEST_EXTRAS ?= test
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +14,7 @@ SOURCES := pyproject.toml README.md LICENSE $(shell find qrt ops loaders -name _
 
 help:
 	@echo "make demo    quantize a small network and run it in int8"
-	@echo "make test    run the test suite"
+	@echo "make test    run the test suite (TEST_EXTRAS=test,cuda-test compiles the kernels for GPUs too)"
 	@echo "make lint    check style (ruff) and types (mypy, strict)"
 	@echo "make bench   time qrt beside ONNX Runtime and OpenVINO"
 	@echo "make clean   remove .venv and what builds left behind"
@@ -20,7 +22,7 @@ help:
 demo: $(VENV)/installed
 	@$(BIN)/qrt demo
 
-test: $(VENV)/installed-test
+test: $(VENV)/installed-$(TEST_EXTRAS)
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
 # mypy checks the installed copy, from beside it: in the repository's root it would find ./qrt, without qrt.ops and qrt.loaders.
