@@ -83,7 +83,7 @@ INTERLEAVED: tuple[Kernel, ...] = tuple(
         "qrt.ops.conv.cpu_interleaved:interleaved",
         ("avx512vnni", INTERLEAVED_PIXELS, k, k, stride, epilogue),
     )
-    for epilogue, isa in (("u8", "avx512vnni"), ("u8t", "amx"))
+    for epilogue, isa in (("u8", "avx512vnni"), ("u8t", "avx512vbmi"))
     for k in (3, 5, 7)
     for stride in (1, 2, 4)
 )
@@ -193,9 +193,10 @@ class Depthwise(Op):
         return not self.epilogue.residual and self._together(y) == 1 and row_stride(y.shape, strides) is not None
 
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        from qrt.ops.conv.device import emit_windows
+        from qrt.ops.conv.device import emit_convolution
 
-        emit_windows(steps, self.window, self.weights, self.epilogue, self.x_zero_point, inputs, outputs[0])
+        if outputs[0].spec.size:
+            emit_convolution(steps, self.window, self.weights, self.epilogue, self.x_zero_point, inputs, outputs[0])
 
     def _together(self, y: Spec) -> int:
         """How many neighbouring pixels fill a tile's channels. Theirs lie side by side; as one wide pixel they are read by a window whose

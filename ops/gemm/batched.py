@@ -91,7 +91,7 @@ class BatchedMatMul(Op):
             check_operand(self.epilogue, operand)
         if self.bias is not None and self.bias.shape != (b[-1],):
             raise ModelError(f"bias of shape {list(self.bias.shape)} for {b[-1]} columns")
-        if a[-1] == 0 or self.epilogue.extra:
+        if a[-1] == 0 or self.epilogue.extra or self.epilogue.table is not None:
             raise UnsupportedOp("a product over an empty axis, or with an epilogue that needs constant weights")
         if self.a_perm[-1] != len(a) - 1 or self.y_perm[-1] != len(y) - 1:
             raise UnsupportedOp("the innermost axis of a product's operand or result must be its last")

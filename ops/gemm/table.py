@@ -98,7 +98,7 @@ CODES = ("u8", "u8t", *SUMS)
 def looks_up(target: Target) -> bool:
     """Whether kernels of `target` look their codes up in a table: where it is one permute of bytes that do so for 64 at once. With shuffles
     of 16 entries, or one by one, a step of its own over the whole result is faster."""
-    return target.isa == "amx"
+    return "avx512vbmi" in target.ladder
 
 
 # How four vectors of codes are packed at once: "any" bounds and zero point, or all 256 codes around a zero point of 0 or of 128, which
@@ -133,7 +133,7 @@ TILES: dict[str, tuple[Tile, ...]] = {
 def _kernel(isa: str, tile: Tile, addressing: str, epilogue: str, packed: str) -> Kernel:
     types = "f32" if EPILOGUES[epilogue].startswith("float") else "u8s8"
     shape = f"{tile.rows}x{tile.vectors * LANES[isa]}{packed}_{addressing}"
-    name = f"gemm_{types}_{epilogue}_{shape}__{'amx' if epilogue == 'u8t' else isa}"
+    name = f"gemm_{types}_{epilogue}_{shape}__{'avx512vbmi' if epilogue == 'u8t' else isa}"
     return Kernel(name, RECORD, "qrt.ops.gemm.cpu:gemm", (isa, tile.rows, tile.vectors, addressing, epilogue, packed))
 
 

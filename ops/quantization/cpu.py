@@ -78,7 +78,8 @@ def binary(name, has_fma):  # type: ignore[no-untyped-def]
 
 def lut(width):  # type: ignore[no-untyped-def]
     """y = table[x] over rows of n bytes, in vectors of `width` bytes (0: none)."""
-    vectors = look_up(width) if width else device(lambda table, x, y, rows, x_row, y_row, vectors, last: None)
+    nothing = device(lambda table, x, y, rows, x_row, y_row, vectors, last: None)
+    vectors, pairs, fours = (look_up(width, together) if width else nothing for together in (1, 2, 4))
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
@@ -91,7 +92,15 @@ def lut(width):  # type: ignore[no-untyped-def]
             count = n // width if r.x == r.y else (n + width - 1) // width
             vectors(table, x, y, rows, r.x_row, r.y_row, count, n - width)
             done = min(n, count * width)
-        for row in range(rows):
+        # Of narrow rows, two or four fill a vector.
+        begin = 0
+        if width and 2 * n == width:
+            begin = rows // 2 * 2
+            pairs(table, x, y, rows // 2, r.x_row, r.y_row, 1, 0)
+        elif width and 4 * n == width:
+            begin = rows // 4 * 4
+            fours(table, x, y, rows // 4, r.x_row, r.y_row, 1, 0)
+        for row in range(begin, rows):
             for i in range(done, n):
                 write(y, row * r.y_row + i, read(table, read(x, row * r.x_row + i)))
 

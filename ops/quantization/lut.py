@@ -21,7 +21,7 @@ __all__ = ["KERNELS", "Lut", "emit_lut", "requantizing"]
 
 _RECORD = record_dtype(*ROWS, ("table", "i8"))
 KERNELS: tuple[Kernel, ...] = (
-    Kernel("lut_u8__amx", _RECORD, "qrt.ops.quantization.cpu:lut_permuted"),
+    Kernel("lut_u8__avx512vbmi", _RECORD, "qrt.ops.quantization.cpu:lut_permuted"),
     Kernel("lut_u8__avx512vnni", _RECORD, "qrt.ops.quantization.cpu:lut", (64,)),
     Kernel("lut_u8__avx2", _RECORD, "qrt.ops.quantization.cpu:lut", (32,)),
     Kernel("lut_u8__generic", _RECORD, "qrt.ops.quantization.cpu:lut", (0,)),

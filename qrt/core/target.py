@@ -10,7 +10,7 @@ __all__ = ["LADDERS", "TARGETS", "Target"]
 
 # Each rung can run the kernels of every rung to its right; `generic` always exists.
 LADDERS: dict[str, tuple[str, ...]] = {
-    "x86_64": ("amx", "avx512vnni", "avxvnni", "avx2", "generic"),
+    "x86_64": ("amx", "avx512vbmi", "avx512vnni", "avxvnni", "avx2", "generic"),
     "aarch64": ("neon_dot", "generic"),
 }
 
@@ -38,12 +38,14 @@ class Target:
 
 _AVX2 = frozenset({"avx2", "fma", "bmi2", "f16c"})
 _AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"}
-# Every processor with AMX permutes bytes as well.
-_AMX = _AVX512 | {"avx512vbmi", "amx-tile", "amx-int8"}
+# Ice Lake and later, Zen 4 and later. Every processor with AMX permutes bytes as well.
+_VBMI = _AVX512 | {"avx512vbmi"}
+_AMX = _VBMI | {"amx-tile", "amx-int8"}
 
 # CPU names are LLVM's ISA levels, not the host's model: the same object code serves every machine of the rung.
 TARGETS: tuple[Target, ...] = (
     Target("amx", "x86_64", "x86-64-v4", "+avx512vnni,+avx512vbmi,-prefer-256-bit,+amx-tile,+amx-int8", _AMX, 16),
+    Target("avx512vbmi", "x86_64", "x86-64-v4", "+avx512vnni,+avx512vbmi,-prefer-256-bit", _VBMI, 16),
     Target("avx512vnni", "x86_64", "x86-64-v4", "+avx512vnni,-prefer-256-bit", _AVX512, 16),
     Target("avxvnni", "x86_64", "x86-64-v3", "+avxvnni", _AVX2 | {"avxvnni"}, 8),
     Target("avx2", "x86_64", "x86-64-v3", "", _AVX2, 8),

@@ -15,14 +15,18 @@ _BYTES = ir.VectorType(I8, 64)
 _SHUFFLE = {64: "llvm.x86.avx512.pshuf.b.512", 32: "llvm.x86.avx2.pshuf.b"}
 
 
-def look_up(width: int) -> Any:
+def look_up(width: int, together: int = 1) -> Any:
     """The intrinsic (table, x, y, rows, x_row, y_row, vectors, last): y[i] = table[x[i]] in rows that lie `x_row` and `y_row` bytes
-    apart; of each, `vectors` vectors of `width` bytes, one after the other but for the last, which begins at `last`.
+    apart; of each, `vectors` vectors of `width` bytes, one after the other but for the last, which begins at `last`. Of narrow rows, so
+    many are looked up `together`, which fill a vector; `rows` counts such groups.
 
     A shuffle looks up 16 entries, by the low four bits, and gives 0 where the index is negative. Of each half of the table, shuffle k
     takes the index less 16 k and holds entries 16 k … xor those 16 places before, so that the xor of all shuffles leaves one entry.
     """
-    vector, sixteen = ir.VectorType(I8, width), ir.VectorType(I8, 16)
+    vector, sixteen, piece = ir.VectorType(I8, width), ir.VectorType(I8, 16), width // together
+
+    def places(count: int, first: int = 0) -> ir.Constant:
+        return ir.Constant(ir.VectorType(I32, count), list(range(first, first + count)))
 
     def call(builder: Any, name: str, *args: Any) -> Any:
         kind = ir.FunctionType(vector, [a.type for a in args])
@@ -44,16 +48,25 @@ def look_up(width: int) -> Any:
         with cgutils.for_range(builder, rows) as row, cgutils.for_range(builder, vectors) as column:
             at = builder.mul(column.index, I64(width))
             at = builder.select(builder.icmp_signed("<", at, last), at, last)
-            source, target = (builder.add(at, builder.mul(row.index, stride)) for stride in (x_row, y_row))
-            index = builder.load(builder.bitcast(builder.gep(x, [source]), vector.as_pointer()))
-            index.align = 1
-            result = None
+            first = builder.mul(row.index, I64(together))
+            numbers = [builder.add(first, I64(k)) for k in range(together)]
+            sources, targets = ([builder.add(at, builder.mul(number, stride)) for number in numbers] for stride in (x_row, y_row))
+            loaded = []
+            for source in sources:
+                loaded.append(builder.load(builder.bitcast(builder.gep(x, [source]), ir.VectorType(I8, piece).as_pointer())))
+                loaded[-1].align = 1
+            while len(loaded) > 1:
+                wide = places(2 * loaded[0].type.count)
+                loaded = [builder.shuffle_vector(a, b, wide) for a, b in zip(loaded[::2], loaded[1::2], strict=True)]
+            index, result = loaded[0], None
             for start, half in ((0, index), (8, builder.xor(index, ir.Constant(vector, [128] * width)))):
                 for k in range(start, start + 8):
                     found = call(builder, _SHUFFLE[width], tables[k], half)
                     result = found if result is None else builder.xor(result, found)
                     half = call(builder, f"llvm.ssub.sat.v{width}i8", half, step)
-            builder.store(result, builder.bitcast(builder.gep(y, [target]), vector.as_pointer())).align = 1
+            for k, target in enumerate(targets):
+                part = builder.shuffle_vector(result, result, places(piece, k * piece))
+                builder.store(part, builder.bitcast(builder.gep(y, [target]), part.type.as_pointer())).align = 1
         return context.get_dummy_value()
 
     @intrinsic
