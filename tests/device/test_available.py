@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +26,13 @@ def pretend(patch: pytest.MonkeyPatch, packages: bool = True, init: int = 0, dev
         return 0
 
     patch.setattr(cuda, "_version", lambda name: "1" if packages else None)
-    patch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(cuInit=lambda flags: init, cuDeviceGetCount=count))
+    driver(patch, lambda: SimpleNamespace(cuInit=lambda flags: init, cuDeviceGetCount=count))
+
+
+def driver(patch: pytest.MonkeyPatch, give: Callable[[], Any]) -> None:
+    """Lets `give` make NVIDIA's driver; other libraries are what they are."""
+    real = ctypes.CDLL
+    patch.setattr(ctypes, "CDLL", lambda name, *how: give() if name == "libcuda.so.1" else real(name, *how))
 
 
 def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,10 +53,10 @@ def test_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(qrt.DeviceError, match="cuInit gave 100"):
         qrt.InferenceSession(DIGITS, target="cuda")
 
-    def absent(name: str) -> None:
-        raise OSError(name)
+    def absent() -> None:
+        raise OSError("libcuda.so.1")
 
-    monkeypatch.setattr(ctypes, "CDLL", absent)
+    driver(monkeypatch, absent)
     with pytest.raises(qrt.DeviceError, match=r"libcuda.so.1.* is not installed: install a driver for CUDA 13"):
         qrt.InferenceSession(DIGITS, target="cuda")
 
