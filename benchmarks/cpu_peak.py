@@ -111,7 +111,7 @@ def tiles():  # type: ignore[no-untyped-def]
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        tiles_begin()
+        tiles_begin(16, 16)
         _tile_loop(r.n, r.x, r.y + 1024 * tid)
         tiles_end()
 

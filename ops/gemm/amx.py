@@ -20,24 +20,27 @@ __all__ = ["COLUMNS", "KERNELS", "K_STEP", "RECORD", "Lines", "add_step", "block
 
 # A tile register holds 16 rows of 64 bytes; a block is two by two of them.
 ROWS = COLUMNS = 32
+LEAST_ROWS = 16
 K_STEP = 64
 TILE_BYTES = ROWS * K_STEP
 # Four products of tiles, 16 cycles each; zeroing, storing and finishing a block; configuring the registers. The first is the
 # instruction's; the others were measured on a Xeon with AMX (products of 49 to 12544 rows, 8 to 96 columns and bytes of k), where two
 # vector instructions a cycle are the measure of the vector kernels.
 STEP_CYCLES, BLOCK_CYCLES, CALL_CYCLES = 64, 350, 200
-# How many times larger than A's rows B has to be for threads to share columns. Between 4 and 16 ResNet-50 takes the same time on two
-# threads, at 1 a tenth more: lines that the other core wrote cost more than lines of the L3 cache.
-B_OVER_A = 8
+# How many times larger than A's rows B has to be for threads with less than two blocks of rows each to share columns: then B comes from
+# beyond the L2 cache at half the cost. Else lines that the other core wrote cost more than what B does.
+B_OVER_A = 4
+# Multiply-accumulates below which a second thread does not pay.
+SMALL = 1 << 18
 
 # The product's record, with: `k`: bytes of a row and tap; `run`: taps that lie side by side; `k_steps`, and `offsets_k`: where each of
 # them lies, from a row's first byte on; `panel` (of `panel_bytes`, 0: rows are read where they lie), `acc`: scratch of each thread;
 # `chunk`: row blocks that pass all columns together; `by_columns`: 1 if threads share columns; `blocks` of rows of an image, their `places`
-# and `pairs` (see `Blocks`); `position`: bytes from row to row of a tile, and `second` from a block's first to its second tile.
+# and `pairs` (see `Blocks`); `upper` and `lower`: rows of a block's two tiles; `position`: bytes from row to row of a tile.
 RECORD = record_dtype(
     *((name, GEMM_RECORD[name].str[1:]) for name in GEMM_RECORD.names or ()),
     *((name, "i8") for name in ("k", "run", "k_steps", "offsets_k", "panel", "panel_bytes", "acc", "chunk", "by_columns")),
-    *((name, "i8") for name in ("blocks", "places", "pairs", "position", "second")),
+    *((name, "i8") for name in ("blocks", "places", "pairs", "upper", "lower", "position")),
 )
 KERNELS: tuple[Kernel, ...] = tuple(
     Kernel(f"gemm_u8s8_{epilogue}_32x32__amx", RECORD, "qrt.ops.gemm.cpu_amx:gemm", (epilogue,))
@@ -60,19 +63,47 @@ class Lines:
     width: int
     taps: tuple[int, ...]
 
-    @property
-    def blocks(self) -> int:
-        """Blocks of rows."""
-        return self.count * -(-self.length // ROWS)
-
-    def second(self, in_panel: bool) -> int:
-        """Positions from a block's first to that of its second tile."""
-        return ROWS // 2 if in_panel else min(ROWS // 2, self.length - ROWS // 2)
-
     @staticmethod
     def of_rows(m: int, row: int) -> Lines:
         """m rows, `row` bytes apart."""
         return Lines(1, 0, m, row, m, m, (0,))
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How threads share a product: its columns, or its blocks of `rows` rows."""
+
+    threads: int
+    by_columns: bool
+    rows: int
+
+    @staticmethod
+    def of(product: Product, threads: int) -> Sharing:
+        """For up to `threads` threads."""
+        lines, columns = lines_of(product), -(-product.n // COLUMNS)
+        if product.batch * product.m * product.n * product.k * product.taps < SMALL:
+            threads = 1
+        blocks = product.batch * lines.count * -(-lines.length // ROWS)
+        b_bytes, a_bytes = columns * product.k_steps * TILE_BYTES, blocks * ROWS * lines.position
+        few = product.lines is not None and blocks < 2 * threads and columns >= threads and b_bytes > B_OVER_A * a_bytes
+        by_columns = threads > 1 and (blocks < threads or few)
+        rows = ROWS if product.lines is None else _rows(lines, product.batch, 1 if by_columns else threads)
+        return Sharing(threads, by_columns, rows)
+
+
+def _rows(lines: Lines, batch: int, threads: int) -> int:
+    """Rows of a block: tiles with no more than they need, and as many blocks that threads have about as much to do each."""
+
+    def rows(blocks: int) -> int:
+        least = -(-lines.length // blocks)
+        return least + (least % 2 if least < lines.length else 0)  # pairs of rows are finished together
+
+    def cost(blocks: int) -> int:
+        each = -(-batch * lines.count * -(-lines.length // rows(blocks)) // threads)
+        return each * (rows(blocks) + COLUMNS)  # lines of A and B that tiles load
+
+    least = -(-lines.length // ROWS)
+    return rows(min(range(least, least + threads), key=cost))
 
 
 @dataclass(frozen=True)
@@ -86,16 +117,14 @@ class Blocks:
     pairs: Array
 
     @staticmethod
-    def of(lines: Lines, in_panel: bool) -> Blocks:
-        """The blocks of `lines`, one after the other. A panel has room past its last row; in place nothing past a line's end may be read,
-        so that its last block begins early, and one of less than two tiles is two that overlap."""
-        starts = np.arange(0, lines.length, ROWS)
-        first = starts if in_panel else np.minimum(starts, max(lines.length - ROWS, 0))
+    def of(lines: Lines, rows: int, in_panel: bool) -> Blocks:
+        """Blocks of `rows` positions of `lines`. A panel has room past its last row; in place nothing past a line's end may be read: its
+        last block begins early."""
+        starts = np.arange(0, lines.length, rows)
+        first = starts if in_panel else np.minimum(starts, lines.length - rows)
         row = np.arange(ROWS)
-        second = lines.second(in_panel)
-        position = first[:, None] + np.where(row < ROWS // 2, row, second + row - ROWS // 2)
-        wanted = (position >= starts[:, None]) & (position < lines.length) & (position % lines.pitch < lines.width)
-        wanted[:, ROWS // 2 :] &= position[:, ROWS // 2 :] >= first[:, None] + ROWS // 2
+        position = first[:, None] + row
+        wanted = (row < rows) & (position >= starts[:, None]) & (position < lines.length) & (position % lines.pitch < lines.width)
         result = position // lines.pitch * lines.width + position % lines.pitch
         count = wanted.sum(1)
         acc = np.argsort(~wanted, 1, kind="stable")
@@ -116,7 +145,7 @@ class Blocks:
 
 def fits(target: Target, product: Product) -> bool:
     """Whether tile registers can compute the product, and its codes fit the packed store."""
-    if target.isa != "amx" or not product.epilogue.integer or product.groups != 1 or product.m < ROWS // 2:
+    if target.isa != "amx" or not product.epilogue.integer or product.groups != 1 or product.m < LEAST_ROWS:
         return False
     return product.epilogue.name not in CODES or product.epilogue.steps_fit
 
@@ -127,8 +156,9 @@ def suits(target: Target, product: Product) -> bool:
         return False
     if product.lines is None:
         # Below these sizes copying rows to the panel costs more than vectors: benchmarks, row `conv`.
-        return product.n >= 24 and (product.k >= 48 or product.k * product.taps >= 128)
-    blocks = product.batch * product.lines.blocks * -(-product.n // COLUMNS)
+        return product.m >= ROWS // 2 and product.n >= 24 and (product.k >= 48 or product.k * product.taps >= 128)
+    rows = _rows(product.lines, product.batch, 1)
+    blocks = product.batch * product.lines.count * -(-product.lines.length // rows) * -(-product.n // COLUMNS)
     m, k_steps = product.batch * product.m, product.k4 * product.taps
     tile = choose_tile(target, m, product.n, k_steps, product.epilogue.name)
     instructions = cost(target, tile, m, product.n, k_steps, product.epilogue.name)
@@ -150,12 +180,12 @@ def lines_of(product: Product) -> Lines:
 
 def constants(steps: Steps, product: Product, source: Array) -> dict[str, Ref]:
     """Where rows and steps along k lie: the fields that do not change. They are kept beside the packed weights `source`."""
-    lines, in_panel = lines_of(product), product.lines is None
+    lines, in_panel, rows = lines_of(product), product.lines is None, Sharing.of(product, steps.threads).rows
     how = (lines, product.run, product.k_steps, in_panel)
     return {
         "offsets_k": steps.packed(source, ("k steps", *how), lambda: offsets(product)),
-        "places": steps.packed(source, ("blocks", *how), lambda: Blocks.of(lines, in_panel).places),
-        "pairs": steps.packed(source, ("pairs", *how), lambda: Blocks.of(lines, in_panel).pairs),
+        "places": steps.packed(source, ("places", rows, *how), lambda: Blocks.of(lines, rows, in_panel).places),
+        "pairs": steps.packed(source, ("pairs", rows, *how), lambda: Blocks.of(lines, rows, in_panel).pairs),
     }
 
 
@@ -171,24 +201,20 @@ def offsets(product: Product) -> Array:
 def add_step(steps: Steps, product: Product, fields: dict[str, int | float | Ref]) -> None:
     """Appends the kernel call; `fields` as for the vector kernels."""
     kernel = next(k for k in KERNELS if k.params == (product.epilogue.name,))
-    threads = 1 if product.batch * product.m * product.n * product.k * product.taps < 1 << 18 else steps.threads
-    lines, in_panel = lines_of(product), product.lines is None
-    blocks, column_blocks = product.batch * lines.blocks, -(-product.n // COLUMNS)
-    a_block, b_bytes = product.k_steps * TILE_BYTES, column_blocks * product.k_steps * TILE_BYTES
+    sharing, lines, in_panel = Sharing.of(product, steps.threads), lines_of(product), product.lines is None
+    blocks = lines.count * -(-lines.length // sharing.rows)
+    a_block, b_bytes = product.k_steps * TILE_BYTES, -(-product.n // COLUMNS) * product.k_steps * TILE_BYTES
     # Half of the L2 cache for the rows of a chunk, so that they stay there while all columns pass; columns that fit the L1 cache stay
     # there while rows pass.
     chunk = 1 if b_bytes <= cache_bytes(1) // 2 else max(1, cache_bytes(2) // 2 // a_block)
-    by_columns = blocks < threads
-    if not in_panel:
-        # By rows a thread reads what it wrote the layer before, and all of B; by columns its part of B, and what the others wrote.
-        by_columns |= column_blocks >= threads and b_bytes > B_OVER_A * blocks * ROWS * lines.position
-    else:
-        chunk = min(chunk, -(-blocks // threads)) if not by_columns else chunk
+    if in_panel and not sharing.by_columns:
+        chunk = min(chunk, -(-product.batch * blocks // sharing.threads))
+    panel = chunk * a_block if in_panel else 0
     filled: dict[str, int | float | Ref] = dict.fromkeys(RECORD.names or (), 0)
     filled |= fields
-    filled |= {"k": product.k, "run": product.run, "k_steps": product.k_steps, "by_columns": int(by_columns), "chunk": chunk}
-    filled |= {"blocks": lines.blocks, "position": lines.position, "second": lines.second(in_panel) * lines.position}
-    panel = chunk * a_block if in_panel else 0
+    filled |= {"k": product.k, "run": product.run, "k_steps": product.k_steps, "by_columns": int(sharing.by_columns), "chunk": chunk}
+    filled |= {"blocks": blocks, "upper": -(-sharing.rows // 2), "lower": sharing.rows // 2, "position": lines.position}
     # A block's accumulators take 4096 bytes; what lies behind is left free, since a core that walks them asks for the lines that follow.
-    filled |= {"panel": steps.scratch(max(panel * threads, 64)), "panel_bytes": panel, "acc": steps.scratch(8192 * threads)}
-    steps.step(kernel, threads, **filled)
+    acc = steps.scratch(8192 * sharing.threads)
+    filled |= {"panel": steps.scratch(max(panel * sharing.threads, 64)), "panel_bytes": panel, "acc": acc}
+    steps.step(kernel, sharing.threads, **filled)

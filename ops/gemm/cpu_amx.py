@@ -29,22 +29,25 @@ def _pointer(s: Simd, address: Any) -> Any:
 
 
 @intrinsic
-def tiles_begin(typing_context):  # type: ignore[no-untyped-def]
-    """Configures all eight tile registers as 16 rows of 64 bytes."""
+def tiles_begin(typing_context, upper, lower):  # type: ignore[no-untyped-def]
+    """Configures the tile registers, 64 bytes a row: 0, 1 and 4 of `upper` rows, 2, 3 and 5 of `lower`, 6 and 7 of 16."""
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        s = Simd("avx512vnni", builder)
+        b, s = builder, Simd("avx512vnni", builder)
         config = bytearray(64)
         config[0] = 1
         for tile in range(8):
             config[16 + 2 * tile], config[48 + tile] = 64, 16
-        block = builder.alloca(ir.ArrayType(I8, 64))
+        block = b.alloca(ir.ArrayType(I8, 64))
         block.align = 64
-        builder.store(ir.Constant(ir.ArrayType(I8, 64), config), block)
-        s.call("llvm.x86.ldtilecfg", _VOID, builder.bitcast(block, I8.as_pointer()))
+        b.store(ir.Constant(ir.ArrayType(I8, 64), config), block)
+        for tile in range(6):
+            rows = b.trunc(args[0] if tile in (0, 1, 4) else args[1], I8)
+            b.store(rows, b.gep(block, [I32(0), I32(48 + tile)]))
+        s.call("llvm.x86.ldtilecfg", _VOID, b.bitcast(block, I8.as_pointer()))
         return context.get_dummy_value()
 
-    return types.void(), codegen
+    return types.void(types.int64, types.int64), codegen
 
 
 @intrinsic
@@ -139,7 +142,7 @@ def fill(record, x, m, rows, panel, k_steps):  # type: ignore[no-untyped-def]
             first += run
 
 
-_PRODUCTS = ("upper", "lower", "a_row", "offsets", "w", "steps", "ahead", "lines", "acc")
+_PRODUCTS = ("upper", "lower", "a_row", "offsets", "w", "steps", "ahead", "lines", "acc", "upper_rows")
 _ADDRESSES = ("bias", "scale", "y", "y_row", "r", "a_scale", "a_zero_point", "table", "column_sums")
 _ROWS = ("columns", "pairs", "straight", "count")
 _FLOATS = ("lo", "hi", "c_lo", "c_hi", "c_ratio", "r_ratio", "c_zero_point", "sum_offset")
@@ -184,7 +187,7 @@ class _Block(Micro):
         b.cbranch(b.icmp_signed("<", k_next, v["steps"]), loop, done)
         b.position_at_end(done)
         for tile in range(4):
-            at = b.add(v["acc"], I64(tile // 2 * 16 * 128 + tile % 2 * 64))
+            at = b.add(v["acc"], b.add(b.mul(v["upper_rows"], I64(tile // 2 * 128)), I64(tile % 2 * 64)))
             s.call("llvm.x86.tilestored64", _VOID, I8(tile), _pointer(s, at), I64(128))
 
     @contextmanager
@@ -291,7 +294,7 @@ def gemm(epilogue):  # type: ignore[no-untyped-def]
         lo, hi = share(rows, tid, nthreads) if r.by_columns == 0 else (0, rows)
         a, w = 0, 0
         y, n, pairs, count = 0, 0, 0, 0  # the block whose accumulators wait
-        tiles_begin()
+        tiles_begin(r.upper, r.lower)
         while lo < hi:
             image, begin = lo // r.blocks, lo % r.blocks
             blocks = min(r.chunk, r.blocks - begin, hi - lo)
@@ -307,7 +310,7 @@ def gemm(epilogue):  # type: ignore[no-untyped-def]
                     entry = 4 * (begin + i)
                     a = x + places[entry] if in_place else panel + i * steps * 2048
                     block(
-                        (a, a + r.second, r.position, r.offsets_k, w, steps, ahead, lines, acc),
+                        (a, a + r.upper * r.position, r.position, r.offsets_k, w, steps, ahead, lines, acc, r.upper),
                         finishing(record, y, n, pairs, count),
                     )
                     ahead += lines * 64 * steps
@@ -315,7 +318,7 @@ def gemm(epilogue):  # type: ignore[no-untyped-def]
                     y = image * r.y_batch + places[entry + 1] * r.y_row + n * size
                     pairs, count = places[entry + 2], places[entry + 3]
         if count > 0:  # the last block, while products are made that nobody reads
-            block((a, a + r.second, r.position, r.offsets_k, w, 1, w, 0, acc), finishing(record, y, n, pairs, count))
+            block((a, a + r.upper * r.position, r.position, r.offsets_k, w, 1, w, 0, acc, r.upper), finishing(record, y, n, pairs, count))
         tiles_end()
 
     return kernel

@@ -290,7 +290,7 @@ def test_lines_find_what_the_table_of_offsets_finds(image: tuple[Window, tuple[i
         table = look.offsets(space, 1)
     except ModelError:
         assume(False)
-    lines = lines_of(look, space, pixel)
+    lines = lines_of(look, space, pixel, pixel)
     assume(lines is not None)
     assert lines is not None
     # The image's pixels by their number, -1 for padding, laid out as `padded` says.
@@ -325,7 +325,7 @@ def test_lines_find_what_the_table_of_offsets_finds(image: tuple[Window, tuple[i
     ],
 )
 def test_tile_registers_read_images_in_lines(look: Window, space: tuple[int, ...], channels: int) -> None:
-    assert lines_of(look, space, channels) is not None
+    assert lines_of(look, space, channels, channels) is not None
     for asymmetric, n in ((False, 70), (True, 40)):
         for epilogue in integer_epilogues(n, look.taps * channels):
             w = weights(1, look.taps, channels, n, asymmetric, bias=epilogue.name != "f32d")
