@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +39,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` write to a file beside `path`, which takes its place once it is whole. Raises OutputError."""
     path = path.absolute()
     _check_replaceable(path)
-    part = path.with_name(f".{secrets.token_hex(8)}.part{path.suffix[-16:]}")
+    part = path.with_name(f".{os.urandom(8).hex()}.part{path.suffix[-16:]}")
     try:
         write(part)
         os.replace(part, path)
@@ -57,11 +55,13 @@ def write_together(path: Path, companion: str, write: Callable[[Path], object]) 
 
     `companion`: the other one's name. `write` gets a path in a folder of its own, and writes both there under their final names.
     """
+    import shutil  # here, as it brings every format of archives, which a start from a compiled model can do without
+
     path = path.absolute()
     beside = path.with_name(companion)
     for place in (path, beside):
         _check_replaceable(place)
-    folder = path.with_name(f".{secrets.token_hex(8)}.part")
+    folder = path.with_name(f".{os.urandom(8).hex()}.part")
     try:
         folder.mkdir(mode=0o700)
         write(folder / path.name)

@@ -14,7 +14,6 @@ import importlib.util
 import os
 import stat
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.machinery import PathFinder
@@ -104,6 +103,8 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(path: Path, code: bytes) -> None:
+    import tempfile  # here: where kernels are on disk, nothing is written
+
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # mkstemp: readable by the owner alone
     try:

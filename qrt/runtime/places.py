@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qrt.ops.movement import Concat
 from qrt.ops.op import View
 from qrt.ops.program import Call, Program
 from qrt.ops.strides import is_contiguous, viewed
@@ -59,21 +58,22 @@ class _Parts:
 
     def place(self) -> None:
         """From the last concatenation to the first: a result that is a part itself has its place before its own parts are placed."""
+        from qrt.ops.movement import Concat  # here: a start from a kept plan places nothing, and needs no op
+
         for call in reversed(self.program.calls):
             if isinstance(call.op, Concat):
                 begin = 0
                 for index, value in enumerate(call.inputs):
-                    self._join(call, index, begin)
+                    self._join(call, index, call.op.axis, begin)
                     begin += self.program.specs[value].shape[call.op.axis]
 
-    def _join(self, concat: Call, index: int, begin: int) -> None:
-        """Places input `index` of the concatenation at its part of the result, if that can be."""
-        assert isinstance(concat.op, Concat)
+    def _join(self, concat: Call, index: int, axis: int, begin: int) -> None:
+        """Places input `index` of the concatenation at its part of the result, which begins at `begin` of `axis`, if that can be."""
         specs, value = self.program.specs, concat.inputs[index]
         whole, root = self.places[concat.outputs[0]], self.roots[value]
         if root in self.fixed or self.places[root].root != root or specs[value].size == 0:
             return
-        start = whole.start + begin * whole.strides[concat.op.axis] * specs[value].dtype.itemsize
+        start = whole.start + begin * whole.strides[axis] * specs[value].dtype.itemsize
         family = self.family[root]
         strides = [viewed(specs[value].shape, whole.strides, specs[v].shape) for v in family]
         walks = {v: walk for v, walk in zip(family, strides, strict=True) if walk is not None}
