@@ -26,6 +26,7 @@ __all__ = [
     "Tile",
     "choose_tile",
     "emit_product",
+    "few_kernel",
     "kernel_for",
     "rows_of_chunks",
 ]
@@ -95,6 +96,10 @@ class Tile:
         return self.m // self.warps_m // 16 * (self.n // self.warps_n // 8) * (self.k // 32)
 
 
+# What makes the columns of a few rows: a warp each, in chunks (`cuda_gemv.py`).
+FEW = Tile(8, 8, CHUNK, 1, 8, 1)
+FEW_ROWS = FEW.m
+
 TILES = (Tile(128, 256, 64, 2, 4, 4), Tile(128, 128, 64, 2, 2, 4), Tile(64, 64, 128, 2, 2, 3))
 
 # By the copy engine and the warpgroups of compute capability 9.0 (`cuda_wgmma.py`): tensor maps instead of places and strides.
@@ -136,6 +141,11 @@ def kernel_for(tile: Tile, addressing: str, epilogue: str) -> DeviceKernel:
     params = (addressing, epilogue, tile.m, tile.n, tile.k, tile.warps_m, tile.warps_n, tile.stages)
     name = f"gemm_u8s8_{epilogue}_{tile.m}x{tile.n}x{tile.k}_{addressing}__cuda"
     return DeviceKernel(name, RECORD, "qrt.ops.gemm.cuda:gemm", params, tile.block, tile.shared)
+
+
+def few_kernel(rows: int, epilogue: str) -> DeviceKernel:
+    """The same for at most `rows` rows, a power of two."""
+    return DeviceKernel(f"gemv_u8s8_{epilogue}_{rows}__cuda", RECORD, "qrt.ops.gemm.cuda_gemv:gemv", (epilogue, rows), FEW.block)
 
 
 def hopper_kernel(tile: HopperTile, epilogue: str) -> DeviceKernel:
@@ -204,6 +214,9 @@ def emit_product(
     if hopper is not None and epilogue.name == "f32d" and hopper.n > 128:
         hopper = HOPPER_TILES[1]  # sums of 256 columns leave no registers for what makes them floats
     plain = choose_tile(m, n)
+    few = window is None and m <= FEW_ROWS
+    if few:
+        hopper, plain = None, FEW
     tile = hopper or plain
     parts = int8_parts(weights.centred()[0]) if weights.zero_point is not None else [weights.w[0]]
     zeros = weights.zero_point.tobytes() if weights.zero_point is not None else b""
@@ -240,7 +253,8 @@ def emit_product(
         fields["zeros"] = steps.packed(weights.w, ("cuda", "padding", x_zero_point, row), lambda: np.full(row, x_zero_point, np.uint8))
         fields |= {"pixels": len(offsets), "x_batch": pixels * row}
     addressing = "direct" if window is None else "indirect"
-    steps.launch(kernel_for(plain, addressing, epilogue.name), (-(-m // plain.m), -(-n // plain.n)), **fields)
+    kernel = few_kernel(1 << (m - 1).bit_length(), epilogue.name) if few else kernel_for(plain, addressing, epilogue.name)
+    steps.launch(kernel, (-(-m // plain.m), -(-n // plain.n)), **fields)
 
 
 def rows_of_chunks(steps: DeviceSteps, x: Operand, k: int) -> tuple[Ref, int]:

@@ -17,7 +17,7 @@ from qrt.jit.cuda import DeviceKernel, Usage
 from qrt.jit.lang.cuda_twins import TWINS, WARP_TWINS
 from qrt.ops.elementwise import device as elementwise
 from qrt.ops.gemm import device as gemm
-from qrt.ops.gemm import device_float
+from qrt.ops.gemm import device_batched, device_float
 from qrt.ops.movement import device as movement
 from qrt.ops.movement import device_index
 from qrt.ops.normalization import device as normalization
@@ -105,6 +105,9 @@ FLOATS = [
     normalization.IMAGE_NORM,
     *device_dynamic.KERNELS,
     device_index.KERNELS[0],
+    *device_batched.KERNELS[:1],
+    gemm.few_kernel(1, "u8"),
+    gemm.few_kernel(8, "f32d"),
 ]
 FLOAT_PRODUCTS = [device_float.kernel_for((128, 128), True, True), device_float.kernel_for((64, 64), False, False)]
 

@@ -34,6 +34,7 @@ def run(op: Op, feeds: list[Array], tile: Tile, schedule: Schedule, mutation: tu
     program, _ = program_of(op, feeds)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "choose_tile", lambda m, n: tile)
+        patch.setattr(device, "FEW_ROWS", 0)
         return DevicePlan(program, EmulatedDevice(schedule, mutation), Packs()).run(feeds)[0]
 
 

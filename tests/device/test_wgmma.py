@@ -33,6 +33,7 @@ def run(op: Dense, feeds: list[Array], tile: HopperTile, schedule: Schedule, blo
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "choose_hopper_tile", lambda m, n: tile)
         patch.setattr(products, "MULTIPROCESSORS", blocks)
+        patch.setattr(products, "FEW_ROWS", 0)
         found = DevicePlan(program, gpu, Packs()).run(feeds)[0]
     assert gpu.launched[-1] == products.hopper_kernel(tile, op.epilogue.name).name
     return found
@@ -193,11 +194,11 @@ def test_which_tile(m: int, n: int, tile: HopperTile | None) -> None:
 
 
 def test_only_capability_9_0_takes_them() -> None:
-    op, feeds = case("s32", 8, 16, 16)
+    op, feeds = case("s32", 16, 16, 16)
     program, _ = program_of(op, feeds)
     gpu = EmulatedDevice()
     gpu.cc = (8, 9)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "choose_hopper_tile", lambda m, n: SMALL)
         DevicePlan(program, gpu, Packs()).run(feeds)
-    assert gpu.launched == [products.kernel_for(products.choose_tile(8, 16), "direct", "s32").name]
+    assert gpu.launched == [products.kernel_for(products.choose_tile(16, 16), "direct", "s32").name]
