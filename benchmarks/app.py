@@ -19,10 +19,12 @@ from rich.progress import Progress, TaskID
 from benchmarks import networks, process
 from benchmarks.contest import FLOAT, Measured, Result, Settings, Skipped
 from benchmarks.conv import conv_rows
+from benchmarks.device_rows import CUDA, DEVICE_BENCHMARKS
 from benchmarks.gemm import gemm_rows
+from benchmarks.gpu import Gpu
 from benchmarks.observers import observer_rows
 from qrt.cli.console import progress, show_table, tell
-from qrt.core.errors import QrtError
+from qrt.core.errors import DeviceError, QrtError
 from qrt.jit import host_target
 from qrt.report.bench import PEERS
 from qrt.runtime.team import available_cpus
@@ -53,20 +55,28 @@ BENCHMARKS: dict[str, Callable[[Settings], Iterator[Result]]] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the benchmarks named and prints a table of each. Gives the exit status: 1 if one of them failed."""
+    """Runs the benchmarks named and prints a table of each. Gives the exit status: 1 if one of them failed, or if there is no GPU."""
     options = _parse(arguments)
     settings = Settings(options.peers, options.threads, options.rounds)
-    machine = header(settings)
+    benchmarks, machine = BENCHMARKS, header(settings)
+    if options.target == CUDA:
+        try:
+            gpu = Gpu()
+        except DeviceError as error:
+            tell(str(error))
+            return 1
+        benchmarks = {name: partial(rows, gpu) for name, rows in DEVICE_BENCHMARKS.items()}
+        machine = {"gpu": gpu.name, **header(replace(settings, peers=_on_gpu()))}
     for key, value in machine.items():
         tell(f"{key}: {value}")
     found, failures = [], 0
-    for name in options.names or BENCHMARKS:
+    for name in options.names or benchmarks:
         tell("")
         try:
             with progress() as bar:
                 task = bar.add_task(name, total=None)
                 tell_bar = partial(_describe, bar, task, name)
-                results = list(BENCHMARKS[name](replace(settings, progress=tell_bar)))
+                results = list(benchmarks[name](replace(settings, progress=tell_bar)))
         except Skipped as reason:
             tell(f"{name}: skipped: {reason}")
             continue
@@ -87,7 +97,9 @@ def _describe(bar: Progress, task: TaskID, name: str, doing: str) -> None:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Time qrt beside other runtimes. Results are compared first.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which benchmarks: {', '.join(BENCHMARKS)}; all by default")
+    about = f"which benchmarks: {', '.join(BENCHMARKS)}; with --target cuda {', '.join(DEVICE_BENCHMARKS)}; all by default"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=about)
+    parser.add_argument("--target", choices=("cpu", CUDA), default="cpu", help="what qrt runs on; on a GPU the peer is torch, if installed")
     parser.add_argument("--peers", type=_peers, default=_installed(), help=f"of {','.join(PEERS)}; by default those installed; '' for none")
     parser.add_argument("--threads", type=_threads, default=(1,), help="numbers of threads, as in 1,2 (1)")
     parser.add_argument(
@@ -96,8 +108,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write every round of every engine to this file")
     options = parser.parse_args(arguments)
     for name in options.names:
-        if name not in BENCHMARKS:
-            parser.error(f"no benchmark {name!r}: there are {', '.join(BENCHMARKS)}")
+        if name not in (known := DEVICE_BENCHMARKS if options.target == CUDA else BENCHMARKS):
+            parser.error(f"no benchmark {name!r} of --target {options.target}: there are {', '.join(known)}")
     if options.rounds < 1:
         parser.error("--rounds must be 1 or more")
     return options
@@ -105,6 +117,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _installed() -> tuple[str, ...]:
     return tuple(name for name in PEERS if importlib.util.find_spec(name))
+
+
+def _on_gpu() -> tuple[str, ...]:
+    """What else has a version there."""
+    return ("numba-cuda", *(("torch",) if importlib.util.find_spec("torch") else ()))
 
 
 def _peers(text: str) -> tuple[str, ...]:
@@ -160,7 +177,7 @@ def record(benchmark: str, result: Result) -> dict[str, Any]:
         }
         for m in result.engines
     ]
-    rest = {"unit": result.unit, "gops": result.rate, "share": result.share, "notes": result.notes}
+    rest = {"unit": result.unit, "rate": result.rate, "rate_unit": result.rate_unit, "share": result.share, "notes": result.notes}
     return {"benchmark": benchmark, "case": result.case, "threads": result.threads, "engines": engines, **rest}
 
 
@@ -168,14 +185,16 @@ def show(name: str, results: Sequence[Result]) -> None:
     """A table: a line a result, for each engine its fastest and median round and its median beside the first engine's."""
     names = sorted(dict.fromkeys(m.engine for result in results for m in result.engines), key=lambda engine: engine.endswith(FLOAT))
     rated = any(result.rate is not None for result in results)
-    columns = ["case", ">threads", "unit", *(column for engine in names for column in _columns(engine, names))]
+    threads = any(result.threads for result in results)
+    columns = ["case", *([">threads"] if threads else []), "unit", *(column for engine in names for column in _columns(engine, names))]
     rows = []
     for result in results:
         by_name = {m.engine: m for m in result.engines}
         cells = [cell for engine in names for cell in _cells(result, by_name.get(engine), engine == names[0])]
         rate = [f"{result.rate:.0f}", f"{result.share:.0%}"] if result.rate is not None and result.share is not None else []
-        rows.append([result.case, str(result.threads), result.unit, *cells, *rate])
-    show_table(columns + ([">GOP/s", ">of peak"] if rated else []), rows, f"{name}: min / median; × {names[0] if names else ''}")
+        rows.append([result.case, *([str(result.threads)] if threads else []), result.unit, *cells, *rate])
+    columns += [f">{results[0].rate_unit}", ">of peak"] if rated else []
+    show_table(columns, rows, f"{name}: min / median; × {names[0] if names else ''}")
     for note in _distinct(note for result in results for note in result.notes):
         tell(f"  {note}")
 

@@ -10,7 +10,7 @@ from qrt import Model
 from qrt.ops.op import Array
 from qrt.report.bench import Engine, Timing, peer_engine, qrt_engine, time_in_turns
 
-__all__ = ["FLOAT", "Measured", "Result", "Settings", "Skipped", "contest", "engines_of"]
+__all__ = ["FLOAT", "Measured", "Result", "Settings", "Skipped", "contest", "engines_of", "measure", "reason"]
 
 # The kind of model whose times in other runtimes stand beside int8's as well.
 FLOAT = "float32"
@@ -55,7 +55,8 @@ class Measured:
 
 @dataclass
 class Result:
-    """One row: ratios are medians beside the first engine's. `rate`: 10⁹ operations a second of a kernel, `share`: of the peak."""
+    """One row: ratios are medians beside the first engine's. `rate`: 10⁹ operations or bytes a second of a kernel, `share`: of the peak.
+    `threads`: 0 on a GPU."""
 
     case: str
     threads: int
@@ -63,6 +64,7 @@ class Result:
     unit: str = "ms"
     rate: float | None = None
     share: float | None = None
+    rate_unit: str = "GOP/s"
     notes: list[str] = field(default_factory=list)
 
     def ratio(self, engine: Measured) -> float:
@@ -105,11 +107,11 @@ def engines_of(model: Model, feeds: Mapping[str, Array], threads: int, settings:
         try:
             engines.append(peer_engine(name, content, feeds, threads, expected))
         except Exception as error:  # each runtime has errors of its own; a model that one cannot run is no reason to stop
-            notes.append(f"{name}: {_reason(error)}")
+            notes.append(f"{name}: {reason(error)}")
     return engines
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """An error as one short line, without the places in a runtime's own source that it begins with."""
     lines = [line.strip() for line in str(error).splitlines()]
     return " ".join(line for line in lines if line and not line.startswith("Exception from"))[:200]

@@ -27,6 +27,8 @@ from qrt.jit.lang.cuda_hopper import (
 from qrt.ops.gemm.cuda_dynamic import in_floats
 from qrt.ops.gemm.cuda_out import codes_in, codes_out, sums_out
 
+__all__ = ["described", "gemm"]
+
 # Blocks of rows whose tiles are made one after the other, so that what they share stays in the L2 cache.
 BLOCKS_TOGETHER = 8
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import bisect
+import importlib.util
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +26,6 @@ except ImportError:
 
     pytest.skip("needs greenlet, in which the emulator runs threads: pip install 'qrt[test]'", allow_module_level=True)
 
-import qrt.jit.lang
-import qrt.ops
 from qrt.jit.lang.cuda_twins import TWINS, WARP_TWINS
 
 POISON = 0xA5
@@ -362,10 +361,11 @@ def _imports(tree: ast.Module) -> list[ast.ImportFrom]:
 
 
 def file_of(module_name: str) -> Path:
-    """The file of a module of qrt.ops or qrt.jit.lang, which is not imported: that would need CUDA's packages."""
-    package = qrt.ops if module_name.startswith("qrt.ops.") else qrt.jit.lang
-    parts = module_name.removeprefix(package.__name__ + ".").split(".")
-    return Path(package.__file__).parent.joinpath(*parts).with_suffix(".py")
+    """The file of a module, which is not imported: that would need CUDA's packages."""
+    spec = importlib.util.find_spec(module_name)
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(module_name)
+    return Path(spec.origin)
 
 
 def module(path: Path, mutation: tuple[str, str] | None = None) -> dict[str, Any]:
