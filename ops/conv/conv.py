@@ -16,7 +16,6 @@ from qrt.ops.gemm.amx import Lines
 from qrt.ops.gemm.dense import check_extra, check_operand, product_reference
 from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Fields, Product, Weights, emit_table_apart, overread_safe
-from qrt.ops.gemm.table import looks_up
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Ref, Spec, Steps
 
 __all__ = ["FILL", "Conv"]
@@ -74,9 +73,6 @@ class Conv(Op):
         x, y = inputs[0], outputs[0]
         if y.spec.size == 0:
             return
-        if self.epilogue.table is not None and not looks_up(steps.target):
-            emit_table_apart(self, steps, inputs, outputs)
-            return
         groups, taps, k, n = self.weights.w.shape
         batch, *space, channels = x.spec.shape
         size = 1 if self.epilogue.integer else 4
@@ -89,6 +85,9 @@ class Conv(Op):
         lines = Lines.of_rows(m, x_pixel) if point else lines_of(self.window, space, channels, x_pixel)
         product = Product(m, n, k, self.epilogue, taps, groups, images, run, lines)
         product, fields = product.with_constant(steps, self.weights, self.x_zero_point)
+        if not product.looks_up:
+            emit_table_apart(self, steps, inputs, outputs)
+            return
         fields |= {
             "x": x.ref,
             "x_batch": x.strides[0] * size,

@@ -201,18 +201,6 @@ class Micro:
         zero_point = s.splat(v["y_zero_point"])
         return lambda acc, at, mask: s.narrow_u8(b.add(s.round(s.clamp(b.fmul(s.to_float(acc), scale), lo, hi)), zero_point))
 
-    def _u8t(self, j: int) -> Any:
-        b, finish, table = self.b, self._u8(j), load_permuted(self.b, self.v["table"])
-        wide = ir.Constant(ir.VectorType(I32, 64), [i % self.s.lanes for i in range(64)])
-        narrow = ir.Constant(ir.VectorType(I32, self.s.lanes), list(range(self.s.lanes)))
-
-        def look_up(acc: Any, at: Any, mask: Any) -> Any:
-            codes = finish(acc, at, mask)
-            found = permuted(b, table, b.shuffle_vector(codes, codes, wide))
-            return b.shuffle_vector(found, found, narrow)
-
-        return look_up
-
     def _u8radd(self, j: int) -> Any:
         return self._u8add(j)
 

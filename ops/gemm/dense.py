@@ -12,7 +12,7 @@ from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.ops.gemm.amx import Lines
 from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Product, Weights, emit_table_apart, overread_safe
-from qrt.ops.gemm.table import SUMS, looks_up
+from qrt.ops.gemm.table import SUMS
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 from qrt.ops.strides import row_stride
 
@@ -82,12 +82,12 @@ class Dense(Op):
         m = prod(inputs[0].spec.shape[:-1])
         if m == 0 or n == 0:
             return
-        if self.epilogue.table is not None and not looks_up(steps.target):
-            emit_table_apart(self, steps, inputs, outputs)
-            return
         x_row, y_row = (row_stride(operand.spec.shape, operand.strides) or 0 for operand in (inputs[0], outputs[0]))
         plain = Product(m, n, k, self.epilogue, lines=Lines.of_rows(m, x_row))
         product, fields = plain.with_constant(steps, self.weights, self.x_zero_point)
+        if not product.looks_up:
+            emit_table_apart(self, steps, inputs, outputs)
+            return
         size = 1 if self.epilogue.integer else 4
         x = overread_safe(steps, inputs[0], k, product.piece) if self.epilogue.integer else inputs[0].ref
         fields |= {"x": x, "x_row": x_row * size, "y": outputs[0].ref, "y_row": y_row * outputs[0].spec.dtype.itemsize}

@@ -25,7 +25,6 @@ __all__ = [
     "choose_tile",
     "cost",
     "kernel_for",
-    "looks_up",
     "packs",
     "row_blocks",
     "vector_isa",
@@ -95,12 +94,6 @@ SUMS = ("u8add", "u8radd")
 CODES = ("u8", "u8t", *SUMS)
 
 
-def looks_up(target: Target) -> bool:
-    """Whether kernels of `target` look their codes up in a table: where it is one permute of bytes that do so for 64 at once. With shuffles
-    of 16 entries, or one by one, a step of its own over the whole result is faster."""
-    return "avx512vbmi" in target.ladder
-
-
 # How four vectors of codes are packed at once: "any" bounds and zero point, or all 256 codes around a zero point of 0 or of 128, which
 # the packs saturate to by themselves.
 SATURATED = ("zero", "half")
@@ -133,7 +126,7 @@ TILES: dict[str, tuple[Tile, ...]] = {
 def _kernel(isa: str, tile: Tile, addressing: str, epilogue: str, packed: str) -> Kernel:
     types = "f32" if EPILOGUES[epilogue].startswith("float") else "u8s8"
     shape = f"{tile.rows}x{tile.vectors * LANES[isa]}{packed}_{addressing}"
-    name = f"gemm_{types}_{epilogue}_{shape}__{'avx512vbmi' if epilogue == 'u8t' else isa}"
+    name = f"gemm_{types}_{epilogue}_{shape}__{isa}"
     return Kernel(name, RECORD, "qrt.ops.gemm.cpu:gemm", (isa, tile.rows, tile.vectors, addressing, epilogue, packed))
 
 
@@ -151,7 +144,7 @@ KERNELS: tuple[Kernel, ...] = tuple(
     for tile in TILES[isa]
     for addressing in ("direct", "indirect")
     for epilogue in EPILOGUES
-    if isa == "avx512vnni" or epilogue != "u8t"
+    if epilogue != "u8t"  # which costs vector units, that are busy here, more than a step of its own: see `Product.looks_up`
     for packed in (("", "any", *SATURATED) if packs(isa, tile, epilogue) else ("",))
     if isa != "generic" or ladder is LADDERS["x86_64"]
 )

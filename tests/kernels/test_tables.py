@@ -11,7 +11,6 @@ from kernels.products import codes, to_codes, weights
 
 from qrt.ops.conv import Conv, Depthwise, Window
 from qrt.ops.gemm import Codes, Dense
-from qrt.ops.gemm.table import looks_up
 from qrt.ops.movement import Concat, Copy, Slice
 from qrt.ops.op import Spec
 from qrt.ops.program import Program, interpret
@@ -58,11 +57,15 @@ def test_windows_of_single_channels(side: int, stride: int, channels: int) -> No
 
 
 def test_tables_take_no_step_where_kernels_look_up() -> None:
-    op = Conv(window(1, 1), weights(1, 1, 32, 32), looked_up(32, 32), 7)
-    program, _ = program_of(op, [codes(1, 16, 16, 32)])
+    wide = Conv(window(1, 1), weights(1, 1, 32, 32), looked_up(32, 32), 7)
+    narrow = Conv(window(1, 1), weights(1, 1, 32, 8), looked_up(8, 32), 7)
+    single = Depthwise(window(3, 1), weights(32, 9, 1, 1), looked_up(32, 9), 7)
     for target in TARGETS:
-        kernels = build(program, target, 1, Packs()).kernels
-        assert sum(kernel.startswith("lut") for kernel in kernels) == int(not looks_up(target))
+        tiles, permutes = target.isa == "amx", "avx512vbmi" in target.ladder
+        for op, one in ((wide, tiles), (narrow, False), (single, permutes)):
+            program, _ = program_of(op, [codes(1, 16, 16, 32)])
+            kernels = build(program, target, 1, Packs()).kernels
+            assert sum(kernel.startswith("lut") for kernel in kernels) == int(not one), (target.isa, op)
 
 
 @pytest.mark.parametrize("n", [1, 8, 16, 31, 32, 33, 64, 70, 130])
