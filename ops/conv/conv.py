@@ -115,19 +115,10 @@ class Conv(Op):
         return not self.epilogue.residual and pixel_stride(y, strides) is not None
 
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        if len(self.weights.w) != 1:
-            from qrt.ops.conv.device import emit_windows
+        from qrt.ops.conv.device import emit_convolution
 
-            emit_windows(steps, self.window, self.weights, self.epilogue, self.x_zero_point, inputs, outputs[0])
-            return
-        from qrt.ops.gemm.device import emit_product
-
-        space = inputs[0].spec.shape[1:-1]
-
-        def window(pixel: int) -> tuple[Array, int]:
-            return self.window.offsets(space, pixel), prod(space)
-
-        emit_product(steps, self.weights, self.epilogue, self.x_zero_point, inputs, outputs[0], None if self.window.is_point else window)
+        if outputs[0].spec.size:
+            emit_convolution(steps, self.window, self.weights, self.epilogue, self.x_zero_point, inputs, outputs[0])
 
     def _padding(self, steps: Steps, inputs: Sequence[Operand], row: int) -> Ref:
         """`row` bytes of what padding reads."""

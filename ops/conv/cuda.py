@@ -1,4 +1,4 @@
-"""Device kernels of windows over images, channels last: depthwise, and of several groups. Those of one group: `gemm/cuda.py`.
+"""Device kernels of windows over images, channels last: depthwise, and of several groups; and what makes rows of windows for products.
 
 A thread makes whole words of a pixel's results, by dot products of four bytes; a table of offsets says where a window's taps lie. The
 record is `device.RECORD`; what epilogues read of it travels as `rules`: lo, hi, c_lo, c_hi, c_ratio, r_ratio, c_zero_point, sum_offset.
@@ -253,5 +253,36 @@ def grouped(epilogue: str) -> Any:
             rules = (lo, hi, c_lo, c_hi, c_ratio, r_ratio, c_zero_point, sum_offset)
             left, words = int32(n - within), int32(n & int32(3)) == int32(0)
             leave(acc, column, at, left, words, y, r, scale, bias, column_sums, a_scale, a_zero_point, y_zero_point, rules)
+
+    return kernel
+
+
+def rows_of_windows() -> Any:
+    """y [m][row]: of each place of a window the codes of all its taps, then zeros; a thread makes 16 bytes. `code`: where padding's is."""
+
+    def kernel(x, offsets, y, code, x_batch, threads, pixels, taps, k, row):  # type: ignore[no-untyped-def]
+        i = int64(cuda.blockIdx.x) * int64(cuda.blockDim.x) + int64(cuda.threadIdx.x)
+        if i < int64(threads):
+            chunks = int32(row >> int32(4))
+            place = int32(int32(i) // chunks)
+            at = int32(int32(int32(i) - place * chunks) * int32(16))
+            image = int32(place // pixels)
+            table = offsets + int64(4) * int64(int32(place - image * pixels)) * int64(taps)
+            source, pad = x + int64(image) * x_batch, load_u8(code)
+            tap = int32(at // k)
+            channel = int32(at - tap * k)
+            words = cuda.local.array(4, int32)
+            for q in range(4):
+                word = int32(0)
+                for e in range(4):
+                    if tap < taps:
+                        offset = load_i32(table + int64(4) * int64(tap))
+                        one = load_u8(source + int64(offset) + int64(channel)) if offset >= int32(0) else pad
+                        word = int32(word | (one << int32(8 * e)))
+                    channel = int32(channel + int32(1))
+                    if channel == k:
+                        channel, tap = int32(0), int32(tap + int32(1))
+                words[q] = word
+            store4(y + int64(16) * i, (words[0], words[1], words[2], words[3]))
 
     return kernel

@@ -1,4 +1,4 @@
-"""The table of device kernels of windows: depthwise, and of several groups. Those of one group are products (`gemm/device.py`)."""
+"""The table of device kernels of windows. Convolutions of one group are products (`gemm/device.py`)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from qrt.core.errors import UnsupportedOp
 from qrt.jit import record_dtype
 from qrt.jit.cuda import DeviceKernel
 from qrt.ops.conv.window import Window
-from qrt.ops.gemm.device import MULTIPROCESSORS, rows_of_chunks
+from qrt.ops.gemm.device import CHUNK, MULTIPROCESSORS, emit_product, rows_of_chunks
 from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Weights, int8_parts, wrap32
 from qrt.ops.op import Array, DeviceSteps, Operand, Ref
 
-__all__ = ["DEPTHWISE", "EPILOGUES", "GROUPED", "KERNELS", "RECORD", "emit_windows"]
+__all__ = ["DEPTHWISE", "EPILOGUES", "GROUPED", "KERNELS", "RECORD", "ROWS", "emit_convolution"]
 
 RECORD = record_dtype(
     ("x", "i8"),  # uint8 images; pixels of depthwise windows start at multiples of 4, or of 16 where a thread makes 16 channels
@@ -54,13 +54,62 @@ DEPTHWISE = {
 GROUPED = {
     epilogue: DeviceKernel(f"grouped_u8s8_{epilogue}__cuda", RECORD, "qrt.ops.conv.cuda:grouped", (epilogue,)) for epilogue in EPILOGUES
 }
-KERNELS: tuple[DeviceKernel, ...] = (*DEPTHWISE.values(), *GROUPED.values())
+# x, `offsets` and `x_batch` as above; `code`: where the code is that padding reads; y: rows of `row` bytes, for each window one.
+ROWS = DeviceKernel(
+    "rows_of_windows_u8__cuda",
+    record_dtype(
+        *((name, "i8") for name in ("x", "offsets", "y", "code", "x_batch")),
+        *((name, "i4") for name in ("threads", "pixels", "taps", "k", "row")),
+    ),
+    "qrt.ops.conv.cuda:rows_of_windows",
+)
+KERNELS: tuple[DeviceKernel, ...] = (*DEPTHWISE.values(), *GROUPED.values(), ROWS)
 
 
 def choose_channels(epilogue: str, channels: int, size: int) -> int:
     """How many channels of a pixel a thread of a depthwise convolution makes, for `size` results: 16 where that leaves enough threads for
     an H200. Reasoned, not measured."""
     return 16 if epilogue in ("u8", "u8t") and channels % 16 == 0 and size >= 16 * 512 * MULTIPROCESSORS else 4
+
+
+def emit_convolution(
+    steps: DeviceSteps, window: Window, weights: Weights, epilogue: Epilogue, x_zero_point: int, inputs: Sequence[Operand], y: Operand
+) -> None:
+    """Appends a convolution of x [N, *space, groups · k]; `inputs`: x, then what the epilogue reads. Raises UnsupportedOp if it cannot."""
+    groups, _, k, _ = weights.w.shape
+    arguments = (steps, window, weights, epilogue, x_zero_point, inputs, y)
+    if groups != 1:
+        emit_windows(*arguments)
+        return
+    if epilogue.integer and k < CHUNK and not window.is_point:
+        emit_rows(*arguments)
+        return
+    space = inputs[0].spec.shape[1:-1]
+
+    def places(pixel: int) -> tuple[Array, int]:
+        return window.offsets(space, pixel), prod(space)
+
+    emit_product(steps, weights, epilogue, x_zero_point, inputs, y, None if window.is_point else places)
+
+
+def emit_rows(
+    steps: DeviceSteps, window: Window, weights: Weights, epilogue: Epilogue, x_zero_point: int, inputs: Sequence[Operand], y: Operand
+) -> None:
+    """Appends a convolution of one group as a product with rows that hold the codes of whole windows: for few channels, which would leave
+    most of the bytes unused that the tensor cores take for each tap. Raises UnsupportedOp for rows that are too many to count in 32 bits.
+    """
+    _, taps, k, _ = weights.w.shape
+    batch, *space, _ = inputs[0].spec.shape
+    pixels, row = prod(y.spec.shape[1:-1]), _up(taps * k, CHUNK)
+    places, threads = batch * pixels, batch * pixels * row // CHUNK
+    if threads >= 2**31:
+        raise UnsupportedOp(f"a convolution at {places} places: its rows are counted in 32 bits")
+    rows = steps.scratch(places * row)
+    code = inputs[2].ref if epilogue.name == "f32d" else steps.packed(weights.w, ("code", x_zero_point), lambda: np.uint8([x_zero_point]))
+    offsets = steps.packed(weights.w, ("cuda rows", tuple(space), window), lambda: window.offsets(space, k))
+    sizes = {"x_batch": prod(space) * k, "threads": threads, "pixels": pixels, "taps": taps, "k": k, "row": row}
+    steps.launch(ROWS, (-(-threads // ROWS.block), 1), x=inputs[0].ref, offsets=offsets, y=rows, code=code, **sizes)
+    emit_product(steps, weights, epilogue, x_zero_point, inputs, y, rows=(rows, row))
 
 
 def emit_windows(

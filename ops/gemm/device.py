@@ -13,7 +13,8 @@ from qrt.jit.cuda import DeviceKernel
 from qrt.ops.gemm.device_float import emit_float_product
 from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Weights, int8_parts, wrap32
-from qrt.ops.op import Array, Boxes, DeviceSteps, Operand, Ref
+from qrt.ops.movement.device import emit_strided
+from qrt.ops.op import Array, Boxes, DeviceSteps, Operand, Ref, Spec
 from qrt.ops.quantization.device import emit_lut
 
 __all__ = [
@@ -191,21 +192,25 @@ def emit_product(
     inputs: Sequence[Operand],
     y: Operand,
     window: Callable[[int], tuple[Array, int]] | None = None,
+    rows: tuple[Ref, int] | None = None,
 ) -> None:
     """Appends y = epilogue(x · w) for rows x [..., k]; `inputs`: x, then what the epilogue reads.
 
-    `window`: what gives for the bytes of a pixel the offsets of each row's taps in an image, and that image's pixels.
+    `window`: what gives for the bytes of a pixel the offsets of each row's taps in an image, and that image's pixels. `rows`, instead:
+    where rows are that hold all taps one after the other, and a row's bytes, a multiple of 16.
     """
     if not epilogue.integer:
         emit_float_product(steps, weights, epilogue, inputs, y, window)
         return
     if (table := epilogue.table) is not None:
-        emit_product(steps, weights, epilogue.without_table(), x_zero_point, inputs, y, window)
+        emit_product(steps, weights, epilogue.without_table(), x_zero_point, inputs, y, window, rows)
         if y.spec.size:
             emit_lut(steps, y, steps.packed(table, "table", table.copy), y)
         return
     groups, taps, k, n = weights.w.shape
-    if epilogue.name not in EPILOGUES or groups != 1 or (epilogue.name == "f32d" and window is not None):
+    if rows is not None:
+        taps, k = 1, taps * k
+    if epilogue.name not in EPILOGUES or groups != 1:
         raise UnsupportedOp(f"no product for CUDA of {groups} groups ends in {epilogue.name!r}")
     m = y.spec.size // n if n else 0
     if m == 0:
@@ -225,14 +230,14 @@ def emit_product(
         return steps.packed(source, ("cuda", how, n, tile.n), lambda: padded(tile, np.resize(array, n)))
 
     def packed_weights() -> Array:
-        return pack(tile, np.stack(parts, 1).reshape(-1, k, n))
+        return pack(tile, np.stack([part.reshape(taps, k, n) for part in parts], 1).reshape(-1, k, n))
 
     dynamic = epilogue.name == "f32d"
     bias = np.zeros(n, np.float32 if dynamic else np.int64) if weights.bias is None else weights.bias
     start = np.zeros(n, np.int32) if dynamic else wrap32(bias.astype(np.int64) - x_zero_point * weights.sums())
     source = weights.w if weights.bias is None else weights.bias
-    x, row = rows_of_chunks(steps, inputs[0], k)
-    w = steps.packed(weights.w, ("cuda", "b", tile.n, tile.k, zeros), packed_weights)
+    x, row = rows or rows_of_chunks(steps, inputs[0], k)
+    w = steps.packed(weights.w, ("cuda", "b", tile.n, tile.k, k, zeros), packed_weights)
     fields: dict[str, int | float | Ref | Boxes] = dict.fromkeys((HOPPER_RECORD if hopper else RECORD).names or (), 0)
     fields |= epilogue.fields(inputs[1:], lay)
     fields |= {"y": y.ref, "m": m, "n": n, "k": k, "taps": taps * len(parts)}
@@ -250,11 +255,20 @@ def emit_product(
         offsets, pixels = window(row)
         how = ("cuda", "offsets", len(parts), offsets.shape, offsets.tobytes())
         fields["offsets"] = steps.packed(weights.w, how, lambda: np.repeat(offsets, len(parts), 1))
-        fields["zeros"] = steps.packed(weights.w, ("cuda", "padding", x_zero_point, row), lambda: np.full(row, x_zero_point, np.uint8))
+        how = ("cuda", "padding", x_zero_point, row)
+        known = None if dynamic else steps.packed(weights.w, how, lambda: np.full(row, x_zero_point, np.uint8))
+        fields["zeros"] = known or _filled(steps, inputs[2], row)
         fields |= {"pixels": len(offsets), "x_batch": pixels * row}
     addressing = "direct" if window is None else "indirect"
     kernel = few_kernel(1 << (m - 1).bit_length(), epilogue.name) if few else kernel_for(plain, addressing, epilogue.name)
     steps.launch(kernel, (-(-m // plain.m), -(-n // plain.n)), **fields)
+
+
+def _filled(steps: DeviceSteps, code: Operand, nbytes: int) -> Ref:
+    """`nbytes` times the code, which is known only in the run."""
+    filled = steps.scratch(nbytes)
+    emit_strided(steps, code, Operand(Spec((nbytes,), code.spec.dtype), filled, (1,)), [0])
+    return filled
 
 
 def rows_of_chunks(steps: DeviceSteps, x: Operand, k: int) -> tuple[Ref, int]:

@@ -24,10 +24,10 @@ def source_of(kernel: DeviceKernel) -> tuple[Path, str]:
 
 class EmulatedDevice:
     """Memory starts as anything but 0. `launched`: names of the kernels, in order; `noted`: copies and what streams are asked. `mutation`:
-    what is replaced by what in their source."""
+    what is replaced by what in the source of those whose names start with `mutant`."""
 
-    def __init__(self, schedule: Schedule = ANY_ORDER, mutation: tuple[str, str] | None = None) -> None:
-        self.memory, self.schedule, self.mutation = Memory(), schedule, mutation
+    def __init__(self, schedule: Schedule = ANY_ORDER, mutation: tuple[str, str] | None = None, mutant: str = "") -> None:
+        self.memory, self.schedule, self.mutation, self.mutant = Memory(), schedule, mutation, mutant
         self.sizes: dict[int, int] = {}
         self.launched: list[str] = []
         self.noted: list[tuple[object, ...]] = []
@@ -86,5 +86,5 @@ class EmulatedDevice:
             values: Any = np.frombuffer(record.ljust(kernel.record.itemsize, b"\0"), kernel.record)[0]
             names = kernel.record.names or ()
             args = [np.float32(values[n]) if kernel.record[n].kind == "f" else int(values[n]) for n in names]
-            run = module(path, self.mutation)[function](*kernel.params)
+            run = module(path, self.mutation if kernel.name.startswith(self.mutant) else None)[function](*kernel.params)
             launch(run, grid, kernel.block, kernel.shared, self.memory, args, self.schedule)

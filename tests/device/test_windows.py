@@ -1,4 +1,4 @@
-"""Depthwise and grouped convolutions on a device: the ops' references bit for bit."""
+"""Convolutions on a device, depthwise, grouped and of few channels: the ops' references bit for bit. Others: test_gemm.py."""
 
 from __future__ import annotations
 
@@ -61,7 +61,11 @@ CASES = {
     "one axis": case(LINE, (7,), 5, 1, 1),
     "transposed": case(TRANSPOSED, (3, 2), 8, 1, 1),
     **{name: case(SAME, (2, 3), groups, 1, 1, name) for name, groups in (("u8t", 7), ("u8add", 8), ("u8radd", 7), ("s32", 7), ("f32d", 6))},
-    "one group, u8t": case(SAME, (3, 3), 1, 8, 4, "u8t", images=1),
+    "one group, u8t": case(SAME, (3, 3), 1, 20, 4, "u8t", images=1),
+    "one group, f32d": case(SAME, (3, 3), 1, 20, 5, "f32d", images=1),
+    "few channels": case(STRIDED, (7, 6), 1, 3, 8),
+    "few channels, f32d": case(WIDE, (4, 5), 1, 1, 6, "f32d", images=1),
+    "few channels, asymmetric": case(TRANSPOSED, (3, 3), 1, 5, 4, asymmetric=True, images=1),
     "groups": case(SAME, (3, 3), 3, 8, 4),
     "ragged groups": case(STRIDED, (4, 5), 3, 5, 6),
     "a multiplier": case(SAME, (3, 3), 5, 1, 2),
@@ -84,6 +88,8 @@ LARGE = {
     "dilated": (WIDE, (40, 37), 100, 1, 1, "s32"),
     "16 channels a thread": (SAME, (112, 112), 256, 1, 1),
     "7x7": (Window((7, 7), (1, 1), (1, 1), (3, 3, 3, 3)), (20, 20), 67, 1, 1, "u8add"),
+    "few channels": (Window((7, 7), (2, 2), (1, 1), (3, 3, 3, 3)), (224, 224), 1, 3, 64),
+    "one group, f32d": (SAME, (30, 20), 1, 64, 10, "f32d"),
     "groups": (SAME, (28, 28), 32, 8, 8),
     "ragged groups": (STRIDED, (30, 31), 7, 13, 9, "u8radd", True),
     "a multiplier": (SAME, (28, 28), 64, 1, 2, "f32d"),
@@ -112,6 +118,8 @@ BUGS = {
     "the second image": ("3x3", "source, w_at = x + int64(image) * x_batch + int64(column)", "source, w_at = x + int64(column)"),
     "too many codes": ("ragged groups", "left, words = int32(n - within)", "left, words = int32(4)"),
     "always whole": ("ragged groups", "int32(n & int32(3)) == int32(0)", "True"),
+    "padding of rows": ("few channels", "if offset >= int32(0) else pad\n", "if offset >= int32(0) else int32(0)\n"),
+    "a tap too many": ("few channels", "if tap < taps:", "if True:"),
     "the end of a group": ("ragged groups", "int32(k - int32(step))", "int32(4)"),
     "more threads than work": (
         "3x3",
@@ -126,7 +134,9 @@ def test_a_planted_bug_is_found(bug: str) -> None:
     name, *mutation = BUGS[bug]
     op, feeds = CASES[name]
     try:
-        found = run(op, feeds, EmulatedDevice(SCHEDULES[0], (mutation[0], mutation[1])))
+        found = run(
+            op, feeds, EmulatedDevice(SCHEDULES[0], (mutation[0], mutation[1]), "rows_of_windows" if name == "few channels" else "")
+        )
     except IndexError:
         return
     assert not np.array_equal(found, op.reference(feeds)[0])
