@@ -17,7 +17,7 @@ import numpy as np
 
 from qrt.core.errors import InvalidInput, OutputError, QrtError, UnsupportedOp
 from qrt.core.files import check_writable, write_whole
-from qrt.core.sections import Packed, Sections, check, damaged, pack, read
+from qrt.core.sections import Packed, Sections, Stored, check, damaged, pack, read
 from qrt.core.target import Target
 from qrt.feeds import Contract, Declared, Shapes
 from qrt.interface import Interface, ModelMetadata, NodeArg, declared
@@ -109,7 +109,7 @@ def _compiled(onnx: bytes, sets: Sequence[Shapes], threads: int, target: Target)
     return pack_plans(onnx, interface, wholes, threads, target)
 
 
-def pack_plans(onnx: bytes, interface: Interface, wholes: Mapping[Shapes, Whole], threads: int, target: Target) -> Packed:
+def pack_plans(onnx: bytes | Stored, interface: Interface, wholes: Mapping[Shapes, Whole], threads: int, target: Target) -> Packed:
     """The file of a model, the ONNX one in `onnx`, and of plans that are all of it, by the shapes of its inputs.
 
     Raises UnsupportedOp for inputs of a dtype that NumPy does not have.

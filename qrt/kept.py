@@ -15,6 +15,7 @@ from pathlib import Path
 
 from qrt.artifact import CompiledModel, open_compiled, pack_plans, store
 from qrt.core.errors import InvalidInput, ModelError, OutputError, UnsupportedOp
+from qrt.core.sections import Stored
 from qrt.core.target import Target
 from qrt.feeds import Shapes
 from qrt.interface import Interface
@@ -86,9 +87,7 @@ class Kept:
     def keep(self, interface: Interface, shapes: Shapes, whole: Whole) -> None:
         """Keeps a plan in place of what was kept. What cannot be kept costs planning again next time, and nothing else."""
         try:
-            onnx = self._model.read_bytes()
-            if hashlib.sha256(onnx).hexdigest() != self._digest:
-                return  # the file is another by now
+            onnx = Stored(self._model, self._model.stat().st_size, self._digest)
             packed = pack_plans(onnx, interface, {shapes: whole}, self._threads, self._target)
             if packed.nbytes <= _limit():
                 self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -9,13 +9,15 @@ sections  each at a multiple of 64, with at least 64 bytes of zeros after it
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ import numpy.typing as npt
 
 from qrt.core.errors import ModelError
 
-__all__ = ["Packed", "Sections", "check", "damaged", "pack", "read"]
+__all__ = ["Packed", "Piece", "Sections", "Stored", "check", "damaged", "pack", "read"]
 
 MAGIC = b"QRTMDL02"
 _SIZE = hashlib.sha256().digest_size
@@ -33,6 +35,7 @@ _HEAD = _PREFIX + 8
 _ALIGNMENT = 64
 _SLACK = 64
 _MAX_HEADER = 64 << 20
+_CHUNK = 1 << 20
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -59,10 +62,39 @@ def _up(position: int) -> int:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """The bytes of another file, whose SHA-256 in hex is `digest`: read whenever they are needed, and held never."""
+
+    path: Path
+    nbytes: int
+    digest: str
+
+    def __len__(self) -> int:
+        return self.nbytes
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The bytes, in parts. Raises OSError if they cannot be read, or are others by now."""
+        digest = hashlib.sha256()
+        with self.path.open("rb") as file:
+            while part := file.read(_CHUNK):
+                digest.update(part)
+                yield part
+        if digest.hexdigest() != self.digest:
+            raise OSError(errno.ESTALE, "the file changed while it was read", str(self.path))
+
+
+Piece = bytes | memoryview | Stored
+
+
+def _parts(piece: Piece) -> Iterable[bytes | memoryview]:
+    return piece if isinstance(piece, Stored) else (piece,)
+
+
+@dataclass(frozen=True)
 class Packed:
     """A file before it is written: its bytes in pieces, which may be gigabytes that need no copy, and its digest in hex."""
 
-    pieces: list[bytes | memoryview]
+    pieces: list[Piece]
     digest: str
 
     @property
@@ -73,23 +105,25 @@ class Packed:
     def write(self, path: Path) -> None:
         """Raises OSError."""
         with path.open("wb") as file:
-            file.writelines(self.pieces)
+            for piece in self.pieces:
+                file.writelines(_parts(piece))
 
 
-def pack(content: dict[str, Any], sections: Sequence[bytes | memoryview]) -> Packed:
-    """The file of `content` (plain JSON data) and `sections`. The same arguments give the same bytes."""
+def pack(content: dict[str, Any], sections: Sequence[Piece]) -> Packed:
+    """The file of `content` (plain JSON data) and `sections`. The same arguments give the same bytes. Raises OSError where a section is
+    Stored, and is not what it was."""
     table, end = [], 0
     for data in sections:
         table.append([end, len(data)])
         end = _up(end + len(data) + _SLACK)
     header = json.dumps({"sections": table, "content": content}, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     base = _up(_HEAD + len(header))
-    body: list[bytes | memoryview] = [len(header).to_bytes(8, "little"), header, bytes(base - _HEAD - len(header))]
+    body: list[Piece] = [len(header).to_bytes(8, "little"), header, bytes(base - _HEAD - len(header))]
     for data in sections:
         body += [data, bytes(_up(len(data) + _SLACK) - len(data))]
     digest = hashlib.sha256()
-    for piece in body:
-        digest.update(piece)
+    for part in chain.from_iterable(map(_parts, body)):
+        digest.update(part)
     return Packed([MAGIC, digest.digest(), *body], digest.hexdigest())
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from qrt.core.sections import Sections, check
+from qrt.core.sections import Piece, Sections, check
 from qrt.core.target import Target
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.op import Array, Base, Spec
@@ -32,10 +32,10 @@ class Writer:
     """Collects plans; constants that they share are written once."""
 
     def __init__(self) -> None:
-        self.sections: list[bytes | memoryview] = []
+        self.sections: list[Piece] = []
         self._constants: dict[int, int] = {}
 
-    def section(self, data: bytes | memoryview) -> int:
+    def section(self, data: Piece) -> int:
         """The index of a new section."""
         self.sections.append(data)
         return len(self.sections) - 1

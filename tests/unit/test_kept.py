@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from onnx import external_data_helper
 
 import qrt
 from qrt.artifact import CompiledModel
+from qrt.core.sections import Stored, pack
 from qrt.jit.cache import cache_dir
 
 
@@ -187,3 +189,22 @@ def test_a_folder_that_cannot_be_written_costs_nothing(path: Path, plans: Path) 
     wanted, planned = outputs(path)
     assert not planned
     assert outputs(path) == (wanted, False)
+
+
+def test_keeping_holds_no_file_in_memory(tmp_path: Path) -> None:
+    """The model's file goes to the kept one part by part, and what it was when it was loaded is what is kept, or nothing is."""
+    path, content = tmp_path / "m.bin", bytes(range(256)) * 10_000
+    path.write_bytes(content)
+    stored = Stored(path, len(content), hashlib.sha256(content).hexdigest())
+    assert (len(stored), max(map(len, stored)), b"".join(stored)) == (len(content), 1 << 20, content)
+    held = pack({}, [content, b"more"])
+    lazy = pack({}, [stored, b"more"])
+    assert lazy.digest == held.digest
+    for name, packed in (("held", held), ("lazy", lazy)):
+        packed.write(tmp_path / name)
+    assert (tmp_path / "lazy").read_bytes() == (tmp_path / "held").read_bytes()
+    path.write_bytes(content[:-1] + b"!")
+    with pytest.raises(OSError, match="changed while it was read"):
+        pack({}, [stored])
+    with pytest.raises(OSError, match="changed while it was read"):
+        lazy.write(tmp_path / "lazy")
