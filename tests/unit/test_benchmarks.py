@@ -23,10 +23,11 @@ from benchmarks.gemm import product_rows
 from benchmarks.models import NETWORKS, cnn, identity, mlp, mobilenet_v2
 from benchmarks.observers import KINDS, search_row, update_row
 from benchmarks.peak import INSTRUCTIONS, KERNELS, peak
-from benchmarks.process import launch
+from benchmarks.process import first_launch, launch
 from qrt.core.errors import QrtError
 from qrt.core.target import TARGETS
 from qrt.jit import choose, host_target
+from qrt.jit.cache import cache_dir
 from qrt.jit.compile import assembly
 from qrt.observers import HistogramObserver
 from qrt.report.example import example_feeds
@@ -123,6 +124,17 @@ def test_launch_measures_a_process_of_its_own(module: str, tmp_path: Path) -> No
     assert done.outputs[0].shape == (1, 10)
     assert done.seconds > 0
     assert 10 < done.megabytes < 2000
+
+
+def test_every_first_launch_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, cache = tmp_path / "mlp.onnx", tmp_path / "cache"
+    onnx.save(mlp(), path)
+    cache.mkdir()
+    (cache / "kernels").symlink_to(cache_dir() / "kernels")
+    monkeypatch.setenv("QRT_CACHE_DIR", str(cache))
+    first, second = (first_launch(path, 1, 2) for _ in range(2))
+    assert [array.tobytes() for array in first.outputs] == [array.tobytes() for array in second.outputs]
+    assert [entry.name for entry in cache.iterdir()] == ["kernels"]  # no plan was kept here
 
 
 def test_launch_tells_why_a_process_failed(tmp_path: Path) -> None:
