@@ -15,15 +15,18 @@ from device.emulator import WORDS
 from qrt.jit import cuda
 from qrt.jit.cuda import DeviceKernel, Usage
 from qrt.jit.lang.cuda_twins import TWINS, WARP_TWINS
+from qrt.ops.conv import device as conv
 from qrt.ops.elementwise import device as elementwise
 from qrt.ops.gemm import device as gemm
 from qrt.ops.gemm import device_batched, device_float
 from qrt.ops.movement import device as movement
 from qrt.ops.movement import device_index
 from qrt.ops.normalization import device as normalization
+from qrt.ops.pool import device as pool
 from qrt.ops.quantization import device as quantization
 from qrt.ops.quantization import device_dynamic
 from qrt.ops.reduction import device as reduction
+from qrt.ops.resize import device as resize
 
 CC = (9, 0)
 REGISTERS = 65536  # of a multiprocessor
@@ -146,6 +149,14 @@ def test_a_cubin_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert cuda.cubin(gemm.PAD_ROWS, CC) == code
 
 
+OTHERS = (
+    *(gemm.PAD_ROWS, *quantization.KERNELS, *pool.KERNELS, conv.ROWS),
+    *(movement.STRIDED[1], movement.STRIDED[16], resize.NEAREST[16], *resize.LINEAR.values()),
+    *(conv.DEPTHWISE[key] for key in (("u8t", 16), ("u8radd", 4), ("f32d", 4))),
+    *(conv.GROUPED[epilogue] for epilogue in ("u8add", "s32")),
+)
+
+
 def test_the_twins_are_all_there_is() -> None:
     """Every word that a kernel may use stands in the emulator, and every computing one in the twins."""
     source = (Path(cuda.__file__).parent / "lang" / "cuda.py").read_text(encoding="utf-8")
@@ -157,7 +168,25 @@ def test_the_twins_are_all_there_is() -> None:
 
 @needs_cuda
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kernel", [gemm.PAD_ROWS, *quantization.KERNELS, *movement.KERNELS], ids=lambda k: k.name)
+@pytest.mark.parametrize(
+    ("kernel", "at_once"),
+    [(conv.DEPTHWISE["u8", 16], 16), (conv.DEPTHWISE["u8", 4], 4), (conv.GROUPED["u8"], 4)],
+    ids=["16", "4", "groups"],
+)
+def test_windows_take_four_products_at_a_time(kernel: DeviceKernel, at_once: int, tmp_path: Path) -> None:
+    _, usage = compiled(kernel)
+    assert (usage.stack, usage.spills) == (0, 0)
+    found = instructions(kernel, tmp_path)
+    products = [name for name in found if name.startswith("IDP.4A")]
+    assert products
+    assert len(products) % at_once == 0
+    if kernel in conv.DEPTHWISE.values():  # words of channels are turned over to words of taps
+        assert found.count("PRMT") >= 2 * at_once
+
+
+@needs_cuda
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kernel", OTHERS, ids=lambda k: k.name)
 def test_the_others_stay_in_registers(kernel: DeviceKernel) -> None:
     _, usage = compiled(kernel)
     assert (usage.stack, usage.spills) == (0, 0)
