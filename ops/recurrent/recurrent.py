@@ -9,7 +9,7 @@ import numpy as np
 
 from qrt.core.errors import InvalidInput, ModelError, UnsupportedOp
 from qrt.jit import Kernel, record_dtype
-from qrt.ops.op import Array, Op, Operand, Spec, Steps, refusal
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps, refusal
 
 __all__ = ["GATES", "KERNELS", "Recurrent"]
 
@@ -182,3 +182,32 @@ class Recurrent(Op):
         )
         if general:
             steps.rule(self._rule(x.spec.shape[0]))
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.recurrent.device import CELLS
+
+        states = 1 + self.has_cell_state
+        x, first, last = inputs[0], inputs[1 : 1 + states], outputs[1:]
+        directions, width, n = self.weights.shape
+        if len(inputs) > 1 + states or self.coupled or self.clip != float("inf"):
+            raise UnsupportedOp("no kernel for CUDA has sequences of different lengths, clipped gates or coupled ones")
+        if last[0].spec.size == 0:
+            return
+        time, batch = x.spec.shape[:2]
+        extra = self.extra
+        sizes = {"time": time, "batch": batch, "directions": directions, "n": n, "width": width, "reverse": int(self.reverse)}
+        steps.launch(
+            CELLS[self.cell],
+            (directions * batch, 1),
+            x=x.ref,
+            y=outputs[0].ref,
+            h=last[0].ref,
+            c=last[-1].ref,
+            h0=first[0].ref,
+            c0=first[-1].ref,
+            weights=steps.packed(self.weights, "columns", lambda: np.ascontiguousarray(self.weights.transpose(0, 2, 1))),
+            extra=0 if extra is None else steps.packed(extra, "extra", extra.copy),
+            extra_n=0 if extra is None else extra.shape[1],
+            gates=steps.scratch(directions * batch * (width + n) * 4),
+            **sizes,
+        )

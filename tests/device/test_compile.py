@@ -25,6 +25,7 @@ from qrt.ops.normalization import device as normalization
 from qrt.ops.pool import device as pool
 from qrt.ops.quantization import device as quantization
 from qrt.ops.quantization import device_dynamic
+from qrt.ops.recurrent import device as recurrent
 from qrt.ops.reduction import device as reduction
 from qrt.ops.resize import device as resize
 
@@ -110,6 +111,8 @@ FLOATS = [
     device_index.KERNELS[0],
 ]
 OTHER_PRODUCTS = [
+    recurrent.CELLS["lstm"],
+    recurrent.CELLS["gru_reset_after"],
     device_float.kernel_for((128, 128), True, True),
     device_float.kernel_for((64, 64), False, False),
     device_batched.KERNELS[0],
