@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -117,6 +118,7 @@ class Blocks:
     pairs: Array
 
     @staticmethod
+    @lru_cache(256)  # many layers have the same lines
     def of(lines: Lines, rows: int, in_panel: bool) -> Blocks:
         """Blocks of `rows` positions of `lines`. A panel has room past its last row; in place nothing past a line's end may be read: its
         last block begins early."""
