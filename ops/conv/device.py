@@ -10,6 +10,7 @@ import numpy as np
 from qrt.core.errors import UnsupportedOp
 from qrt.jit import record_dtype
 from qrt.jit.cuda import DeviceKernel
+from qrt.ops.conv.device_float import emit_float_windows
 from qrt.ops.conv.window import Window
 from qrt.ops.gemm.device import CHUNK, MULTIPROCESSORS, emit_product, rows_of_chunks
 from qrt.ops.gemm.epilogue import Epilogue
@@ -117,8 +118,11 @@ def emit_windows(
 ) -> None:
     """Appends y = epilogue(Σ over taps and k of x · w) for codes x [N, *space, groups · k]; `inputs`: x, then what the epilogue reads.
 
-    Raises UnsupportedOp for floats, and for results that are too many to count in 32 bits.
+    Raises UnsupportedOp for results that are too many to count in 32 bits.
     """
+    if not epilogue.integer:
+        emit_float_windows(steps, window, weights, epilogue, inputs, y)
+        return
     if epilogue.name not in EPILOGUES:
         raise UnsupportedOp(f"no convolution of several groups for CUDA ends in {epilogue.name!r}")
     if y.spec.size == 0:

@@ -51,6 +51,16 @@ def test_convolutions(device: Any, c: int, n: int, window: Window, space: tuple[
     check(device, Conv(window, float_weights(1, window.taps, c, n), Float(0.0)), [floats(2, *space, c)], atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("groups", "k", "n"), [(8, 1, 1), (6, 1, 1), (2, 3, 2), (3, 1, 2)], ids=["depthwise", "ragged", "groups", "multiplied"]
+)
+@pytest.mark.parametrize("epilogue", [Float(0.0, 6.0), Float(residual=True)], ids=["bounds", "residual"])
+def test_convolutions_of_several_groups(device: Any, groups: int, k: int, n: int, epilogue: Float) -> None:
+    window = Window((3, 2), (2, 1), (1, 1), (1, 0, 1, 1))
+    op, out = Conv(window, float_weights(groups, window.taps, k, n), epilogue), (2, *window.out_space((5, 4)), groups * n)
+    check(device, op, [floats(2, 5, 4, groups * k), *extra(epilogue, *out)], atol=1e-5)
+
+
 # Heads as attention has them: the scores (keys transposed), and the context.
 BATCHES = [
     (BatchedMatMul(Float(), (0, 2, 1, 3), (0, 3, 1, 2), (0, 1, 2, 3)), (1, 5, 2, 8), (1, 7, 2, 8)),
@@ -58,6 +68,21 @@ BATCHES = [
     (BatchedMatMul(Float(), (0, 1), (0, 1), (0, 1)), (4, 18), (18, 6)),
     (BatchedMatMul(Float(), (0, 1, 2), (0, 1), (0, 1, 2), floats(6)), (2, 4, 5), (5, 6)),
 ]
+
+
+@pytest.mark.gpu
+def test_large(device: Any) -> None:
+    """Tiles of both sizes, whole and ragged, as models have them."""
+    for m, k, n in ((1000, 384, 1536), (256, 2048, 1000), (129, 77, 131)):
+        check(device, Dense(float_weights(1, 1, k, n), Float()), [floats(m, k)], 1e-4, 1e-3)
+    for c, n, window, space in (
+        (64, 64, Window((3, 3), (1, 1), (1, 1), (1, 1, 1, 1)), (56, 56)),
+        (1, 129, Window((256,), (128,), (1,), (0, 0)), (640,)),
+    ):
+        check(device, Conv(window, float_weights(1, window.taps, c, n), Float(0.0)), [floats(2, *space, c)], 1e-4, 1e-3)
+    depthwise = Window((3, 3), (2, 2), (1, 1), (1, 1, 1, 1))
+    check(device, Conv(depthwise, float_weights(96, 9, 1, 1), Float(0.0, 6.0)), [floats(2, 57, 57, 96)], atol=1e-5)
+    check(device, BATCHES[0][0], [floats(2, 128, 12, 32), floats(2, 128, 12, 32)], atol=1e-4)
 
 
 @pytest.mark.parametrize(("op", "a", "b"), BATCHES, ids=["scores", "context", "plain", "one b"])
