@@ -101,7 +101,7 @@ class Tile:
 FEW = Tile(8, 8, CHUNK, 1, 8, 1)
 FEW_ROWS = FEW.m
 
-TILES = (Tile(128, 256, 64, 2, 4, 4), Tile(128, 128, 64, 2, 2, 4), Tile(64, 64, 128, 2, 2, 3))
+TILES = (Tile(128, 256, 64, 2, 4, 4), Tile(128, 128, 64, 2, 2, 4), Tile(128, 64, 64, 4, 1, 4), Tile(64, 64, 128, 2, 2, 3))
 
 # By the copy engine and the warpgroups of compute capability 9.0 (`cuda_wgmma.py`): tensor maps instead of places and strides.
 _NOT_HOPPERS = ("x", "x_batch", "offsets", "zeros", "w", "x_row", "pixels")
@@ -170,12 +170,13 @@ KERNELS: tuple[DeviceKernel, ...] = (*PRODUCTS, PAD_ROWS)
 
 
 def choose_tile(m: int, n: int) -> Tile:
-    """The largest tile of which there is one for each of an H200's multiprocessors, else the smallest. Reasoned, not measured."""
-    return next((tile for tile in TILES if blocks(tile, m, n) >= MULTIPROCESSORS), TILES[-1])
+    """The largest tile that n fills to more than a half and of which there is one for each of an H200's multiprocessors, else the
+    smallest. Reasoned, not measured."""
+    return next((tile for tile in TILES if 2 * n > tile.n and blocks(tile, m, n) >= MULTIPROCESSORS), TILES[-1])
 
 
 def choose_hopper_tile(m: int, n: int) -> HopperTile | None:
-    """The same for capability 9.0, of tiles that n fills to more than a half; None where all are too large. Reasoned, not measured."""
+    """The same for capability 9.0; None where all are too large."""
     return next((tile for tile in HOPPER_TILES if 2 * n > tile.n and blocks(tile, m, n) >= MULTIPROCESSORS), None)
 
 

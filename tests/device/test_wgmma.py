@@ -193,6 +193,11 @@ def test_which_tile(m: int, n: int, tile: HopperTile | None) -> None:
     assert products.choose_hopper_tile(m, n) == tile
 
 
+@pytest.mark.parametrize(("m", "n", "index"), [(200704, 64, 2), (50176, 128, 1), (50176, 129, 0), (256, 256, -1)])
+def test_which_tile_of_the_others(m: int, n: int, index: int) -> None:
+    assert products.choose_tile(m, n) == products.TILES[index]
+
+
 def test_only_capability_9_0_takes_them() -> None:
     op, feeds = case("s32", 16, 16, 16)
     program, _ = program_of(op, feeds)
