@@ -14,10 +14,10 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,32 +86,44 @@ class Stored:
 Piece = bytes | memoryview | Stored
 
 
-def _parts(piece: Piece) -> Iterable[bytes | memoryview]:
-    return piece if isinstance(piece, Stored) else (piece,)
-
-
-@dataclass(frozen=True)
 class Packed:
-    """A file before it is written: its bytes in pieces, which may be gigabytes that need no copy, and its digest in hex."""
+    """A file before it is written: what follows its digest in pieces, which may be gigabytes that need no copy."""
 
-    pieces: list[Piece]
-    digest: str
+    def __init__(self, body: Sequence[Piece]) -> None:
+        self._body = body
 
     @property
     def nbytes(self) -> int:
         """Bytes of the file."""
-        return sum(map(len, self.pieces))
+        return _PREFIX + sum(map(len, self._body))
+
+    @cached_property
+    def digest(self) -> str:
+        """In hex. Raises OSError where a piece is Stored, and is not what it was."""
+        digest = hashlib.sha256()
+        for part in self._parts():
+            digest.update(part)
+        return digest.hexdigest()
 
     def write(self, path: Path) -> None:
-        """Raises OSError."""
+        """Raises OSError, as `digest` does."""
+        digest = hashlib.sha256()
         with path.open("wb") as file:
-            for piece in self.pieces:
-                file.writelines(_parts(piece))
+            file.write(MAGIC + bytes(_SIZE))
+            for part in self._parts():
+                digest.update(part)
+                file.write(part)
+            file.seek(len(MAGIC))
+            file.write(digest.digest())
+        self.digest = digest.hexdigest()
+
+    def _parts(self) -> Iterator[bytes | memoryview]:
+        for piece in self._body:
+            yield from piece if isinstance(piece, Stored) else (piece,)
 
 
 def pack(content: dict[str, Any], sections: Sequence[Piece]) -> Packed:
-    """The file of `content` (plain JSON data) and `sections`. The same arguments give the same bytes. Raises OSError where a section is
-    Stored, and is not what it was."""
+    """The file of `content` (plain JSON data) and `sections`. The same arguments give the same bytes."""
     table, end = [], 0
     for data in sections:
         table.append([end, len(data)])
@@ -121,10 +133,7 @@ def pack(content: dict[str, Any], sections: Sequence[Piece]) -> Packed:
     body: list[Piece] = [len(header).to_bytes(8, "little"), header, bytes(base - _HEAD - len(header))]
     for data in sections:
         body += [data, bytes(_up(len(data) + _SLACK) - len(data))]
-    digest = hashlib.sha256()
-    for part in chain.from_iterable(map(_parts, body)):
-        digest.update(part)
-    return Packed([MAGIC, digest.digest(), *body], digest.hexdigest())
+    return Packed(body)
 
 
 class Sections:

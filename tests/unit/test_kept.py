@@ -205,6 +205,6 @@ def test_keeping_holds_no_file_in_memory(tmp_path: Path) -> None:
     assert (tmp_path / "lazy").read_bytes() == (tmp_path / "held").read_bytes()
     path.write_bytes(content[:-1] + b"!")
     with pytest.raises(OSError, match="changed while it was read"):
-        pack({}, [stored])
+        _ = pack({}, [stored]).digest
     with pytest.raises(OSError, match="changed while it was read"):
         lazy.write(tmp_path / "lazy")
