@@ -124,8 +124,15 @@ def padded(steps: Steps, look: Window, x: Operand, code: Ref) -> tuple[Ref, int]
     if phases := phases_of(look, space, channels):
         image = phases.pixels * channels
         y = steps.scratch(batch * image)
-        sizes = {"batch": batch, "height": height, "width": space[-1], "piece": channels, "top": top, "left": look.pads[rank - 1]}
-        places = {"x": x.ref, "x_image": x.strides[0], "x_piece": pixel, "y": y, "code": code}
+        sizes: dict[str, int] = {
+            "batch": batch,
+            "height": height,
+            "width": space[-1],
+            "piece": channels,
+            "top": top,
+            "left": look.pads[rank - 1],
+        }
+        places: dict[str, int | Ref] = {"x": x.ref, "x_image": x.strides[0], "x_piece": pixel, "y": y, "code": code}
         steps.step(SORT, 1 if batch * image < SERIAL_BYTES else None, **places, **sizes, **asdict(phases))
         return y, image
     if not any(look.pads):

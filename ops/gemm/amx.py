@@ -21,7 +21,8 @@ __all__ = ["COLUMNS", "KERNELS", "K_STEP", "RECORD", "Lines", "add_step", "block
 
 # A tile register holds 16 rows of 64 bytes; a block is two by two of them.
 ROWS = COLUMNS = 32
-LEAST_ROWS = 16
+# Fewer rows leave tiles waiting for B longer than vectors.
+LEAST_ROWS = 6
 K_STEP = 64
 TILE_BYTES = ROWS * K_STEP
 # Four products of tiles, 16 cycles each; zeroing, storing and finishing a block; configuring the registers. The first is the
@@ -36,11 +37,12 @@ SMALL = 1 << 18
 
 # The product's record, with: `k`: bytes of a row and tap; `run`: taps that lie side by side; `k_steps`, and `offsets_k`: where each of
 # them lies, from a row's first byte on; `panel` (of `panel_bytes`, 0: rows are read where they lie), `acc`: scratch of each thread;
-# `chunk`: row blocks that pass all columns together; `by_columns`: 1 if threads share columns; `blocks` of rows of an image, their `places`
-# and `pairs` (see `Blocks`); `upper` and `lower`: rows of a block's two tiles; `position`: bytes from row to row of a tile.
+# `chunk`: row blocks that pass all columns together, `stays`: 1 if B is in the L2 cache after the first; `by_columns`: 1 if threads share
+# columns; `blocks` of rows of an image, their `places` and `pairs` (see `Blocks`); `upper` and `lower`: rows of a block's two tiles;
+# `position`: bytes from row to row of a tile.
 RECORD = record_dtype(
     *((name, GEMM_RECORD[name].str[1:]) for name in GEMM_RECORD.names or ()),
-    *((name, "i8") for name in ("k", "run", "k_steps", "offsets_k", "panel", "panel_bytes", "acc", "chunk", "by_columns")),
+    *((name, "i8") for name in ("k", "run", "k_steps", "offsets_k", "panel", "panel_bytes", "acc", "chunk", "stays", "by_columns")),
     *((name, "i8") for name in ("blocks", "places", "pairs", "upper", "lower", "position")),
 )
 KERNELS: tuple[Kernel, ...] = tuple(
@@ -133,8 +135,8 @@ class Blocks:
         acc = np.take_along_axis(acc, np.minimum(row, np.maximum(count - 1, 0)[:, None]), 1)
         result = np.take_along_axis(result, acc, 1)
         half = np.arange(ROWS // 2)
-        pairs = np.stack([acc, result - result[:, :1]], 2).reshape(-1, ROWS // 2, 2, 2).transpose(0, 1, 3, 2)
-        pairs = pairs.reshape(-1, ROWS // 2, 4).astype(np.uint8)
+        rows_of_pairs = np.stack([acc, result - result[:, :1]], 2).reshape(-1, ROWS // 2, 2, 2).transpose(0, 1, 3, 2)
+        pairs = rows_of_pairs.reshape(-1, ROWS // 2, 4).astype(np.uint8)
         straight = (2 * half[:, None] + [0, 1, 0, 1]).astype(np.uint8)
         is_straight = ((pairs == straight).all(2) | (2 * half >= count[:, None])).all(1)
         kinds, kind = np.unique(pairs, axis=0, return_inverse=True)
@@ -206,16 +208,21 @@ def add_step(steps: Steps, product: Product, fields: dict[str, int | float | Ref
     sharing, lines, in_panel = Sharing.of(product, steps.threads), lines_of(product), product.lines is None
     blocks = lines.count * -(-lines.length // sharing.rows)
     a_block, b_bytes = product.k_steps * TILE_BYTES, -(-product.n // COLUMNS) * product.k_steps * TILE_BYTES
-    # Half of the L2 cache for the rows of a chunk, so that they stay there while all columns pass; columns that fit the L1 cache stay
-    # there while rows pass.
-    chunk = 1 if b_bytes <= cache_bytes(1) // 2 else max(1, cache_bytes(2) // 2 // a_block)
+    each = product.batch * blocks if sharing.by_columns else product.batch * blocks // sharing.threads
+    # One row block after the other where it stays in the L1 cache while all columns pass, and they in the L2 cache while rows pass, or they
+    # in the L1 cache: measured on 49 to 3136 rows, where one or two blocks gain nothing, nor do windows, whose rows share lines. Else as
+    # many as fill half of the L2 cache, while columns pass.
+    stays = b_bytes <= cache_bytes(2) // 2
+    rows_stay = stays and each > 2 and product.taps == 1 and 4 * a_block <= 3 * cache_bytes(1)
+    chunk = 1 if rows_stay or b_bytes <= cache_bytes(1) // 2 else max(1, cache_bytes(2) // 2 // a_block)
     if in_panel and not sharing.by_columns:
         chunk = min(chunk, -(-product.batch * blocks // sharing.threads))
     panel = chunk * a_block if in_panel else 0
     filled: dict[str, int | float | Ref] = dict.fromkeys(RECORD.names or (), 0)
     filled |= fields
     filled |= {"k": product.k, "run": product.run, "k_steps": product.k_steps, "by_columns": int(sharing.by_columns), "chunk": chunk}
-    filled |= {"blocks": blocks, "upper": -(-sharing.rows // 2), "lower": sharing.rows // 2, "position": lines.position}
+    filled |= {"stays": int(stays), "blocks": blocks, "position": lines.position}
+    filled |= {"upper": -(-sharing.rows // 2), "lower": sharing.rows // 2}
     # A block's accumulators take 4096 bytes; what lies behind is left free, since a core that walks them asks for the lines that follow.
     acc = steps.scratch(8192 * sharing.threads)
     filled |= {"panel": steps.scratch(max(panel * sharing.threads, 64)), "panel_bytes": panel, "acc": acc}

@@ -293,6 +293,7 @@ def gemm(epilogue):  # type: ignore[no-untyped-def]
         first, last = (0, columns) if r.by_columns == 0 else share(columns, tid, nthreads)
         lo, hi = share(rows, tid, nthreads) if r.by_columns == 0 else (0, rows)
         a, w = 0, 0
+        near = False  # whether B is in the L2 cache
         y, n, pairs, count = 0, 0, 0, 0  # the block whose accumulators wait
         tiles_begin(r.upper, r.lower)
         while lo < hi:
@@ -302,7 +303,8 @@ def gemm(epilogue):  # type: ignore[no-untyped-def]
             x = r.x + image * r.x_batch
             if not in_place:
                 fill(record, x, begin * 32, min(blocks * 32, r.m - begin * 32), panel, steps)
-            lines = (31 + blocks) // blocks if r.chunk > 1 else 0
+            lines = 0 if near else (31 + blocks) // blocks
+            near = r.stays != 0
             for column in range(first, last):
                 w = r.w + column * steps * 2048
                 ahead = w + steps * 2048 if column + 1 < last else r.w + first * steps * 2048

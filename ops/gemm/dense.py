@@ -18,6 +18,9 @@ from qrt.ops.strides import row_stride
 
 __all__ = ["Dense", "check_extra", "product_reference"]
 
+# Columns from which on a copy of A is made up for: tiles read A once for each 32 of them.
+READ_OFTEN = 96
+
 
 def check_extra(epilogue: Epilogue, inputs: Sequence[Spec], y: Spec) -> None:
     """Raises unless `inputs` are what the epilogue reads beside the operands."""
@@ -89,7 +92,8 @@ class Dense(Op):
             emit_table_apart(self, steps, inputs, outputs)
             return
         size = 1 if self.epilogue.integer else 4
-        x = overread_safe(steps, inputs[0], k, product.piece) if self.epilogue.integer else inputs[0].ref
+        often = product.amx and n > READ_OFTEN
+        x = overread_safe(steps, inputs[0], k, product.piece, often) if self.epilogue.integer else inputs[0].ref
         fields |= {"x": x, "x_row": x_row * size, "y": outputs[0].ref, "y_row": y_row * outputs[0].spec.dtype.itemsize}
         product.step(steps, inputs[1:], False, fields)
 

@@ -52,12 +52,13 @@ def wrap32(x: Array) -> Array:
     return (x & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
 
 
-def overread_safe(steps: Steps, x: Operand, k: int, piece: int = 4) -> Ref:
+def overread_safe(steps: Steps, x: Operand, k: int, piece: int = 4, often: bool = False) -> Ref:
     """Where the kernels may read the codes `x`: `piece` bytes at a time, so past a row's end when k is no multiple of that.
 
-    Arena buffers and packed constants have room there; the caller's own arrays do not, and are copied first.
+    Arena buffers and packed constants have room there; the caller's own arrays do not, and are copied first. So are those that are read
+    `often`, since they may start anywhere, and pieces across two cache lines take twice the time.
     """
-    if k % piece == 0 or x.ref.base is Base.ARENA:
+    if x.ref.base is Base.ARENA or (k % piece == 0 and not often):
         return x.ref
     scratch = steps.scratch(x.spec.nbytes)
     steps.step(COPY, x=x.ref, y=scratch, n=x.spec.nbytes)

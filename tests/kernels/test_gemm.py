@@ -262,6 +262,15 @@ def test_tile_registers_at_their_edges(m: int, n: int, k: int) -> None:
 
 
 @pytest.mark.skipif(not AMX, reason="this machine has no AMX")
+@pytest.mark.parametrize(("m", "n", "k"), [(6, 64, 2100), (7, 100, 2048), (9, 64, 1030), (15, 95, 200), (49, 256, 2048), (98, 33, 640)])
+def test_tiles_have_as_many_rows_as_there_are(m: int, n: int, k: int) -> None:
+    assert amx.suits(AMX[0], Product(m, n, k, Int32(), lines=amx.Lines.of_rows(m, k)))
+    for epilogue in integer_epilogues(n, k):
+        op = Dense(weights(1, 1, k, n, bias=epilogue.name != "f32d"), epilogue, 0 if epilogue.name == "f32d" else 13)
+        check(op, [codes(m, k), *extra(epilogue, m, n)], targets=AMX)
+
+
+@pytest.mark.skipif(not AMX, reason="this machine has no AMX")
 @pytest.mark.parametrize(("channels", "size"), [(48, 3), (50, 3), (64, 3), (16, 3), (3, 7), (5, 7)])
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2)])
 def test_tile_registers_through_a_window(channels: int, size: int, stride: int, dilation: int) -> None:
