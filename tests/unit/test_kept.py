@@ -92,7 +92,7 @@ def test_a_file_that_changes_between_start_and_run_is_not_kept(path: Path, plans
     session = qrt.InferenceSession(path, num_threads=1)
     path.write_bytes(b"another")
     session.run(None, feeds())
-    assert not plans.exists()
+    assert list(plans.glob("*")) == []
 
 
 def test_other_shapes_work_and_take_their_turn(path: Path, plans: Path) -> None:
