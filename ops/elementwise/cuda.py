@@ -1,8 +1,10 @@
-"""Device kernels of the element-wise ops on floats: each thread makes four neighbours, where it can in one store."""
+"""Device kernels of the element-wise ops: each thread makes four neighbours, of floats where it can in one store."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
 
 from qrt.jit.lang.cuda import (
     as_bits,
@@ -21,10 +23,13 @@ from qrt.jit.lang.cuda import (
     store4,
     store_f32,
     store_i32,
+    store_i64,
     store_u8,
 )
 from qrt.jit.lang.cuda_math import BINARY, UNARY
 from qrt.jit.lang.cuda_walk import place
+
+COMPARISONS = ("equal", "greater", "greater_or_equal", "less", "less_or_equal")
 
 
 @device
@@ -66,7 +71,7 @@ def binary(name: str) -> Any:
     Comparisons give bytes.
     """
     f = BINARY[name]
-    compares = name in ("equal", "greater", "greater_or_equal", "less", "less_or_equal")
+    compares = name in COMPARISONS
 
     def kernel(  # type: ignore[no-untyped-def]
         y, n, wide, n1, n2, n3, n4, n5, a, a0, a1, a2, a3, a4, a5, b, b0, b1, b2, b3, b4, b5,
@@ -94,8 +99,41 @@ def binary(name: str) -> Any:
     return kernel
 
 
-def where() -> Any:
-    """y = a where the byte c is not 0, else b, of floats."""
+def _bytes(dtype: str) -> int:
+    return {"int64": 8, "int32": 4, "float32": 4}.get(dtype, 1)
+
+
+# How an element of each dtype is read, and what writes one.
+_READ = {"bool": load_u8, "uint8": load_u8, "int8": load_i8, "int32": load_i32, "int64": load_i64, "float32": load_f32}
+_WRITE = {"bool": store_u8, "uint8": store_u8, "int8": store_u8, "int32": store_i32, "int64": store_i64, "float32": store_f32}
+
+_AND, _OR, _XOR = device(lambda a, b: a & b), device(lambda a, b: a | b), device(lambda a, b: a ^ b)
+_BITS = {"and": _AND, "bitwise_and": _AND, "or": _OR, "bitwise_or": _OR, "xor": _XOR, "bitwise_xor": _XOR}
+
+
+def binary_of_integers(name: str, dtype: str) -> Any:
+    """y = f(a, b) of integers and bools, element by element; comparisons give bytes."""
+    f, size, read = {**BINARY, **_BITS}[name], _bytes(dtype), _READ[dtype]
+    compares = name in COMPARISONS
+    to, write = 1 if compares else size, store_u8 if compares else _WRITE[dtype]
+    kind = int64 if to == 8 else int32
+
+    def kernel(  # type: ignore[no-untyped-def]
+        y, n, n1, n2, n3, n4, n5, a, a0, a1, a2, a3, a4, a5, b, b0, b1, b2, b3, b4, b5,
+    ):  # fmt: skip
+        i = first()
+        for at in range(i, min(i + int64(4), int64(n))):
+            left = read(a + int64(size) * place(at, n1, n2, n3, n4, n5, a0, a1, a2, a3, a4, a5))
+            right = read(b + int64(size) * place(at, n1, n2, n3, n4, n5, b0, b1, b2, b3, b4, b5))
+            write(y + int64(to) * at, kind(f(left, right)))
+
+    return kernel
+
+
+def where(size: int) -> Any:
+    """y = a where the byte c is not 0, else b, of elements of 1, 4 or 8 bytes."""
+    dtype = {1: "uint8", 4: "int32", 8: "int64"}[size]
+    read, write = _READ[dtype], _WRITE[dtype]
 
     def kernel(  # type: ignore[no-untyped-def]
         y, n, n1, n2, n3, n4, n5, c, c0, c1, c2, c3, c4, c5, a, a0, a1, a2, a3, a4, a5, b, b0, b1, b2, b3, b4, b5,
@@ -103,27 +141,34 @@ def where() -> Any:
         i = first()
         for at in range(i, min(i + int64(4), int64(n))):
             held = load_u8(c + place(at, n1, n2, n3, n4, n5, c0, c1, c2, c3, c4, c5))
-            source = a + int64(4) * place(at, n1, n2, n3, n4, n5, a0, a1, a2, a3, a4, a5)
-            other = b + int64(4) * place(at, n1, n2, n3, n4, n5, b0, b1, b2, b3, b4, b5)
-            store_i32(y + int64(4) * at, load_i32(source if held != int32(0) else other))
+            source = a + int64(size) * place(at, n1, n2, n3, n4, n5, a0, a1, a2, a3, a4, a5)
+            other = b + int64(size) * place(at, n1, n2, n3, n4, n5, b0, b1, b2, b3, b4, b5)
+            write(y + int64(size) * at, read(source if held != int32(0) else other))
 
     return kernel
 
 
-def to_float(source: str) -> Any:
-    """y = float32(x) over n elements of the integer dtype `source`."""
-    size = {"int64": 8, "int32": 4}.get(source, 1)
+def cast(source: str, result: str) -> Any:
+    """The n elements of x in another dtype: see unary.cast. "not" as the result is the bool that x is not."""
+    size, to, read = _bytes(source), _bytes(result), _READ[source]
+    inverts, of_floats = result == "not", source == "float32"
+    write = store_u8 if inverts else _WRITE[result]
+    whole = int64 if to == 8 else int32
+    low = np.float32(-(2.0 ** (63 if to == 8 else 31)))
+    high = np.nextafter(-low, np.float32(0))  # the largest float that `whole` holds
+
+    @device
+    def truncated(x):  # type: ignore[no-untyped-def]
+        x = x if x > low else low  # a NaN gives the lower end
+        return whole(x if x < high else high)
+
+    logical = device(lambda x: int32(x == 0)) if inverts else device(lambda x: int32(x != 0))
+    number = truncated if of_floats else device(lambda x: whole(x))
+    convert = logical if result in ("not", "bool") else device(lambda x: float32(x)) if result == "float32" else number
 
     def kernel(x, y, n):  # type: ignore[no-untyped-def]
         i = first()
-        for at in range(i, min(i + int64(4), int64(n))):
-            here = x + int64(size) * at
-            if size == 8:
-                number = float32(load_i64(here))
-            elif size == 4:
-                number = float32(load_i32(here))
-            else:
-                number = float32(load_i8(here) if source == "int8" else load_u8(here))
-            store_f32(y + int64(4) * at, number)
+        for at in range(i, min(i + int64(4), n)):
+            write(y + int64(to) * at, convert(read(x + int64(size) * at)))
 
     return kernel

@@ -1,4 +1,4 @@
-"""The table of device kernels of the element-wise ops, for floats. Operands start at multiples of 16 bytes."""
+"""The table of device kernels of the element-wise ops. Operands start at multiples of 16 bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from qrt.jit.cuda import DeviceKernel
 from qrt.ops.elementwise.walk import MAX_AXES, walk_fields
 from qrt.ops.op import DeviceSteps, Operand, Ref
 
-__all__ = ["BINARY", "KERNELS", "TO_FLOAT", "UNARY", "WHERE", "emit_binary", "emit_to_float", "emit_unary", "emit_where"]
+__all__ = ["BINARY", "CAST", "INTEGERS", "KERNELS", "NOT", "UNARY", "WHERE", "emit_binary", "emit_cast", "emit_unary", "emit_where"]
 
 PER_THREAD = 4  # elements
 _SOURCE = "qrt.ops.elementwise.cuda:"
@@ -38,12 +38,25 @@ BINARY = {
     name: DeviceKernel(f"binary_{name}_f32__cuda", record_dtype(*_walk("ab", "wide")), _SOURCE + "binary", (name,))
     for name in _BINARY_NAMES
 }
-WHERE = DeviceKernel("where_b4__cuda", record_dtype(*_walk("cab")), _SOURCE + "where")
-TO_FLOAT = {
-    source: DeviceKernel(f"cast_{source}_f32__cuda", _CAST, _SOURCE + "to_float", (source,))
-    for source in ("bool", "uint8", "int8", "int32", "int64")
+# Of integers and bools.
+_WHOLE = ("int64", "int32", "uint8", "int8")
+_COMPARING = ("equal", "greater", "greater_or_equal", "less", "less_or_equal")
+_NAMES = dict.fromkeys(_WHOLE, (*_COMPARING, "add", "sub", "mul", "max", "min", "bitwise_and", "bitwise_or", "bitwise_xor"))
+INTEGERS = {
+    (name, dtype): DeviceKernel(f"binary_{name}_{dtype}__cuda", record_dtype(*_walk("ab")), _SOURCE + "binary_of_integers", (name, dtype))
+    for dtype, names in (_NAMES | {"bool": ("and", "or", "xor", "equal")}).items()
+    for name in names
 }
-KERNELS: tuple[DeviceKernel, ...] = (*UNARY.values(), *BINARY.values(), WHERE, *TO_FLOAT.values())
+WHERE = {size: DeviceKernel(f"where_b{size}__cuda", record_dtype(*_walk("cab")), _SOURCE + "where", (size,)) for size in (1, 4, 8)}
+_CASTS = ("float32", "bool", *_WHOLE)
+CAST = {
+    (source, result): DeviceKernel(f"cast_{source}_{result}__cuda", _CAST, _SOURCE + "cast", (source, result))
+    for source in _CASTS
+    for result in _CASTS
+    if source != result
+}
+NOT = DeviceKernel("unary_not_bool__cuda", _CAST, _SOURCE + "cast", ("bool", "not"))
+KERNELS: tuple[DeviceKernel, ...] = (*UNARY.values(), *BINARY.values(), *INTEGERS.values(), *WHERE.values(), *CAST.values(), NOT)
 
 
 def _grid(kernel: DeviceKernel, n: int) -> tuple[int, int]:
@@ -60,6 +73,9 @@ def _walked(kernel: DeviceKernel, letters: str, operands: Sequence[Operand], y: 
 
 def emit_unary(steps: DeviceSteps, name: str, x: Operand, y: Operand, p: float, q: float) -> None:
     """Appends Unary."""
+    if name == "not":
+        steps.launch(NOT, _grid(NOT, y.spec.size), x=x.ref, y=y.ref, n=y.spec.size)
+        return
     if name not in UNARY or x.spec.dtype != "float32":
         raise UnsupportedOp(f"no kernel for CUDA computes {name} of {x.spec.dtype}")
     kernel = UNARY[name]
@@ -68,24 +84,28 @@ def emit_unary(steps: DeviceSteps, name: str, x: Operand, y: Operand, p: float, 
 
 def emit_binary(steps: DeviceSteps, name: str, a: Operand, b: Operand, y: Operand) -> None:
     """Appends Binary."""
-    if name not in BINARY or a.spec.dtype != "float32":
+    floats = a.spec.dtype == "float32"
+    kernel = BINARY.get(name) if floats else INTEGERS.get((name, a.spec.dtype.name))
+    if kernel is None:
         raise UnsupportedOp(f"no kernel for CUDA computes {name} of {a.spec.dtype}")
-    kernel, fields = BINARY[name], _walked(BINARY[name], "ab", (a, b), y)
-    # Where the last axis is walked in fours, so are the others: all else that an operand walks is a multiple of its last extent, or 0.
-    wide = fields["n5"] % 4 == 0 and fields["a5"] in (0, 1) and fields["b5"] in (0, 1)  # type: ignore[operator]
-    steps.launch(kernel, _grid(kernel, y.spec.size), **fields, wide=int(wide))
+    fields = _walked(kernel, "ab", (a, b), y)
+    if floats:
+        # Where the last axis is walked in fours, so are the others: all else that an operand walks is a multiple of its last extent, or 0.
+        fields["wide"] = int(fields["n5"] % 4 == 0 and fields["a5"] in (0, 1) and fields["b5"] in (0, 1))  # type: ignore[operator]
+    steps.launch(kernel, _grid(kernel, y.spec.size), **fields)
 
 
 def emit_where(steps: DeviceSteps, inputs: Sequence[Operand], y: Operand) -> None:
     """Appends Where."""
-    if y.spec.dtype.itemsize != 4:
+    kernel = WHERE.get(y.spec.dtype.itemsize)
+    if kernel is None:
         raise UnsupportedOp(f"Where has no kernel for CUDA for {y.spec.dtype}")
-    steps.launch(WHERE, _grid(WHERE, y.spec.size), **_walked(WHERE, "cab", inputs, y))
+    steps.launch(kernel, _grid(kernel, y.spec.size), **_walked(kernel, "cab", inputs, y))
 
 
-def emit_to_float(steps: DeviceSteps, x: Operand, y: Operand) -> None:
-    """Appends Cast to float32."""
-    if y.spec.dtype != "float32" or x.spec.dtype.name not in TO_FLOAT:
+def emit_cast(steps: DeviceSteps, x: Operand, y: Operand) -> None:
+    """Appends Cast."""
+    kernel = CAST.get((x.spec.dtype.name, y.spec.dtype.name))
+    if kernel is None:
         raise UnsupportedOp(f"no kernel for CUDA casts {x.spec.dtype} to {y.spec.dtype}")
-    kernel = TO_FLOAT[x.spec.dtype.name]
     steps.launch(kernel, _grid(kernel, y.spec.size), x=x.ref, y=y.ref, n=y.spec.size)

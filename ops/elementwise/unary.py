@@ -208,7 +208,7 @@ class Cast(Op):
             steps.step(kernel, threads_for(x.spec.nbytes), x=x.ref, y=y.ref, n=y.spec.size)
 
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        from qrt.ops.elementwise.device import emit_to_float
+        from qrt.ops.elementwise.device import emit_cast
 
         if outputs[0].spec.size:
-            emit_to_float(steps, inputs[0], outputs[0])
+            emit_cast(steps, inputs[0], outputs[0])

@@ -100,7 +100,8 @@ def test_the_record_is_the_parameter_buffer(kernel: DeviceKernel) -> None:
 FLOATS = [
     elementwise.UNARY["erf"],
     elementwise.BINARY["greater"],
-    elementwise.TO_FLOAT["int64"],
+    elementwise.CAST["float32", "int64"],
+    elementwise.INTEGERS["max", "int8"],
     reduction.COLUMNS["max"],
     reduction.ARG["max", False],
     normalization.SOFTMAX_ROWS[False],

@@ -12,7 +12,7 @@ from kernels.products import floats
 
 from qrt.core.errors import UnsupportedOp
 from qrt.ops.elementwise import Binary, Cast, Unary, Where
-from qrt.ops.elementwise.device import BINARY, UNARY
+from qrt.ops.elementwise.device import BINARY, CAST, INTEGERS, UNARY
 from qrt.ops.elementwise.unary import UNARY as ROWS
 from qrt.ops.normalization import ImageNorm, LayerNorm, LpNorm, RmsNorm, Softmax
 from qrt.ops.op import Array, Op
@@ -73,19 +73,38 @@ def test_binary(device: Any, name: str) -> None:
     check(device, Binary(name), [np.tile(a, (1, 1)), b], 0, 0)
 
 
+def whole(dtype: str, n: int) -> Array:
+    """Numbers of the dtype's whole range, the extremes among them."""
+    if dtype == "bool":
+        return RNG.random(n) < 0.5
+    bounds = np.iinfo(dtype)
+    x = RNG.integers(bounds.min, bounds.max, n, dtype=dtype, endpoint=True)
+    x[:4] = bounds.min, bounds.max, 0, 1
+    return x
+
+
+@pytest.mark.parametrize(("name", "dtype"), INTEGERS)
+def test_binary_of_integers(device: Any, name: str, dtype: str) -> None:
+    check(device, Binary(name), [whole(dtype, 15).reshape(3, 5), whole(dtype, 5).reshape(1, 5)])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bool", "int64"])
 @pytest.mark.parametrize("shape", [(4, 6), (1, 1), (4, 1)])
-def test_where(device: Any, shape: tuple[int, ...]) -> None:
-    check(device, Where(), [RNG.random((4, 6)) < 0.5, floats(*shape), floats(4, 6)])
+def test_where(device: Any, shape: tuple[int, ...], dtype: str) -> None:
+    check(device, Where(), [RNG.random((4, 6)) < 0.5, RNG.integers(0, 9, shape).astype(dtype), RNG.integers(0, 9, (4, 6)).astype(dtype)])
 
 
-@pytest.mark.parametrize("dtype", ["bool", "uint8", "int8", "int32", "int64"])
-def test_cast(device: Any, dtype: str) -> None:
-    low, high = (0, 2) if dtype == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    check(device, Cast("float32"), [RNG.integers(low, high, 13, dtype="int64" if dtype == "bool" else dtype).astype(dtype)], 0, 0)
+@pytest.mark.parametrize(("source", "result"), CAST)
+def test_cast(device: Any, source: str, result: str) -> None:
+    check(device, Cast(result), [SPECIAL if source == "float32" else whole(source, 13)], 0, 0)
+
+
+def test_not(device: Any) -> None:
+    check(device, Unary("not"), [whole("bool", 9)])
 
 
 def test_what_has_no_kernel_is_refused(device: Any) -> None:
-    for op, inputs in ((Unary("tan"), [floats(3)]), (Binary("add"), [np.arange(3), np.arange(3)]), (Cast("int64"), [floats(3)])):
+    for op, inputs in ((Unary("tan"), [floats(3)]), (Binary("div"), [np.arange(3), np.arange(3)]), (Cast("int16"), [floats(3)])):
         with pytest.raises(UnsupportedOp, match="CUDA"):
             check(device, op, inputs)
 
