@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from device.emulated import EmulatedDevice
+from device.emulator import SCHEDULES
 from kernels.check import TARGETS_HERE, program_of
 from kernels.products import floats
 
@@ -172,3 +174,53 @@ def test_dynamic_quantize(device: Any, n: int, monkeypatch: pytest.MonkeyPatch) 
 
 def test_dynamic_quantize_of_nothing(device: Any) -> None:
     check(device, DynamicQuantize(), [floats(0)], 0, 0)
+
+
+def near(length: int, width: int) -> Array:
+    """What transformers have between layers: numbers around 0, some far out."""
+    x = floats(length, width)
+    x[:, 7] *= 30
+    return x
+
+
+@pytest.mark.gpu
+def test_large(device: Any) -> None:
+    """Several blocks, whole and ragged."""
+    x = near(512, 1531)
+    for op in (Unary("gelu"), Unary("exp"), Softmax(1), Softmax(1, True), Softmax(0), Reduce("mean", 1, 2), Reduce("max", 0, 1), LpNorm(2)):
+        check(device, op, [x], 1e-5, 1e-5)
+    check(device, LayerNorm(1, 1e-12), [x, floats(1531), floats(1531)], 1e-4, 1e-4)
+    check(device, Binary("add"), [x.reshape(4, 128, 1531), floats(4, 1, 1531)], 0, 0)
+    check(device, Binary("div"), [near(512, 1536), floats(512, 1)], 0, 0)
+    check(device, ArgReduce("max", 1), [x])
+    check(device, ImageNorm(8, 1e-5), [floats(4, 60, 57, 64), floats(64), floats(64)], 1e-4, 1e-4)
+    for n in (384 * 128, 3_000_001):
+        check(device, DynamicQuantize(), [near(1, n)], 0, 0)
+
+
+MUTATIONS = {
+    "half of a row's threads": (Reduce("sum", 1, 2), "(16, 8, 4, 2, 1):\n            total", "(8, 4, 2, 1):\n            total"),
+    "the first row for all": (Softmax(1), "thread // int64(32), int32", "thread * int64(0), int32"),
+    "the end of a row": (Softmax(1), "while i < n:\n            total = join", "while i <= n:\n            total = join"),
+    "less the mean": (LayerNorm(1, 1e-5), "row_sum_squares(x_at, n, lane, mean)", "row_sum_squares(x_at, n, lane, float32(0))"),
+    "another part": (DynamicQuantize(), "first = int64(cuda.blockIdx.x) * int64(part)", "first = int64(0)"),
+    "threads before the first": (DynamicQuantize(), "        cuda.syncthreads()\n", ""),
+    "the next element": (Binary("sub"), "int32(rest - outer * extent)", "int32(rest)"),
+}
+
+
+@pytest.mark.parametrize("bug", MUTATIONS)
+def test_a_planted_bug_is_found(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_dynamic, "PART", 256 if "threads" in bug else 64)
+    op, *mutation = MUTATIONS[bug]
+    x = np.linspace(1, 9, 3 * 70, dtype=np.float32).reshape(3, 70)[:, ::-1]
+    program, feeds = program_of(op, [x, *{LayerNorm: [floats(70)], Binary: [floats(3, 1)]}.get(type(op), [])])
+    mutant = "range" if isinstance(op, DynamicQuantize) else ""
+    for schedule in SCHEDULES[::2]:
+        try:
+            found = DevicePlan(program, EmulatedDevice(schedule, tuple(mutation), mutant), Packs()).run(feeds)
+        except IndexError:
+            return
+        if not all(np.allclose(y, wanted, 1e-5, 1e-6) for y, wanted in zip(found, interpret(program, feeds), strict=True)):
+            return
+    pytest.fail("no schedule finds it")
