@@ -116,7 +116,7 @@ class Product:
     run: int = 1  # taps that read neighbouring pixels of one row of the image, away from its border
     lines: amx.Lines | None = None  # how tile registers find rows without a copy
     amx: bool = False  # runs on tile registers: see amx.py
-    chosen: Tile | None = None  # the tile, where that was measured
+    chosen: Tile | None = None  # the tile; None: nobody has looked yet
     packed: int = 0  # columns of a block that lies in ORDERS, for kernels that pack four vectors of codes; 0: columns lie in order
 
     @property
@@ -168,7 +168,7 @@ class Product:
         way = tuned.choose("qrt.ops.gemm.cpu", steps.target, steps.current, shape, ways, usual)
         if way == TILE_REGISTERS:
             return replace(self, amx=True, packed=amx.COLUMNS if self.epilogue.name in CODES else 0)
-        product = self if way == usual else replace(self, chosen=tiles[way])
+        product = replace(self, chosen=self.tile(steps) if way == usual else tiles[way])
         packed = packs(vector_isa(steps.target), product.tile(steps), self.epilogue.name) and self.epilogue.steps_fit
         return replace(product, packed=product.nr(steps)) if packed else product
 
