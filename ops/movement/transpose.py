@@ -24,7 +24,9 @@ class _Strided(Op):
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         x, y = inputs[0], outputs[0]
-        emit_strided(steps, x, y, *self.walk(x.spec.shape, x.strides), y_strides=y.strides)
+        strides, start = self.walk(x.spec.shape, x.strides)
+        if y.ref != x.ref + start * x.spec.dtype.itemsize:  # else y is that part of x
+            emit_strided(steps, x, y, strides, start, y_strides=y.strides)
 
     def reads(self, index: int, x: Spec, strides: Sequence[int]) -> bool:
         return True

@@ -77,32 +77,38 @@ def binary(name, has_fma):  # type: ignore[no-untyped-def]
 
 
 def lut(width):  # type: ignore[no-untyped-def]
-    """y = table[x] over rows of n bytes, in vectors of `width` bytes (0: none)."""
-    nothing = device(lambda table, x, y, rows, x_row, y_row, vectors, last: None)
-    vectors, pairs, fours = (look_up(width, together) if width else nothing for together in (1, 2, 4))
+    """y = table[x] over rows of n bytes, in vectors of up to `width` bytes (0: none)."""
+    nothing = device(lambda table, x, y, rows, x_row, y_row, vectors: None)
+    by64, by32, by16 = (look_up(size) if size <= width else nothing for size in (64, 32, 16))
+    pairs, fours = (look_up(width, together) if width else nothing for together in (2, 4))
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
         first, end, lo, hi = share_rows(r.rows, r.n, tid, nthreads)
-        table, x, y = u8(r.table), u8(r.x + first * r.x_row + lo), u8(r.y + first * r.y_row + lo)
-        rows, n = end - first, hi - lo
-        done = 0
-        if width and n >= width:
-            # The last vector of a row begins early where that does not look up what was looked up in place.
-            count = n // width if r.x == r.y else (n + width - 1) // width
-            vectors(table, x, y, rows, r.x_row, r.y_row, count, n - width)
-            done = min(n, count * width)
+        table, at, to = u8(r.table), r.x + first * r.x_row + lo, r.y + first * r.y_row + lo
+        rows, n, x_row, y_row = end - first, hi - lo, r.x_row, r.y_row
         # Of narrow rows, two or four fill a vector.
         begin = 0
         if width and 2 * n == width:
             begin = rows // 2 * 2
-            pairs(table, x, y, rows // 2, r.x_row, r.y_row, 1, 0)
+            pairs(table, u8(at), u8(to), rows // 2, x_row, y_row, 1)
         elif width and 4 * n == width:
             begin = rows // 4 * 4
-            fours(table, x, y, rows // 4, r.x_row, r.y_row, 1, 0)
-        for row in range(begin, rows):
+            fours(table, u8(at), u8(to), rows // 4, x_row, y_row, 1)
+        at, to, rows, done = at + begin * x_row, to + begin * y_row, rows - begin, 0
+        if rows > 0 and width >= 64 and n >= 64:
+            by64(table, u8(at), u8(to), rows, x_row, y_row, n // 64)
+            done = n // 64 * 64
+        if rows > 0 and width and n - done >= 32:
+            by32(table, u8(at + done), u8(to + done), rows, x_row, y_row, (n - done) // 32)
+            done += (n - done) // 32 * 32
+        if rows > 0 and width and n - done >= 16:
+            by16(table, u8(at + done), u8(to + done), rows, x_row, y_row, 1)
+            done += 16
+        for row in range(rows):
+            x, y = u8(at + row * x_row), u8(to + row * y_row)
             for i in range(done, n):
-                write(y, row * r.y_row + i, read(table, read(x, row * r.x_row + i)))
+                write(y, i, read(table, read(x, i)))
 
     return kernel
 

@@ -18,7 +18,7 @@ import numpy as np
 from qrt.core.errors import ModelError, QrtError, UnsupportedOp
 from qrt.graph import has_subgraph, ir
 from qrt.ops.movement import Copy, Transpose
-from qrt.ops.op import Array, Op, Spec
+from qrt.ops.op import Array, Op, Spec, View
 from qrt.ops.program import Program, interpret
 from qrt.runtime.shared import shared
 
@@ -179,7 +179,11 @@ class Lowering:
         steps = tuple(tensor.perm.index(axis) for axis in wanted)
         key = (tensor.value, steps)
         if key not in self._laid:
-            self._laid[key] = self.call(Transpose(steps), [tensor.value])[0]
+            extents = self.program.specs[tensor.value].shape
+            moved = [axis for axis in steps if extents[axis] != 1]
+            # Axes of one element move no bytes.
+            op = View(tuple(extents[axis] for axis in steps)) if moved == sorted(moved) else Transpose(steps)
+            self._laid[key] = self.call(op, [tensor.value])[0]
         return self._laid[key]
 
     # -- writing outputs ------------------------------------------------------------------------------------------------

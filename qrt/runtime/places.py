@@ -1,8 +1,8 @@
 """Where values lie: which share memory, and which are parts of others.
 
-A view is its source under another shape. An input of a concatenation lies in its part of the result from the start, if whoever makes it can
-write there and whoever else reads it can read there (`Op.writes`, `Op.reads`), so that nothing is copied. A result takes over the memory
-of an operand that dies, where the op allows it.
+A view is its source under another shape. A slice is a part of its source, if whoever reads it can read there. An input of a concatenation
+lies in its part of the result from the start, if whoever makes it can write there and whoever else reads it can read there (`Op.writes`,
+`Op.reads`), so that nothing is copied. A result takes over the memory of an operand that dies, where the op allows it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def places_of(program: Program, taps: Sequence[int] = (), parts: bool = True) ->
 
 
 class _Parts:
-    """Puts inputs of concatenations into their parts of the results."""
+    """Puts inputs of concatenations into their parts of the results, and leaves slices where they are."""
 
     def __init__(self, program: Program, roots: list[int], places: list[Place], taps: Sequence[int]) -> None:
         self.program, self.roots, self.places = program, roots, places
@@ -58,7 +58,7 @@ class _Parts:
 
     def place(self) -> None:
         """From the last concatenation to the first: a result that is a part itself has its place before its own parts are placed."""
-        from qrt.ops.movement import Concat  # here: a start from a kept plan places nothing, and needs no op
+        from qrt.ops.movement import Concat, Slice  # here: a start from a kept plan places nothing, and needs no op
 
         for call in reversed(self.program.calls):
             if isinstance(call.op, Concat):
@@ -66,6 +66,21 @@ class _Parts:
                 for index, value in enumerate(call.inputs):
                     self._join(call, index, call.op.axis, begin)
                     begin += self.program.specs[value].shape[call.op.axis]
+        for call in self.program.calls:
+            if isinstance(call.op, Slice):
+                self._cut(call, *call.op.walk(self.program.specs[call.inputs[0]].shape, self.places[call.inputs[0]].strides))
+
+    def _cut(self, slicing: Call, strides: Sequence[int], start: int) -> None:
+        """Leaves the result of a slice where its input lies, if all that read it can read there. The caller's arrays end where they end."""
+        specs, source, root = self.program.specs, self.places[slicing.inputs[0]], slicing.outputs[0]
+        outside = self.results | {self.roots[value] for value in (*self.program.inputs, *self.program.constants)}
+        if root in self.fixed or self.places[root].root != root or source.root in outside or specs[root].size == 0 or min(strides) < 1:
+            return
+        found = {v: viewed(specs[root].shape, strides, specs[v].shape) for v in self.family[root]}
+        walks = {v: walk for v, walk in found.items() if walk is not None}
+        if len(walks) == len(found) and self._read(self.readers.get(root, []), walks):
+            for v, walk in walks.items():
+                self.places[v] = Place(source.root, source.start + start * specs[root].dtype.itemsize, walk)
 
     def _join(self, concat: Call, index: int, axis: int, begin: int) -> None:
         """Places input `index` of the concatenation at its part of the result, which begins at `begin` of `axis`, if that can be."""
@@ -90,7 +105,15 @@ class _Parts:
         # An output's memory ends where it ends; kernels that read past the end of a row copy such a value first, whole.
         if maker.outputs[0] != root or not maker.op.writes(specs[root], walks[root]) or (others and is_result):
             return False
-        return all(call.op.reads(k, specs[call.inputs[k]], walks[call.inputs[k]]) for call, k in others)
+        return self._read(others, walks)
+
+    def _read(self, readers: Sequence[tuple[Call, int]], walks: dict[int, tuple[int, ...]]) -> bool:
+        """Whether all `readers` can read values with these strides."""
+        for call, k in readers:
+            spec, walk = self.program.specs[call.inputs[k]], walks[call.inputs[k]]
+            if not is_contiguous(spec.shape, walk) and not call.op.reads(k, spec, walk):
+                return False
+        return True
 
 
 def _share_in_place(program: Program, places: list[Place]) -> None:

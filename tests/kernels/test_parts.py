@@ -96,7 +96,16 @@ def _up(rng: np.random.Generator, program: Program, value: int, n: int) -> int:
     return program.call(QLinear(1, *places, 0.02, 3, 0.03, 100), [value], "up")[0]
 
 
+def _cut(rng: np.random.Generator, program: Program, value: int, n: int) -> int:
+    """Channels from the middle of more, convolved or not."""
+    value = _lut(rng, program, value, n + 24)
+    shape = program.specs[value].shape
+    (value,) = program.call(Slice((0, 0, 0, 5), (*shape[:3], n), (1, 1, 1, 1)), [value], "cut")
+    return program.call(convolution(rng, n, n, int(rng.choice([1, 3]))), [value], "after")[0] if rng.integers(2) else value
+
+
 MAKERS: dict[str, Maker] = {
+    "cut": _cut,
     "point": lambda rng, program, value, n: program.call(convolution(rng, program.specs[value].shape[-1], n, 1), [value], "1x1")[0],
     "conv": lambda rng, program, value, n: program.call(convolution(rng, program.specs[value].shape[-1], n, 3), [value], "3x3")[0],
     "depthwise": _same(lambda rng, n: Depthwise(window(3), weights(rng, n, 9, 1, 1), codes(rng), int(rng.integers(256)))),
@@ -136,7 +145,7 @@ def image(*shape: int) -> Program:
     return program
 
 
-@pytest.mark.parametrize("name", [name for name in MAKERS if name not in ("residual", "up", "turned", "copy")])
+@pytest.mark.parametrize("name", [name for name in MAKERS if name not in ("residual", "up", "turned", "copy", "cut")])
 @pytest.mark.parametrize(("batch", "channels"), [(1, (24, 64)), (2, (5, 96))])
 def test_parts_are_written_where_they_belong(name: str, batch: int, channels: tuple[int, ...]) -> None:
     rng = np.random.default_rng(1)
@@ -204,6 +213,23 @@ def test_floats() -> None:
         for threads in (1, 2):
             (found,) = build(program, target, threads, Packs()).run([x])
             np.testing.assert_allclose(found, wanted, 1e-4, 1e-5)
+
+
+def test_halves_are_read_where_they_lie() -> None:
+    """A split, as residual blocks of detectors have it: one half through a convolution, both concatenated again."""
+    rng = np.random.default_rng(5)
+    program = image(2, 9, 9, 24)
+    whole = _lut(rng, program, program.inputs[0], 64)
+    first, second = (program.call(Slice((0, 0, 0, c), (2, 9, 9, 32), (1, 1, 1, 1)), [whole], "split")[0] for c in (0, 32))
+    others = [
+        *(program.call(convolution(rng, 32, 24, side), [second], "conv")[0] for side in (1, 3)),
+        program.call(Depthwise(window(3), weights(rng, 32, 9, 1, 1), codes(rng), 3), [second], "depthwise")[0],
+        program.call(MaxPool(window(5)), [first], "pool")[0],
+        program.call(QBinary("add", 0.02, 1, 0.03, 2, 0.05, 3), [first, second], "add")[0],
+        program.call(Lut(), [first, program.constant(rng.integers(0, 256, 256).astype(np.uint8))], "lut")[0],
+    ]
+    program.outputs = list(program.call(Concat(3), others, "join"))
+    assert {copies(plan) for plan in check(program)} == {0}
 
 
 def test_readers_of_parts() -> None:

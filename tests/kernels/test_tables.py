@@ -68,7 +68,7 @@ def test_tables_take_no_step_where_kernels_look_up() -> None:
             assert sum(kernel.startswith("lut") for kernel in kernels) == int(not one), (target.isa, op)
 
 
-@pytest.mark.parametrize("n", [1, 8, 16, 31, 32, 33, 64, 70, 130])
+@pytest.mark.parametrize("n", [1, 8, 16, 31, 32, 33, 48, 64, 70, 130])
 def test_rows_of_codes(n: int) -> None:
     """All in one piece; and rows of `n` that are read from one concatenation and written to a part of another, or looked up in place."""
     table = RNG.integers(0, 256, 256).astype(np.uint8)

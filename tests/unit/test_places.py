@@ -7,7 +7,7 @@ import pytest
 
 from qrt.jit.host import host_target
 from qrt.ops.elementwise import Unary
-from qrt.ops.movement import Concat, Copy, Transpose
+from qrt.ops.movement import Concat, Copy, Slice, Transpose
 from qrt.ops.op import Array, Spec, View
 from qrt.ops.program import Program, interpret
 from qrt.ops.strides import contiguous, is_contiguous, merged, row_stride, viewed
@@ -166,6 +166,32 @@ def test_watched_values_stand_whole() -> None:
     build(program, TARGET, 1, Packs(), [a, joined]).run(feeds, lambda value, array: seen.setdefault(value, array.copy()) is None)
     np.testing.assert_array_equal(seen[a], -feeds[0])
     np.testing.assert_array_equal(seen[joined], -np.concatenate(feeds))
+
+
+def test_slices_lie_in_their_source() -> None:
+    program, (a,) = program_of((6, 8))
+    (top,) = program.call(Slice((1, 0), (2, 8), (1, 1)), [a], "in one piece")
+    (left,) = program.call(Slice((0, 2), (3, 3), (2, 2)), [a], "strided")
+    (back,) = program.call(Slice((5, 0), (3, 8), (-2, 1)), [a], "backwards")
+    (given,) = program.call(Slice((0, 0), (2, 8), (1, 1)), [program.inputs[0]], "of an input")
+    (negated,) = program.call(Unary("neg"), [top], "any op reads one piece")
+    (turned,) = program.call(Transpose((1, 0)), [left], "reads strides")
+    program.outputs = [negated, turned, *program.call(Unary("neg"), [back], "b"), *program.call(Unary("neg"), [given], "g")]
+    places = places_of(program)
+    assert (places[top].root, places[top].start, places[top].strides) == (a, 32, (8, 1))
+    assert (places[left].root, places[left].start, places[left].strides) == (a, 8, (16, 2))
+    assert [places[v].root for v in (back, given)] == [back, given]
+    assert copies(run(program)) == 3
+
+
+def test_a_slice_keeps_its_source() -> None:
+    """Nothing takes over memory that a slice still reads."""
+    program, (a,) = program_of((6, 8))
+    (top,) = program.call(Slice((0, 0), (2, 8), (1, 1)), [a], "slice")
+    (b,) = program.call(Unary("neg"), [a], "not in place")
+    program.outputs = [*program.call(Unary("abs"), [b], "out"), *program.call(Unary("neg"), [top], "late")]
+    assert places_of(program)[b].root == b
+    run(program)
 
 
 def test_no_parts_where_none_are_wanted() -> None:

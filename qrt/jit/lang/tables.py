@@ -12,13 +12,13 @@ __all__ = ["load_permuted", "look_up", "look_up_some", "permuted"]
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 _BYTES = ir.VectorType(I8, 64)
-_SHUFFLE = {64: "llvm.x86.avx512.pshuf.b.512", 32: "llvm.x86.avx2.pshuf.b"}
+_SHUFFLE = {64: "llvm.x86.avx512.pshuf.b.512", 32: "llvm.x86.avx2.pshuf.b", 16: "llvm.x86.ssse3.pshuf.b.128"}
 
 
 def look_up(width: int, together: int = 1) -> Any:
-    """The intrinsic (table, x, y, rows, x_row, y_row, vectors, last): y[i] = table[x[i]] in rows that lie `x_row` and `y_row` bytes
-    apart; of each, `vectors` vectors of `width` bytes, one after the other but for the last, which begins at `last`. Of narrow rows, so
-    many are looked up `together`, which fill a vector; `rows` counts such groups.
+    """The intrinsic (table, x, y, rows, x_row, y_row, vectors): y[i] = table[x[i]] in rows that lie `x_row` and `y_row` bytes apart; of
+    each, `vectors` vectors of `width` bytes, one after the other. Of narrow rows, so many are looked up `together`, which fill a vector;
+    `rows` counts such groups.
 
     A shuffle looks up 16 entries, by the low four bits, and gives 0 where the index is negative. Of each half of the table, shuffle k
     takes the index less 16 k and holds entries 16 k … xor those 16 places before, so that the xor of all shuffles leaves one entry.
@@ -42,12 +42,11 @@ def look_up(width: int, together: int = 1) -> Any:
         return [entry if k % 8 == 0 else builder.xor(entry, entries[k - 1]) for k, entry in enumerate(entries)]
 
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        table, x, y, rows, x_row, y_row, vectors, last = args
+        table, x, y, rows, x_row, y_row, vectors = args
         tables = parts(builder, table)
         step = ir.Constant(vector, [16] * width)
         with cgutils.for_range(builder, rows) as row, cgutils.for_range(builder, vectors) as column:
             at = builder.mul(column.index, I64(width))
-            at = builder.select(builder.icmp_signed("<", at, last), at, last)
             first = builder.mul(row.index, I64(together))
             numbers = [builder.add(first, I64(k)) for k in range(together)]
             sources, targets = ([builder.add(at, builder.mul(number, stride)) for number in numbers] for stride in (x_row, y_row))
@@ -70,9 +69,9 @@ def look_up(width: int, together: int = 1) -> Any:
         return context.get_dummy_value()
 
     @intrinsic
-    def look_up_vectors(typing_context, table, x, y, rows, x_row, y_row, vectors, last):  # type: ignore[no-untyped-def]
+    def look_up_vectors(typing_context, table, x, y, rows, x_row, y_row, vectors):  # type: ignore[no-untyped-def]
         byte = types.CPointer(types.uint8)
-        return types.void(byte, byte, byte, *(types.int64,) * 5), codegen
+        return types.void(byte, byte, byte, *(types.int64,) * 4), codegen
 
     return look_up_vectors
 
