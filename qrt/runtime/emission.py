@@ -13,11 +13,12 @@ import numpy as np
 from qrt.core.errors import KernelError
 from qrt.ops.op import Array, Base, Op, Operand, Ref, Spec
 from qrt.ops.program import Call, Program
-from qrt.runtime.arena import ALIGNMENT, Buffer
+from qrt.runtime.arena import Buffer
+from qrt.runtime.pages import Shelf
 from qrt.runtime.places import places_of
 from qrt.runtime.shared import shared
 
-__all__ = ["Emitter", "Packs", "Tap", "aligned", "emit_program"]
+__all__ = ["Emitter", "Packs", "Tap", "emit_program"]
 
 
 class Packs:
@@ -25,6 +26,7 @@ class Packs:
 
     def __init__(self) -> None:
         self._made: dict[tuple[int, Hashable], tuple[Array, Array]] = {}
+        self._shelf = Shelf()
         self._lock = threading.Lock()
 
     def get(self, source: Array, how: Hashable, make: Callable[[], Array]) -> Array:
@@ -32,7 +34,7 @@ class Packs:
         with self._lock:
             found = self._made.get((id(source), how))
             if found is None:
-                packed = shared(make(), aligned)
+                packed = shared(make(), self._shelf.put)
                 # The source stays referenced: an id belongs to one array only while that array lives.
                 found = self._made[id(source), how] = (source, packed)
             return found[1]
@@ -41,15 +43,6 @@ class Packs:
     def nbytes(self) -> int:
         """Bytes of packed constants."""
         return sum(packed.nbytes for _, packed in self._made.values())
-
-
-def aligned(array: Array) -> Array:
-    """A copy that starts at a cache line and may be read 64 bytes past its end."""
-    raw = np.zeros(array.nbytes + 2 * ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    out = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    out[...] = array
-    return out
 
 
 @dataclass(frozen=True)

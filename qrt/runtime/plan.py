@@ -18,8 +18,9 @@ from qrt.jit.load import address
 from qrt.ops.op import Array, Base, Op, Operand, Ref, Spec, refusal
 from qrt.ops.program import Program, require_memory
 from qrt.runtime.arena import ALIGNMENT, place
-from qrt.runtime.emission import Emitter, Packs, Tap, aligned, emit_program
+from qrt.runtime.emission import Emitter, Packs, Tap, emit_program
 from qrt.runtime.kernels import JOB, STEP
+from qrt.runtime.pages import room
 from qrt.runtime.team import run_job
 
 __all__ = ["Packs", "Plan", "Tap", "build"]
@@ -117,10 +118,9 @@ class _Context:
     """One run's own memory: a slab, and records whose addresses point into it and at the constants."""
 
     def __init__(self, plan: Plan) -> None:
-        raw = np.empty(plan.arena_nbytes + ALIGNMENT, np.uint8)
-        start = -raw.ctypes.data % ALIGNMENT
-        self.slab = raw[start:]
-        blob = aligned(plan.blob)
+        self.slab = room(plan.arena_nbytes)
+        blob = room(plan.blob.nbytes)
+        blob[:] = plan.blob
         self.words = _words(blob)
         for position, offset in plan.relocations.get((Base.ARENA, 0), ()):
             self.words[position] = offset + self.slab.ctypes.data
