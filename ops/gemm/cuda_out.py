@@ -22,7 +22,7 @@ from qrt.jit.lang.cuda import (
     store_shared_u16,
     store_u8,
 )
-from qrt.jit.lang.cuda_codes import adder, code_of
+from qrt.jit.lang.cuda_codes import adder, code_of, looked_up
 
 __all__ = ["codes_in", "codes_out", "sums_out"]
 
@@ -80,10 +80,10 @@ def codes_in(bm: int, bn: int, warps_m: int, warps_n: int) -> Any:
 
 
 def codes_out(epilogue: str, bm: int, bn: int, threads: int) -> Any:
-    """What stores the gathered codes in whole rows, with the residual added."""
+    """What stores the gathered codes in whole rows, with the residual added; or looked up in the table at `r`."""
     out_row, out_chunks = bn + 16, bn // 16
     rows_an_out_pass = threads // out_chunks
-    sums = epilogue != "u8"
+    sums, looks_up = epilogue in ("u8add", "u8radd"), epilogue == "u8t"
     sum_of, sums_of = adder(epilogue == "u8radd")
 
     @device
@@ -106,12 +106,16 @@ def codes_out(epilogue: str, bm: int, bn: int, threads: int) -> Any:
                                 sums_of(c[2], d[2], y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi),
                                 sums_of(c[3], d[3], y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi),
                             )
+                        elif looks_up:
+                            c = (looked_up(r, c[0]), looked_up(r, c[1]), looked_up(r, c[2]), looked_up(r, c[3]))
                         store4(y + at, c)
                 else:
                     for e in range(min(int32(16), columns)):
                         code = load_shared_u8(int32(here + int32(e)))
                         if sums:
                             code = sum_of(code, load_u8(r + at + int64(e)), y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi)
+                        elif looks_up:
+                            code = load_u8(r + int64(code))
                         store_u8(y + at + int64(e), code)
 
     return store

@@ -41,7 +41,7 @@ RECORD = record_dtype(
     ("bias", "i8"),  # int32 [n rounded up to the tile]: what accumulators start from
     ("scale", "i8"),  # float32, likewise
     ("y", "i8"),  # [m][n]
-    ("r", "i8"),  # residual, like y
+    ("r", "i8"),  # residual, like y; of "u8t" the table
     ("m", "i4"),
     ("n", "i4"),
     ("k", "i4"),  # bytes of a row of A
@@ -67,7 +67,7 @@ CHUNK = 16  # bytes that are copied at once: rows start at multiples of it
 MULTIPROCESSORS = 132
 
 # Those of `table.EPILOGUES` that the tensor cores' sums of codes go out by.
-EPILOGUES = ("u8", "u8add", "u8radd", "s32", "f32d")
+EPILOGUES = ("u8", "u8t", "u8add", "u8radd", "s32", "f32d")
 
 
 @dataclass(frozen=True)
@@ -203,11 +203,6 @@ def emit_product(
     if not epilogue.integer:
         emit_float_product(steps, weights, epilogue, inputs, y, window)
         return
-    if (table := epilogue.table) is not None:
-        emit_product(steps, weights, epilogue.without_table(), x_zero_point, inputs, y, window, rows)
-        if y.spec.size:
-            emit_lut(steps, y, steps.packed(table, "table", table.copy), y)
-        return
     groups, taps, k, n = weights.w.shape
     if rows is not None:
         taps, k = 1, taps * k
@@ -220,7 +215,12 @@ def emit_product(
     if hopper is not None and epilogue.name == "f32d" and hopper.n > 128:
         hopper = HOPPER_TILES[1]  # sums of 256 columns leave no registers for what makes them floats
     plain = choose_tile(m, n)
+    table = None if epilogue.table is None else steps.packed(epilogue.table, "table", epilogue.table.copy)
     few = window is None and m <= FEW_ROWS
+    if few and table is not None:
+        emit_product(steps, weights, epilogue.without_table(), x_zero_point, inputs, y, window, rows)
+        emit_lut(steps, y, table, y)
+        return
     if few:
         hopper, plain = None, FEW
     tile = hopper or plain
@@ -241,7 +241,7 @@ def emit_product(
     w = steps.packed(weights.w, ("cuda", "b", tile.n, tile.k, k, zeros), packed_weights)
     fields: dict[str, int | float | Ref | Boxes] = dict.fromkeys((HOPPER_RECORD if hopper else RECORD).names or (), 0)
     fields |= epilogue.fields(inputs[1:], lay)
-    fields |= {"y": y.ref, "m": m, "n": n, "k": k, "taps": taps * len(parts)}
+    fields |= {"y": y.ref, "m": m, "n": n, "k": k, "taps": taps * len(parts)} | ({} if table is None else {"r": table})
     fields["bias"] = lay(source, f"start{x_zero_point}{zeros!r}{id(weights.w)}", start)
     if dynamic:
         fields |= {"addend": lay(source, "addend", bias), "column_sums": lay(weights.w, f"sums{zeros!r}", wrap32(weights.sums()))}

@@ -26,6 +26,7 @@ from qrt.jit.lang.cuda import (
     store_u8,
     to_float,
 )
+from qrt.jit.lang.cuda_codes import looked_up
 from qrt.jit.lang.cuda_walk import place
 
 
@@ -115,20 +116,12 @@ def dequantize(of: str, per_channel: int) -> Any:
 def lut() -> Any:
     """y = table[x]."""
 
-    @device
-    def word(table, codes):  # type: ignore[no-untyped-def]
-        """Four codes."""
-        found = int32(0)
-        for e in range(4):
-            code = int32((codes >> int32(8 * e)) & int32(255))
-            found = int32(found | (load_u8(table + int64(code)) << int32(8 * e)))
-        return found
-
     def kernel(x, table, y, n):  # type: ignore[no-untyped-def]
         i = first()
         if i + int64(16) <= n:
             words = load4(x + i)
-            store4(y + i, (word(table, words[0]), word(table, words[1]), word(table, words[2]), word(table, words[3])))
+            a, b = looked_up(table, words[0]), looked_up(table, words[1])
+            store4(y + i, (a, b, looked_up(table, words[2]), looked_up(table, words[3])))
         else:
             for at in range(i, n):
                 store_u8(y + at, load_u8(table + int64(load_u8(x + at))))

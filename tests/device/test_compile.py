@@ -64,7 +64,7 @@ def instructions(kernel: DeviceKernel, folder: Path) -> list[str]:
 
 @needs_cuda
 @pytest.mark.filterwarnings("ignore")  # numba-cuda's own, of versions and of small grids
-@pytest.mark.parametrize("kernel", [kernel for kernel in gemm.PRODUCTS if kernel.params[1] != "u8add"], ids=lambda k: k.name)
+@pytest.mark.parametrize("kernel", [kernel for kernel in gemm.PRODUCTS if kernel.params[1] not in ("u8add", "u8t")], ids=lambda k: k.name)
 def test_products_stay_in_registers(kernel: DeviceKernel, tmp_path: Path) -> None:
     _, usage = compiled(kernel)
     assert (usage.stack, usage.spills) == (0, 0)
@@ -117,6 +117,7 @@ OTHER_PRODUCTS = [
     device_float.kernel_for((128, 128), True, True),
     device_float.kernel_for((64, 64), False, False),
     device_batched.KERNELS[0],
+    gemm.kernel_for(gemm.TILES[2], "indirect", "u8t"),
     gemm.few_kernel(1, "u8"),
     gemm.few_kernel(8, "f32d"),
 ]

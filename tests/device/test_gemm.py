@@ -26,6 +26,8 @@ X_ZERO_POINT = 113
 def epilogue_of(name: str, n: int, k: int) -> Epilogue:
     if name in ("s32", "f32d"):
         return Int32() if name == "s32" else dynamic(n)
+    if name == "u8t":
+        return replace(to_codes(n, k), table=np.random.default_rng(n).permutation(256).astype(np.uint8))
     return to_codes(n, k) if name == "u8" else added(n, k, signed=n % 2 == 0, residual_first=name == "u8radd")
 
 

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from qrt.jit.lang.cuda import clamp, device, fma, int32, multiply, nearest, to_float
+from qrt.jit.lang.cuda import clamp, device, fma, int32, int64, load_u8, multiply, nearest, to_float
 
-__all__ = ["adder", "code_of"]
+__all__ = ["adder", "code_of", "looked_up"]
 
 
 @device
 def code_of(acc, scale, low, high, zero_point):  # type: ignore[no-untyped-def]
     """core.numerics.requantize: bounds are of the code less its zero point."""
     return int32(nearest(clamp(multiply(to_float(acc), scale), low, high)) + zero_point)
+
+
+@device
+def looked_up(table, codes):  # type: ignore[no-untyped-def]
+    """The entries of a table of 256 for the four codes of a word."""
+    found = int32(0)
+    for shift in (0, 8, 16, 24):
+        found = int32(found | (load_u8(table + int64(int32((codes >> int32(shift)) & int32(255)))) << int32(shift)))
+    return found
 
 
 def adder(residual_first: bool) -> Any:
