@@ -100,6 +100,7 @@ class Tile:
 # What makes the columns of a few rows: a warp each, in chunks (`cuda_gemv.py`).
 FEW = Tile(8, 8, CHUNK, 1, 8, 1)
 FEW_ROWS = FEW.m
+MAX_BLOCKS = 65535  # along a grid's second axis
 
 TILES = (Tile(128, 256, 64, 2, 4, 4), Tile(128, 128, 64, 2, 2, 4), Tile(128, 64, 64, 4, 1, 4), Tile(64, 64, 128, 2, 2, 3))
 
@@ -216,7 +217,7 @@ def emit_product(
         hopper = HOPPER_TILES[1]  # sums of 256 columns leave no registers for what makes them floats
     plain = choose_tile(m, n)
     table = None if epilogue.table is None else steps.packed(epilogue.table, "table", epilogue.table.copy)
-    few = window is None and m <= FEW_ROWS
+    few = window is None and m <= FEW_ROWS and n <= MAX_BLOCKS * FEW.n
     if few and table is not None:
         emit_product(steps, weights, epilogue.without_table(), x_zero_point, inputs, y, window, rows)
         emit_lut(steps, y, table, y)

@@ -6,9 +6,10 @@ from qrt.jit import record_dtype
 from qrt.jit.cuda import DeviceKernel
 from qrt.ops.reduction.device import WARP, record_of
 
-__all__ = ["IMAGE_NORM", "KERNELS", "LAYER_NORM", "LP_NORM", "RMS_NORM", "SOFTMAX_COLUMNS", "SOFTMAX_ROWS"]
+__all__ = ["IMAGE_NORM", "KERNELS", "LAYER_NORM", "LP_NORM", "MAX_GROUPS", "RMS_NORM", "SOFTMAX_COLUMNS", "SOFTMAX_ROWS"]
 
 BLOCK = 256
+MAX_GROUPS = 65535  # blocks along a grid's second axis
 _SOURCE = "qrt.ops.normalization.cuda:"
 
 

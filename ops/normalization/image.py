@@ -66,11 +66,13 @@ class ImageNorm(Op):
         steps.step(KERNEL, threads_for(x.spec.nbytes), **refs, **shape, epsilon=self.epsilon)
 
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        from qrt.ops.normalization.device import IMAGE_NORM
+        from qrt.ops.normalization.device import IMAGE_NORM, MAX_GROUPS
 
         x, scale, bias, y = *inputs, outputs[0]
         if y.spec.size == 0:
             return
+        if self.groups > MAX_GROUPS:
+            raise UnsupportedOp(f"no kernel for CUDA normalizes {self.groups} groups of channels")
         images, *space, channels = x.spec.shape
         refs = {"x": x.ref, "scale": scale.ref, "bias": bias.ref, "y": y.ref}
         counts = {"pixels": prod(space), "channels": channels, "group": channels // self.groups}

@@ -6,17 +6,17 @@ nvJitLink; neither needs a GPU. Cubins lie on disk beside the CPU's objects, und
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import importlib
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
@@ -113,11 +113,22 @@ def cubin(kernel: DeviceKernel, cc: tuple[int, int]) -> bytes:
 
 def _key(kernel: DeviceKernel, cc: tuple[int, int]) -> str:
     here = Path(__file__).parent
-    digest = cache.digest_of_sources(
-        kernel.source.partition(":")[0], "cuda*.py", [*sorted((here / "lang").glob("*.py")), Path(__file__)]
-    )
+    digest = cache.digest_of_sources(kernel.source.partition(":")[0], "cuda*.py", [*sorted((here / "lang").glob("*.py")), Path(__file__)])
     parts = (kernel.name, kernel.source, kernel.params, kernel.record.descr, kernel.block, cc, [_version(name) for name in _PACKAGES])
     return f"{kernel.name}-{hashlib.sha256(digest + repr(parts).encode()).hexdigest()[:24]}.cubin"
+
+
+@contextlib.contextmanager
+def _rounding_one_by_one() -> Iterator[None]:
+    """Within it NVVM rounds products and sums one by one, and makes no one instruction of x · y + z. numba-cuda hands no such option on."""
+    from numba.cuda.cudadrv import nvvm
+
+    compile_ir = nvvm.compile_ir
+    nvvm.compile_ir = functools.partial(compile_ir, fma=False)
+    try:
+        yield
+    finally:
+        nvvm.compile_ir = compile_ir
 
 
 def ptx(kernel: DeviceKernel, cc: tuple[int, int]) -> str:
@@ -126,14 +137,12 @@ def ptx(kernel: DeviceKernel, cc: tuple[int, int]) -> str:
     try:
         with _LOCK:
             from numba import cuda, types
-            from numba.cuda.cudadrv import nvvm
 
             kinds = {"i8": types.int64, "i4": types.int32, "f4": types.float32}
             signature = types.void(*(kinds[kernel.record[name].str[1:]] for name in kernel.record.names or ()))
             function: Callable[..., Any] = getattr(importlib.import_module(module_name), function_name)(*kernel.params)
             bounds, which = (kernel.block, 1), (*cc, "a") if kernel.specific else cc
-            # numba-cuda hands no such option on: by itself, NVVM makes one instruction, and one rounding, of x · y + z.
-            with mock.patch.object(nvvm, "compile_ir", functools.partial(nvvm.compile_ir, fma=False)):
+            with _rounding_one_by_one():
                 text, _ = cuda.compile(function, signature, cc=which, device=False, abi="numba", output="ptx", launch_bounds=bounds)
     except Exception as error:  # numba raises many kinds, and one of its own where libraries are missing
         raise KernelError(f"kernel {kernel.name} ({kernel.source}) does not compile for CUDA: {error}") from error
@@ -172,4 +181,6 @@ def _usage(kernel: DeviceKernel, log: str) -> Usage:
     frame = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
     if registers is None or frame is None:
         raise KernelError(f"kernel {kernel.name}: nvJitLink does not say what it takes: {log!r}")
-    return Usage(int(registers[1]), int(frame[1]), int(frame[2]) + int(frame[3]), tuple(re.findall(r"Potential Performance Loss: (.*)", log)))
+    return Usage(
+        int(registers[1]), int(frame[1]), int(frame[2]) + int(frame[3]), tuple(re.findall(r"Potential Performance Loss: (.*)", log))
+    )
