@@ -25,7 +25,8 @@ __all__ = ["NodeReport", "inspect_model"]
 class NodeReport:
     """One node of the fused model.
 
-    `runs`: "int8", "float", "integer" (other integers and booleans), "folded" (nothing is left to do at run time, or another node does it) or "python".
+    `runs`: "int8", "float", "integer" (other integers and booleans), "folded" (nothing is left to do at run time, or
+    another node does it) or "python".
     `inputs`, `outputs`: shapes, as the model declares them. `macs`: multiply-accumulates for the example feeds, `share` of all.
     `nbytes`: of its constants, and what its steps read and write besides. `why`: why it is not int8, or why it runs in Python or not on the
     GPU, or "". `place`: "cpu", or "cuda 1": the first graph on the GPU, or both; "" where nothing is left to do. `kernels`: in order.
