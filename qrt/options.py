@@ -160,9 +160,7 @@ def target_of(providers: Sequence[str | tuple[str, dict[str, object]]]) -> str |
         if name not in _PROVIDERS:
             raise InvalidInput(f"unknown provider {name!r}: qrt has {_CUDA} and {_CPU}")
         if name == _CUDA and isinstance(options, Mapping) and str(options.get("device_id", 0)) != "0":
-            raise InvalidInput(
-                f"device_id is {options['device_id']!r}: qrt uses the first GPU; CUDA_VISIBLE_DEVICES says which that is"
-            )
+            raise InvalidInput(f"device_id is {options['device_id']!r}: qrt uses the first GPU; CUDA_VISIBLE_DEVICES says which that is")
         names.append(name)
     if _CUDA in names and (_CPU not in names or (names.index(_CUDA) < names.index(_CPU) and _cuda_is_here())):
         return "cuda"
