@@ -106,7 +106,8 @@ def emit_rows(
     if threads >= 2**31:
         raise UnsupportedOp(f"a convolution at {places} places: its rows are counted in 32 bits")
     rows = steps.scratch(places * row)
-    code = inputs[2].ref if epilogue.name == "f32d" else steps.packed(weights.w, ("code", x_zero_point), lambda: np.uint8([x_zero_point]))
+    known = np.full(1, x_zero_point, np.uint8)
+    code = inputs[2].ref if epilogue.name == "f32d" else steps.packed(weights.w, ("code", x_zero_point), lambda: known)
     offsets = steps.packed(weights.w, ("cuda rows", tuple(space), window), lambda: window.offsets(space, k))
     sizes = {"x_batch": prod(space) * k, "threads": threads, "pixels": pixels, "taps": taps, "k": k, "row": row}
     steps.launch(ROWS, (-(-threads // ROWS.block), 1), x=inputs[0].ref, offsets=offsets, y=rows, code=code, **sizes)

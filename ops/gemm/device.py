@@ -257,8 +257,8 @@ def emit_product(
         offsets, pixels = window(row)
         how = ("cuda", "offsets", len(parts), offsets.shape, offsets.tobytes())
         fields["offsets"] = steps.packed(weights.w, how, lambda: np.repeat(offsets, len(parts), 1))
-        how = ("cuda", "padding", x_zero_point, row)
-        known = None if dynamic else steps.packed(weights.w, how, lambda: np.full(row, x_zero_point, np.uint8))
+        codes = ("cuda", "padding", x_zero_point, row)
+        known = None if dynamic else steps.packed(weights.w, codes, lambda: np.full(row, x_zero_point, np.uint8))
         fields["zeros"] = known or _filled(steps, inputs[2], row)
         fields |= {"pixels": len(offsets), "x_batch": pixels * row}
     addressing = "direct" if window is None else "indirect"

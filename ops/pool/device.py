@@ -79,7 +79,8 @@ def emit_pool(steps: DeviceSteps, window: Window, x: Operand, y: Operand, counts
     offsets = _constant(steps, _offsets(window, tuple(space), row))
     fields: dict[str, int | float | Ref] = dict.fromkeys(_RECORD.names or (), 0)
     fields |= {"x": source, "y": y.ref, "offsets": offsets, "x_batch": prod(space) * row, "threads": threads, "pixels": pixels}
-    fields |= {"blocks": blocks, "channels": channels, "taps": window.taps} | codes
+    fields |= {"blocks": blocks, "channels": channels, "taps": window.taps}
+    fields |= codes
     fields["flip"] = -0x7F7F7F80 if x.spec.dtype.name == "int8" else 0  # 0x80808080
     if counts is not None:
         fields["counts"] = _constant(steps, _table(tuple(counts.reshape(-1).tolist())))

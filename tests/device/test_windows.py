@@ -12,10 +12,9 @@ from device.emulator import SCHEDULES
 from kernels.check import program_of
 from kernels.products import added, codes, dynamic, extra, to_codes, weights
 
-from qrt.core.errors import UnsupportedOp
 from qrt.ops.conv import Conv, Depthwise, Window
 from qrt.ops.conv import device as table
-from qrt.ops.gemm import Float, Int32
+from qrt.ops.gemm import Int32
 from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.op import Array, Op
 from qrt.runtime.device import DevicePlan
@@ -140,9 +139,3 @@ def test_a_planted_bug_is_found(bug: str) -> None:
     except IndexError:
         return
     assert not np.array_equal(found, op.reference(feeds)[0])
-
-
-def test_floats_are_refused() -> None:
-    op = Depthwise(SAME, weights(4, 9, 1, 1), Float())
-    with pytest.raises(UnsupportedOp, match="'f32'"):
-        run(op, [np.zeros((1, 3, 3, 4), np.float32)], EmulatedDevice())
