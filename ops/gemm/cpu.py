@@ -47,21 +47,23 @@ class Micro:
 
     def _sums(self) -> list[list[Any]]:
         """Accumulators over all taps and k. The variables become registers."""
-        b, v = self.b, self.v
+        b, s, v = self.b, self.s, self.v
         acc = [[self._variable(self._start(j)) for j in range(self.vectors)] for _ in range(self.rows)]
-        w, ahead = self._variable(v["w"]), self._variable(v["ahead"])
-        direct = [b.add(v["x"], b.mul(self.index[i], v["x_row"])) for i in range(self.rows)]
+        w, ahead = self._variable(v["w"]), [self._variable(v[name]) for name in ("ahead", "also_ahead")]
+        # Each row's address in a register of its own: the optimiser else computes them anew at every step.
+        direct = [s.opaque(b.add(v["x"], b.mul(index, v["x_row"]))) for index in self.index]
         with cgutils.for_range(b, v["taps"]) as tap:
-            rows = direct if self.addressing == "direct" else [self._indirect(i, tap.index) for i in range(self.rows)]
-            # Each row's address in a register of its own: the optimiser else computes them anew at every step.
-            rows = [self.s.opaque(row) for row in rows]
+            rows = direct if self.addressing == "direct" else [s.opaque(self._indirect(i, tap.index)) for i in range(self.rows)]
             with cgutils.for_range(b, b.lshr(v["k4"], I64(1))) as pair:
                 k = b.shl(pair.index, I64(3))
-                for offset in (0, 4):
-                    self._k_step(acc, [self.s.at(b.add(row, k), offset) for row in rows], w, ahead)
+                for offset, line, pace in zip((0, 4), ahead, ("pace", "also_pace"), strict=True):
+                    if self.rows > self.vectors:
+                        s.prefetch(b.load(line))
+                        b.store(b.add(b.load(line), v[pace]), line)
+                    self._k_step(acc, [s.at(b.add(row, k), offset) for row in rows], w)
             with b.if_then(b.trunc(v["k4"], I1)):
                 last = b.shl(b.sub(v["k4"], I64(1)), I64(2))
-                self._k_step(acc, [b.add(row, last) for row in rows], w, ahead)
+                self._k_step(acc, [b.add(row, last) for row in rows], w)
         return [[b.load(variable) for variable in row] for row in acc]
 
     def _variable(self, value: Any) -> Any:
@@ -69,7 +71,7 @@ class Micro:
         self.b.store(value, variable)
         return variable
 
-    def _k_step(self, acc: list[list[Any]], rows: list[Any], w: Any, ahead: Any) -> None:
+    def _k_step(self, acc: list[list[Any]], rows: list[Any], w: Any) -> None:
         """Four bytes of every row times one line of B. What is multiplied after this tile is asked for a little at a time."""
         b, s = self.b, self.s
         at, multiply = b.load(w), s.fma if self.floats else s.dot
@@ -79,10 +81,6 @@ class Micro:
         if self.rows <= self.vectors:
             for line in range(0, width * self.vectors, 64):
                 s.prefetch(s.at(at, width * self.vectors * AHEAD + line))
-        else:
-            line = b.load(ahead)
-            s.prefetch(line)
-            b.store(b.add(line, self.v["ahead_step"]), ahead)
         for variables, address in zip(acc, rows, strict=True):
             a = s.splat(s.load(address, F32 if self.floats else I32))
             for variable, vector in zip(variables, vectors, strict=True):
@@ -239,8 +237,8 @@ class Micro:
 
 
 # What a micro-kernel is told: addresses and counts of its tile, then what all tiles have in common.
-_OWN = ("x", "offsets", "w", "bias", "scale", "y", "r", "column_sums", "ahead", "rows", "columns")
-_COMMON = ("x_row", "zeros", "y_row", "a_scale", "a_zero_point", "table", "taps", "k4", "ahead_step")
+_OWN = ("x", "offsets", "w", "bias", "scale", "y", "r", "column_sums", "ahead", "also_ahead", "rows", "columns")
+_COMMON = ("x_row", "zeros", "y_row", "a_scale", "a_zero_point", "table", "taps", "k4", "pace", "also_pace")
 _FLOATS = ("lo", "hi", "c_lo", "c_hi", "c_ratio", "r_ratio", "c_zero_point", "sum_offset")
 _CODES = ("y_zero_point",)
 NAMES = (*_OWN, *_COMMON, *_FLOATS, *_CODES)
@@ -254,14 +252,14 @@ ROW_BLOCKS = 8
 def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, packed):  # type: ignore[no-untyped-def]
     """All tiles of one product, in order of (batch, group, column block, row block). Threads share the row blocks where there are many,
     so that none writes to another's cache lines; else all of them. Row blocks are of `tile_rows` rows, then of one less: as many of
-    each as leave no row over, if there are."""
+    each as leave no row over, if there are; else the last one has as many as are left."""
 
-    def tile(rows: int) -> Any:
+    def tile(rows: int, whole: bool) -> Any:
         @intrinsic
         def micro(typing_context, values):  # type: ignore[no-untyped-def]
             def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
                 members = [builder.extract_value(args[0], i) for i in range(len(NAMES))]
-                named = dict(zip(NAMES, members, strict=True))
+                named = dict(zip(NAMES, members, strict=True)) | ({"rows": I64(rows)} if whole else {})
                 Micro(Simd(isa, builder), rows, tile_vectors, addressing, epilogue, named, packed).build()
                 return context.get_dummy_value()
 
@@ -269,7 +267,7 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, packed):  # type: i
 
         return micro
 
-    whole, less = tile(tile_rows), tile(max(tile_rows - 1, 1))
+    whole, less = tile(tile_rows, True), tile(max(tile_rows - 1, 1), False)
     nr = tile_vectors * LANES[isa]
     size = 1 if epilogue in CODES else 4
     indirect = addressing == "indirect"
@@ -282,10 +280,12 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, packed):  # type: i
         w_block = k_steps * nr * 4
         wholes = r.m - row_blocks * (tile_rows - 1)
         if wholes < 0:
-            wholes = row_blocks  # the last one repeats rows
-        # What is asked for ahead: the rows that follow, or where they are fewer than a block's columns, a share of the next block of B.
+            wholes = row_blocks - 1  # the last one repeats rows
+        # At two steps as much is asked for, of the rows that follow and of the next block of B, as is there by their turn. Few rows stay in
+        # the cache: then both ask for B.
         by_rows = not indirect and r.m >= nr
-        ahead_step = tile_rows * r.x_row // k_steps if by_rows else (4 * nr + row_blocks - 1) // row_blocks
+        piece = (4 * nr + row_blocks - 1) // row_blocks
+        pace, also_pace = 2 * tile_rows * r.x_row // k_steps if by_rows else 2 * piece, 2 * piece
         common = (
             r.x_row,
             r.zeros,
@@ -295,7 +295,8 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, packed):  # type: i
             r.table,
             r.taps,
             r.k4,
-            ahead_step,
+            pace,
+            also_pace,
             r.lo,
             r.hi,
             r.c_lo,
@@ -322,6 +323,7 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, packed):  # type: i
             y = image * r.y_batch + group * r.y_group + n * size
             column = 4 * (group * column_blocks * nr + n)
             for row in range(start, stop):
+                ahead = w + w_block + row * k_steps * piece
                 m = row * tile_rows - max(row - wholes, 0)
                 at = y + m * r.y_row
                 values = (
@@ -333,8 +335,9 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, packed):  # type: i
                     r.y + at,
                     r.r + at,
                     r.column_sums + column,
-                    x + (m + tile_rows) * r.x_row if by_rows else w + w_block + row * k_steps * ahead_step,
-                    min(tile_rows, r.m - m),
+                    x + (m + tile_rows) * r.x_row if by_rows else ahead,
+                    ahead if by_rows else ahead + piece,
+                    min(tile_rows - 1, r.m - m),
                     min(nr, r.n - n),
                 )
                 if tile_rows == 1 or row < wholes:

@@ -156,11 +156,11 @@ def vector_isa(target: Target) -> str:
 
 
 def row_blocks(tile_rows: int, m: int) -> tuple[int, int]:
-    """How m rows fall into blocks: how many of `tile_rows`, and how many of one less. Where no such numbers make m, the last of the
-    blocks of `tile_rows` computes rows twice."""
+    """How m rows fall into blocks: how many of `tile_rows`, and how many of one less. Where no such numbers make m, the last one
+    computes rows twice."""
     blocks = -(-m // tile_rows)
     wholes = m - blocks * (tile_rows - 1)
-    return (wholes, blocks - wholes) if wholes >= 0 else (blocks, 0)
+    return (wholes, blocks - wholes) if wholes >= 0 else (blocks - 1, 1)
 
 
 def cost(target: Target, tile: Tile, m: int, n: int, k_steps: int, epilogue: str) -> float:
