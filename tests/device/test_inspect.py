@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,9 @@ def test_every_kernel_of_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(bool(node.kernels) == (node.runs != "folded") for node in on_cpu)
 
 
-def test_the_commands(parts: Path, emulation: Emulation, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_the_commands(
+    parts: Path, emulation: Emulation, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert run(["inspect", str(parts), "--target", "cuda", "--why"]) == 0
     out = capsys.readouterr().out
     assert "CumSum has no kernel for CUDA" in out
@@ -65,6 +68,7 @@ def test_the_commands(parts: Path, emulation: Emulation, capsys: pytest.CaptureF
         np.testing.assert_array_equal(found["y"], np.cumsum(np.arange(10, dtype=np.float32).reshape(2, 5), 1))
     assert emulation.device.launched
     capsys.readouterr()
+    monkeypatch.setattr(sys.modules["qrt.cli.bench"], "_ROUNDS", 1)
     assert run(["bench", str(parts), "--target", "cuda", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["target"] == "cuda"
 
