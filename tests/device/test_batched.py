@@ -46,10 +46,10 @@ def test_batches(device: Any, op: BatchedMatMul, a: tuple[int, ...], b: tuple[in
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("length", "heads", "width"), [(128, 12, 32), (257, 3, 64)])
-def test_attention(device: Any, length: int, heads: int, width: int) -> None:
+def test_attention(gpu: Any, length: int, heads: int, width: int) -> None:
     x = [codes(2, length, heads, width) for _ in range(2)]
-    check(device, scores(to_codes(length, width)), x)
-    check(device, context(to_codes(width, length)), [codes(2, heads, length, length), x[1]])
+    check(gpu, scores(to_codes(length, width)), x)
+    check(gpu, context(to_codes(width, length)), [codes(2, heads, length, length), x[1]])
 
 
 MUTATIONS = {

@@ -184,18 +184,18 @@ def near(length: int, width: int) -> Array:
 
 
 @pytest.mark.gpu
-def test_large(device: Any) -> None:
+def test_large(gpu: Any) -> None:
     """Several blocks, whole and ragged."""
     x = near(512, 1531)
     for op in (Unary("gelu"), Unary("exp"), Softmax(1), Softmax(1, True), Softmax(0), Reduce("mean", 1, 2), Reduce("max", 0, 1), LpNorm(2)):
-        check(device, op, [x], 1e-5, 1e-5)
-    check(device, LayerNorm(1, 1e-12), [x, floats(1531), floats(1531)], 1e-4, 1e-4)
-    check(device, Binary("add"), [x.reshape(4, 128, 1531), floats(4, 1, 1531)], 0, 0)
-    check(device, Binary("div"), [near(512, 1536), floats(512, 1)], 0, 0)
-    check(device, ArgReduce("max", 1), [x])
-    check(device, ImageNorm(8, 1e-5), [floats(4, 60, 57, 64), floats(64), floats(64)], 1e-4, 1e-4)
+        check(gpu, op, [x], 1e-5, 1e-5)
+    check(gpu, LayerNorm(1, 1e-12), [x, floats(1531), floats(1531)], 1e-4, 1e-4)
+    check(gpu, Binary("add"), [x.reshape(4, 128, 1531), floats(4, 1, 1531)], 0, 0)
+    check(gpu, Binary("div"), [near(512, 1536), floats(512, 1)], 0, 0)
+    check(gpu, ArgReduce("max", 1), [x])
+    check(gpu, ImageNorm(8, 1e-5), [floats(4, 60, 57, 64), floats(64), floats(64)], 1e-4, 1e-4)
     for n in (384 * 128, 3_000_001):
-        check(device, DynamicQuantize(), [near(1, n)], 0, 0)
+        check(gpu, DynamicQuantize(), [near(1, n)], 0, 0)
 
 
 MUTATIONS = {

@@ -71,18 +71,18 @@ BATCHES = [
 
 
 @pytest.mark.gpu
-def test_large(device: Any) -> None:
+def test_large(gpu: Any) -> None:
     """Tiles of both sizes, whole and ragged, as models have them."""
     for m, k, n in ((1000, 384, 1536), (256, 2048, 1000), (129, 77, 131)):
-        check(device, Dense(float_weights(1, 1, k, n), Float()), [floats(m, k)], 1e-4, 1e-3)
+        check(gpu, Dense(float_weights(1, 1, k, n), Float()), [floats(m, k)], 1e-4, 1e-3)
     for c, n, window, space in (
         (64, 64, Window((3, 3), (1, 1), (1, 1), (1, 1, 1, 1)), (56, 56)),
         (1, 129, Window((256,), (128,), (1,), (0, 0)), (640,)),
     ):
-        check(device, Conv(window, float_weights(1, window.taps, c, n), Float(0.0)), [floats(2, *space, c)], 1e-4, 1e-3)
+        check(gpu, Conv(window, float_weights(1, window.taps, c, n), Float(0.0)), [floats(2, *space, c)], 1e-4, 1e-3)
     depthwise = Window((3, 3), (2, 2), (1, 1), (1, 1, 1, 1))
-    check(device, Conv(depthwise, float_weights(96, 9, 1, 1), Float(0.0, 6.0)), [floats(2, 57, 57, 96)], atol=1e-5)
-    check(device, BATCHES[0][0], [floats(2, 128, 12, 32), floats(2, 128, 12, 32)], atol=1e-4)
+    check(gpu, Conv(depthwise, float_weights(96, 9, 1, 1), Float(0.0, 6.0)), [floats(2, 57, 57, 96)], atol=1e-5)
+    check(gpu, BATCHES[0][0], [floats(2, 128, 12, 32), floats(2, 128, 12, 32)], atol=1e-4)
 
 
 @pytest.mark.parametrize(("op", "a", "b"), BATCHES, ids=["scores", "context", "plain", "one b"])

@@ -38,9 +38,9 @@ def test_which_products_it_makes() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("m", [1, 2, 8])
-def test_large(device: Any, m: int) -> None:
-    check(device, *case("u8", m, 4096, 11008))
-    check(device, *case("f32d", m, 384, 30522), 0, 0)
+def test_large(gpu: Any, m: int) -> None:
+    check(gpu, *case("u8", m, 4096, 11008))
+    check(gpu, *case("f32d", m, 384, 30522), 0, 0)
 
 
 MUTATIONS = {

@@ -39,8 +39,8 @@ def test_sequences(device: Any, cell: str, time: int, batch: int, n: int, revers
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("cell", list(GATES))
-def test_wider_than_a_block(device: Any, cell: str) -> None:
-    check(device, *case(cell, 5, 3, 2, 700), 1e-4, 1e-5)
+def test_wider_than_a_block(gpu: Any, cell: str) -> None:
+    check(gpu, *case(cell, 5, 3, 2, 700), 1e-4, 1e-5)
 
 
 def on_a_device(op: Recurrent, feeds: list[Array], device: EmulatedDevice) -> list[Array]:
