@@ -195,12 +195,8 @@ def _four(words: np.ndarray) -> tuple[int, ...]:
     return tuple(words.view(np.int32).tolist())
 
 
-def _store2(address: int, first: int, second: int) -> None:
-    getcurrent().block.memory.at(address, 8, 8)[:] = np.array([first, second], np.int32).view(np.uint8)
-
-
-def _store4(address: int, words: Sequence[int]) -> None:
-    getcurrent().block.memory.at(address, 16, 16)[:] = np.array(words, np.int32).view(np.uint8)
+def _store_words(address: int, words: Sequence[int]) -> None:
+    getcurrent().block.memory.at(address, 4 * len(words), 4 * len(words))[:] = np.array(words, np.int32).view(np.uint8)
 
 
 def _store_shared_u16(address: int, value: int) -> None:
@@ -267,12 +263,11 @@ def _shuffle_xor(value: Any, distance: int) -> Any:
     return thread.block.meet(("shuffle", thread.number // WARP), WARP, value, dict)[thread.number ^ distance]
 
 
-def _store_shared_i32(address: int, value: int) -> None:
-    _shared(address, 4)[:] = np.array([value], np.int32).view(np.uint8)
+def _store_shared(dtype: Any) -> Callable[[int, Any], None]:
+    def store(address: int, value: Any) -> None:
+        _shared(address, 4)[:] = np.array([value], dtype).view(np.uint8)
 
-
-def _store_shared_f32(address: int, value: Any) -> None:
-    _shared(address, 4)[:] = np.frombuffer(np.float32(value).tobytes(), np.uint8)
+    return store
 
 
 def _scalar(name: str) -> Callable[..., Any]:
@@ -325,12 +320,12 @@ WORDS: dict[str, Any] = {
     **{f"load_{name}": _load(np.dtype(kind).type) for name, kind in LOADS},
     **{f"store_{name}": _store(np.dtype(kind).type) for name, kind in LOADS},
     "load4": lambda address: _four(getcurrent().block.memory.at(address, 16, 16)),
-    "store2": _store2,
-    "store4": _store4,
+    "store2": lambda address, *words: _store_words(address, words),
+    "store4": _store_words,
     "load4_shared": lambda address: _four(_shared(address, 16)),
     "load_shared_f32": lambda address: np.float32(_shared(address, 4).view(np.float32)[0]),
-    "store_shared_f32": _store_shared_f32,
-    "store_shared_i32": _store_shared_i32,
+    "store_shared_f32": _store_shared(np.float32),
+    "store_shared_i32": _store_shared(np.int32),
     "shuffle_xor": _shuffle_xor,
     "load_shared_u8": lambda address: int(_shared(address, 1)[0]),
     "store_shared_u16": _store_shared_u16,
