@@ -119,7 +119,7 @@ def product_row(gpu: Gpu, epilogue: str, size: tuple[int, int, int], settings: S
 
 # -- what moves bytes ---------------------------------------------------------------------------------------------------------
 FLAT, IMAGES = (512, 1 << 18), (512, 112, 112, 64)
-CODES = QParams(np.float32(0.03), np.int32(ZERO_POINT), quint8)
+CODES = QParams(np.array(0.03, np.float32), np.array(ZERO_POINT, np.int32), quint8)
 
 # Op, shape of its inputs, and their dtypes.
 MOVING: dict[str, tuple[Op, tuple[int, ...], tuple[type[np.generic], ...]]] = {
