@@ -181,7 +181,7 @@ class DevicePlan:
         memory, device = self.memory, self._device
         with memory.lock:
             memory.check_open()
-            at, recording = self._recorded(inputs, outputs)
+            at, recording = self._recorded(inputs, outputs)  # which may wait for the run before
             if memory.pending:
                 device.follow(stream)
             try:
@@ -278,6 +278,7 @@ class DevicePlan:
         key = (arena, *begins, *ends)
         if key not in self._recordings:
             while len(self._recordings) >= MAX_RECORDINGS:
+                self.memory.settle()
                 self._recordings.popitem(last=False)[1].free()
             self._recordings[key] = _Recording(self._device, self._parts, at)
         self._recordings.move_to_end(key)

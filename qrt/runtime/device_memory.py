@@ -93,11 +93,18 @@ class DeviceMemory:
                 found = self._constants[id(array)] = _Constant(self.device, array)
             return found
 
+    def settle(self) -> None:
+        """Waits for what runs may still be using."""
+        if self.pending:
+            self.device.follow(None)
+        self.device.wait()
+        self.pending = False
+
     def arena(self, nbytes: int) -> int:
         """The address of the arena, which is at least this large. It moves when it grows."""
         if self._arena is None or self._arena.nbytes < nbytes:
             if self._arena is not None:
-                self.device.wait()
+                self.settle()
                 self._arena.free()
                 self._arena = None  # where there is no memory for a larger one, there is none
             self._arena = Held(self.device, nbytes)
@@ -109,9 +116,7 @@ class DeviceMemory:
             if self._closed:
                 return
             self._closed = True
-            if self.pending:
-                self.device.follow(None)
-            self.device.wait()
+            self.settle()
             for constant in list(self._constants.values()):
                 constant.free()
             if self._arena is not None:

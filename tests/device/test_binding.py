@@ -100,6 +100,28 @@ def test_on_the_callers_stream(session: qrt.InferenceSession, emulation: Emulati
     assert device.noted == [("order", 0x5151, 7), ("order", 0x5151, 1)]
 
 
+def test_memory_moves_only_when_nothing_runs(emulation: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A larger shape moves the arena, and old recordings are thrown away: what is under way on the caller's stream comes first."""
+    session = qrt.InferenceSession(make("(float[N, 3] x) => (float[N, 3] y) { a = Softmax(x) b = Neg(a) y = Softmax(b) }"), target="cuda")
+    binding = session.bind(0x5151)
+    binding.bind_output("y", "cuda")
+
+    def run(rows: int) -> list[tuple[object, ...]]:
+        binding.bind_input("x", Foreign(emulation.device, np.ones((rows, 3), np.float32)))
+        emulation.device.noted.clear()
+        binding.run()
+        return emulation.device.noted
+
+    settled = [("follow", None), ("wait", None)]
+    run(2)
+    assert settled[0] not in run(2)
+    assert run(200)[:2] == settled
+    for _ in range(7):
+        assert settled[0] not in run(200)
+    assert run(200)[:2] == settled  # the ninth recording
+    assert len(emulation.device.graphs) <= 2 + 8
+
+
 def test_some_of_it_on_the_cpu(session: qrt.InferenceSession, emulation: Emulation) -> None:
     device, y = emulation.device, np.empty_like(X)
     binding = session.io_binding()
