@@ -34,9 +34,9 @@ SIZES = (
     *((128, n, k) for n, k in ((384, 384), (1536, 384), (384, 1536))),
     *((3136, 64, 64), (3136, 64, 576), (784, 128, 1152), (196, 256, 2304), (49, 512, 4608), (49, 2048, 512)),
 )
-# A plan of the product alone repeats it until it does about this many multiply-accumulates, so that starting the plan costs nothing;
-# a few hundred steps are enough for that.
-REPEATED_MACS, REPEATS = 1 << 28, 256
+# A plan of the product alone repeats it until it does about this many multiply-accumulates, so that starting the plan costs nothing, nor do
+# the pages of its new result; a few hundred steps are enough for that.
+REPEATED_MACS, REPEATS = 1 << 31, 256
 SINGLE = "float32"
 
 
