@@ -210,10 +210,10 @@ def add_step(steps: Steps, product: Product, fields: dict[str, int | float | Ref
     a_block, b_bytes = product.k_steps * TILE_BYTES, -(-product.n // COLUMNS) * product.k_steps * TILE_BYTES
     each = product.batch * blocks if sharing.by_columns else product.batch * blocks // sharing.threads
     # One row block after the other where it stays in the L1 cache while all columns pass, and they in the L2 cache while rows pass, or they
-    # in the L1 cache: measured on 49 to 3136 rows, where one or two blocks gain nothing, nor do windows, whose rows share lines. Else as
+    # in the L1 cache: measured on 49 to 3136 rows, where up to four blocks gain nothing, nor do windows, whose rows share lines. Else as
     # many as fill half of the L2 cache, while columns pass.
     stays = b_bytes <= cache_bytes(2) // 2
-    rows_stay = stays and each > 2 and product.taps == 1 and 4 * a_block <= 3 * cache_bytes(1)
+    rows_stay = stays and each > 4 and product.taps == 1 and 4 * a_block <= 3 * cache_bytes(1)
     chunk = 1 if rows_stay or b_bytes <= cache_bytes(1) // 2 else max(1, cache_bytes(2) // 2 // a_block)
     if in_panel and not sharing.by_columns:
         chunk = min(chunk, -(-product.batch * blocks // sharing.threads))
