@@ -1,10 +1,10 @@
-"""The real models on a GPU (`pytest -m gpu`), as int8: what the CPU gives. The emulator would take hours for them."""
+"""The real models as int8: what the CPU gives. On a GPU (`pytest -m gpu`) all of them, and the smallest in the emulator."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import data
 import numpy as np
@@ -14,6 +14,9 @@ from data import needs_data
 import qrt
 from qrt.graph import Model
 from qrt.report.example import example_feeds
+
+if TYPE_CHECKING:
+    from device.sessions import Emulation
 
 FILES = (data.RESNET20_QDQ, data.RESNET20_QOPERATOR, data.MLPERF_RESNET8_INT8)
 FLOATS = (
@@ -29,6 +32,7 @@ FLOATS = (
     data.SILERO_VAD,
     data.MAGIKA,
 )
+SMALL = (data.KEYPOINT, data.POINT_HISTORY, data.POINT_HISTORY_LSTM)
 
 
 def cases(paths: tuple[Path, ...]) -> list[Any]:
@@ -82,6 +86,15 @@ def test_quantized_here(gpu: Any, path: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("path", cases((data.KEYPOINT, data.POINT_HISTORY, data.POINT_HISTORY_LSTM)))
+@pytest.mark.parametrize("path", cases(SMALL))
 def test_quantized_dynamically(gpu: Any, path: Path) -> None:
     check(qrt.quantize_dynamic(qrt.load(path)), nearly)
+
+
+@pytest.mark.parametrize("path", cases(SMALL))
+def test_in_the_emulator(emulation: Emulation, path: Path) -> None:
+    """A few dense layers, a transformer, an LSTM."""
+    model = qrt.load(path)
+    for int8 in (qrt.quantize(model, [example_feeds(model)], progress=False), qrt.quantize_dynamic(model)):
+        check(int8, nearly)
+    assert emulation.device.launched
