@@ -69,7 +69,7 @@ class Executable:
         memory: DeviceMemory | None = None,
     ) -> None:
         if memory is not None and taps:
-            raise InvalidInput("values are tapped on the CPU only: leave out the target")
+            raise InvalidInput("values are tapped on the CPU only: leave out the target 'cuda', or QRT_TARGET")
         self.memory = memory
         self.joins_tables = memory is None
         self.model, self.target, self.threads = model, target, threads

@@ -14,6 +14,7 @@ from device.sessions import Emulation
 from graphs import make
 
 import qrt
+from qrt.api import compile_model, fuse_model
 from qrt.core.errors import DeviceError
 from qrt.graph import Model
 from qrt.ops.op import Op
@@ -229,3 +230,9 @@ def test_compiled_and_kept_models_are_for_the_cpu(emulation: Emulation, tmp_path
         np.testing.assert_array_equal(session.run(None, {"x": np.float32([1, 2, 3])})[0], np.float32([-1, -2, -3]))
         assert emulation.device.launched
     assert not (tmp_path / "cache" / "plans").exists()
+
+
+def test_taps_are_the_cpus(emulation: Emulation) -> None:
+    fused, _ = fuse_model(qrt.load(make("(float[3] x) => (float[3] y) { y = Neg(x) }")))
+    with pytest.raises(qrt.InvalidInput, match="tapped on the CPU only"):
+        compile_model(fused, target="cuda", taps=["y"])
