@@ -1,0 +1,102 @@
+"""Gelu and layer norm as exporters spell them out: found again, or left alone where something is different."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import fused
+import numpy as np
+import pytest
+from graphs import images, make, ops, prepared, reference
+
+from qrt.graph.rules import fuse
+
+NUMBERS: dict[str, Any] = {
+    "root": float(np.sqrt(2)),
+    "inverse": float(np.sqrt(0.5)),
+    "one": 1.0,
+    "half": 0.5,
+    "two": 2.0,
+    "eps": 1e-5,
+    "scale": images(8, seed=1),
+    "bias": images(8, seed=2),
+    "wide": images(3, 8, seed=3),
+}
+NORM = "a = ReduceMean(x, last) d = Sub(x, a) p = Pow(d, two) v = ReduceMean(p, last) e = Add(v, eps) s = Sqrt(e) n = Div(d, s)"
+
+# name → (nodes from x to y, the operators they become)
+CASES: dict[str, tuple[str, dict[str, int]]] = {
+    "gelu": ("a = Div(x, root) b = Erf(a) c = Add(b, one) d = Mul(x, c) y = Mul(d, half)", {"Gelu": 1}),
+    "gelu, half first": ("h = Mul(x, half) a = Mul(inverse, x) b = Erf(a) c = Add(one, b) y = Mul(h, c)", {"Gelu": 1}),
+    "gelu, half of another": (
+        "o = Neg(x) h = Mul(o, half) a = Div(x, root) b = Erf(a) c = Add(b, one) y = Mul(h, c)",
+        {"Neg": 1, "Mul": 2, "Div": 1, "Erf": 1, "Add": 1},
+    ),
+    "erf of another scale": (
+        "a = Div(x, two) b = Erf(a) c = Add(b, one) d = Mul(x, c) y = Mul(d, half)",
+        {"Div": 1, "Erf": 1, "Add": 1, "Mul": 2},
+    ),
+    "erf read twice": (
+        "a = Div(x, root) b = Erf(a) c = Add(b, one) d = Mul(x, c) h = Mul(d, half) y = Add(h, b)",
+        {"Div": 1, "Erf": 1, "Add": 2, "Mul": 2},
+    ),
+    "layer norm": (f"{NORM} m = Mul(n, scale) y = Add(m, bias)", {"LayerNormalization": 1}),
+    "layer norm, turned round": (
+        "a = ReduceMean(x, second) d = Sub(x, a) p = Mul(d, d) v = ReduceMean(p, second) e = Add(eps, v) s = Sqrt(e) n = Div(d, s) "
+        "m = Mul(scale, n) y = Add(bias, m)",
+        {"LayerNormalization": 1},
+    ),
+    "layer norm without bias": (f"{NORM} m = Mul(n, scale) y = Neg(m)", {"LayerNormalization": 1, "Neg": 1}),
+    "layer norm whose centred values are read too": (
+        f"{NORM} m = Mul(n, scale) t = Add(m, bias) y = Add(t, d)",
+        {"LayerNormalization": 1, "ReduceMean": 1, "Sub": 1, "Add": 1},
+    ),
+    "a scale for each row": (f"{NORM} y = Mul(n, wide)", {"ReduceMean": 2, "Sub": 1, "Mul": 2, "Add": 1, "Sqrt": 1, "Div": 1}),
+    "mean of another axis": (
+        f"{NORM.replace('v = ReduceMean(p, last)', 'v = ReduceMean(p, middle)')} m = Mul(n, scale) y = Add(m, bias)",
+        {"ReduceMean": 2, "Sub": 1, "Mul": 2, "Add": 2, "Sqrt": 1, "Div": 1},
+    ),
+    "the deviation is divided": (
+        f"{NORM.replace('n = Div(d, s)', 'n = Div(s, d)')} m = Mul(n, scale) y = Add(m, bias)",
+        {"ReduceMean": 2, "Sub": 1, "Mul": 2, "Add": 2, "Sqrt": 1, "Div": 1},
+    ),
+}
+AXES = {"last": np.array([-1], np.int64), "middle": np.array([1], np.int64), "second": np.array([2], np.int64)}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_it_becomes_and_computes(name: str) -> None:
+    nodes, expected = CASES[name]
+    model = make(f"(float[2,3,8] x) => (float[2,3,8] y) {{ {nodes} }}", **NUMBERS, **AXES)
+    found = prepared(model)
+    fuse(found)
+    counted = ops(found)
+    if any(op in expected for op in ("Gelu", "LayerNormalization")):
+        assert counted == expected
+    else:
+        assert not {"Gelu", "LayerNormalization"} & set(counted)
+    x = images(2, 3, 8, seed=4)
+    np.testing.assert_allclose(fused.run(found, {"x": x})[0], reference(model, x=x)[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("axes", ["axes: ints = [-1]", "axes: ints = [2]"])
+def test_axes_as_attributes(axes: str) -> None:
+    nodes = f"{NORM} m = Mul(n, scale) y = Add(m, bias)"
+    for value in "xp":
+        nodes = nodes.replace(f"ReduceMean({value}, last)", f"ReduceMean<{axes}>({value})")
+    model = make(f"(float[2,3,8] x) => (float[2,3,8] y) {{ {nodes} }}", 13, **NUMBERS)
+    found = prepared(model)
+    fuse(found)
+    assert ops(found) == {"LayerNormalization": 1}
+    x = images(2, 3, 8, seed=4)
+    np.testing.assert_allclose(fused.run(found, {"x": x})[0], reference(model, x=x)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_an_intermediate_that_is_an_output_stays() -> None:
+    nodes = "a = Div(x, root) b = Erf(a) c = Add(b, one) d = Mul(x, c) y = Mul(d, half)"
+    model = make(f"(float[2,8] x) => (float[2,8] y, float[2,8] c) {{ {nodes} }}", **NUMBERS)
+    found = prepared(model)
+    fuse(found)
+    x = images(2, 8, seed=4)
+    for ours, theirs in zip(fused.run(found, {"x": x}), reference(model, x=x), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
