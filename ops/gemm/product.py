@@ -250,7 +250,7 @@ class Product:
 
         lay = product.pad(steps)
         fields: Fields = {
-            "w": steps.packed(weights.w, ("b", nr, zeros, product.packed, product.amx, product.amx and product.k_steps), pack),
+            "w": steps.packed(weights.w, ("b", nr, zeros, product.packed, product.amx and product.k_runs), pack),
             "w_group": columns * product.taps * self.k4 * 4,
         }
         if product.amx:

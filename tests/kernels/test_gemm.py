@@ -342,6 +342,19 @@ def test_tile_registers_read_images_in_lines(look: Window, space: tuple[int, ...
 
 
 @pytest.mark.skipif(not AMX, reason="this machine has no AMX")
+def test_one_model_packs_weights_for_lines_and_for_a_panel() -> None:
+    # As many steps along k either way, but not the same bytes in each: three runs of 48 bytes, or 144 bytes in one.
+    look = Window((3, 3), (2, 2), (1, 1), (1,) * 4)
+    op = Conv(look, weights(1, 9, 16, 32), to_codes(32, 144), 5)
+    for order in ((40, 12), (12, 40)):
+        packs = Packs()
+        for side in order:
+            assert (lines_of(look, (side, side), 16, 16) is None) == (side == 12)
+            program, feeds = program_of(op, [codes(1, side, side, 16)])
+            np.testing.assert_array_equal(build(program, AMX[0], 1, packs).run(feeds), interpret(program, feeds))
+
+
+@pytest.mark.skipif(not AMX, reason="this machine has no AMX")
 @pytest.mark.parametrize(("m", "n", "k"), [(16, 320, 1000), (49, 640, 256), (4000, 32, 64), (300, 96, 4096)])
 def test_threads_share_rows_or_columns_of_tiles(m: int, n: int, k: int) -> None:
     check(Dense(weights(1, 1, k, n), added(n, k), 13), [codes(m, k), codes(m, n)], targets=AMX)
