@@ -17,6 +17,7 @@ from qrt.ops.gemm.dense import check_extra, check_operand, product_reference
 from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Fields, Product, Weights, emit_table_apart, overread_safe
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Ref, Spec, Steps
+from qrt.ops.strides import row_stride
 
 __all__ = ["FILL", "Conv"]
 
@@ -111,8 +112,9 @@ class Conv(Op):
         return index == 0 and pixel_stride(x, strides) is not None
 
     def writes(self, y: Spec, strides: Sequence[int]) -> bool:
-        # A residual is walked like y.
-        return not self.epilogue.residual and pixel_stride(y, strides) is not None
+        # A residual is walked like y. Codes that a step of its own looks up lie in rows at one distance, across images too.
+        distance = pixel_stride(y, strides) if self.epilogue.table is None else row_stride(y.shape, strides)
+        return not self.epilogue.residual and distance is not None
 
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         from qrt.ops.conv.device import emit_convolution

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,6 +42,16 @@ def convolution(rng: np.random.Generator, c: int, n: int, side: int, epilogue: E
 
 # What makes a value of `n` channels from codes [N, H, W, c] and keeps N, H and W: name → (rng, program, value, n) → value.
 Maker = Callable[[np.random.Generator, Program, int, int], int]
+
+
+def _looked_up(side: int) -> Maker:
+    """A convolution whose codes are looked up: as they are stored, or by a step of its own."""
+
+    def maker(rng: np.random.Generator, program: Program, value: int, n: int) -> int:
+        epilogue = replace(codes(rng), table=rng.integers(0, 256, 256).astype(np.uint8))
+        return program.call(convolution(rng, program.specs[value].shape[-1], n, side, epilogue), [value], "looked up")[0]
+
+    return maker
 
 
 def _same(make: Callable[[np.random.Generator, int], Op]) -> Maker:
@@ -112,6 +123,8 @@ MAKERS: dict[str, Maker] = {
     "pool": _same(lambda rng, n: MaxPool(window(3))),
     "average": _same(lambda rng, n: QAveragePool(window(3), None, 0.02, 3, 0.02, 5)),
     "copy": _same(lambda rng, n: Copy()),
+    "point looked up": _looked_up(1),
+    "conv looked up": _looked_up(3),
     "lut": _lut,
     "sum": _sum,
     "residual": _residual,
@@ -188,7 +201,8 @@ def test_any_program(seed: int) -> None:
 def test_other_axes_of_a_batch(axis: int) -> None:
     rng = np.random.default_rng(axis)
     program = image(2, 6, 7, 16)
-    parts = [MAKERS[name](rng, program, program.inputs[0], 16) for name in ("point", "conv", "lut", "pool", "depthwise", "turned")]
+    names = ("point", "conv", "lut", "pool", "depthwise", "turned", "point looked up", "conv looked up")
+    parts = [MAKERS[name](rng, program, program.inputs[0], 16) for name in names]
     program.outputs = list(program.call(Concat(axis), parts, "join"))
     check(program)
 
