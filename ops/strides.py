@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["contiguous", "is_contiguous", "merged", "row_stride", "viewed"]
+from qrt.core.errors import KernelError
+
+__all__ = ["agreed", "contiguous", "is_contiguous", "merged", "row_stride", "viewed"]
 
 
 def contiguous(shape: Sequence[int]) -> list[int]:
@@ -41,6 +43,13 @@ def row_stride(shape: Sequence[int], strides: Sequence[int]) -> int | None:
     if len(rows) > 1:
         return None
     return rows[0][1] if rows else shape[-1]
+
+
+def agreed(stride: int | None) -> int:
+    """The one distance at which rows or pixels lie, as the op said they would. Raises KernelError where there is none."""
+    if stride is None:
+        raise KernelError("rows lie at distances that their op did not agree to: a mistake of qrt's; please report the model")
+    return stride
 
 
 def viewed(shape: Sequence[int], strides: Sequence[int], other: Sequence[int]) -> tuple[int, ...] | None:

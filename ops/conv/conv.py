@@ -17,7 +17,7 @@ from qrt.ops.gemm.dense import check_extra, check_operand, product_reference
 from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Fields, Product, Weights, emit_table_apart, overread_safe
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Ref, Spec, Steps
-from qrt.ops.strides import row_stride
+from qrt.ops.strides import agreed, row_stride
 
 __all__ = ["FILL", "Conv"]
 
@@ -78,7 +78,7 @@ class Conv(Op):
         batch, *space, channels = x.spec.shape
         size = 1 if self.epilogue.integer else 4
         pixels, y_size = prod(y.spec.shape[1:-1]), y.spec.dtype.itemsize
-        x_pixel, y_pixel = pixel_stride(x.spec, x.strides) or 0, pixel_stride(y.spec, y.strides) or 0
+        x_pixel, y_pixel = agreed(pixel_stride(x.spec, x.strides)), agreed(pixel_stride(y.spec, y.strides))
         point, sorted_ = self.window.is_point, phases_of(self.window, space, channels) is not None
         flat = point and (batch == 1 or (x.strides[0] == pixels * x_pixel and y.strides[0] == pixels * y_pixel))
         m, images = (batch * pixels, 1) if flat else (pixels, batch)

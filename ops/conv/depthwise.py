@@ -21,7 +21,7 @@ from qrt.ops.gemm.product import Fields, Weights, emit_table_apart, overread_saf
 from qrt.ops.gemm.table import EPILOGUES, Tile, vector_isa
 from qrt.ops.gemm.table import RECORD as GEMM_RECORD
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Ref, Spec, Steps
-from qrt.ops.strides import is_contiguous, row_stride
+from qrt.ops.strides import agreed, is_contiguous, row_stride
 
 __all__ = ["KERNELS", "Depthwise"]
 
@@ -161,7 +161,7 @@ class Depthwise(Op):
             padded[:, :channels] = w.centred()[:, :, 0, 0].T
             return padded
 
-        x_pixel, y_pixel = pixel_stride(x.spec, x.strides) or 0, pixel_stride(y.spec, y.strides) or 0
+        x_pixel, y_pixel = agreed(pixel_stride(x.spec, x.strides)), agreed(pixel_stride(y.spec, y.strides))
         how = ("offsets", tuple(space), x_pixel * size, self.window)
         fields: Fields = dict.fromkeys(RECORD.names or (), 0)
         fields |= {"batch": batch, "m": pixels, "n": channels, "taps": taps, "groups": 1, "k4": columns * 4}
@@ -218,7 +218,7 @@ class Depthwise(Op):
 
     def _emit_interleaved(self, steps: Steps, kernel: Kernel, x: Operand, y: Operand, together: int) -> None:
         batch, height, width, pixel = x.spec.shape
-        x_pixel, y_pixel = pixel_stride(x.spec, x.strides) or 0, pixel_stride(y.spec, y.strides) or 0
+        x_pixel, y_pixel = agreed(pixel_stride(x.spec, x.strides)), agreed(pixel_stride(y.spec, y.strides))
         channels = pixel * together
         blocks, (kh, kw) = -(-channels // 64), self.window.kernel
         codes = self.epilogue

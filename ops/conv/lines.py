@@ -10,7 +10,7 @@ from qrt.jit import Kernel, record_dtype
 from qrt.ops.conv.window import Window
 from qrt.ops.gemm.amx import K_STEP, Lines
 from qrt.ops.op import Operand, Ref, Spec, Steps
-from qrt.ops.strides import row_stride
+from qrt.ops.strides import agreed, row_stride
 
 __all__ = ["PAD", "SORT", "Phases", "gap_of", "lines_of", "padded", "phases_of", "pixel_stride"]
 
@@ -118,7 +118,7 @@ def padded(steps: Steps, look: Window, x: Operand, code: Ref) -> tuple[Ref, int]
     """The images of codes with their padding, each byte of it the one at `code`, sorted by phase where `phases_of` says so, and the bytes
     of one: x itself where there is nothing to do."""
     rank, (batch, *space, channels) = len(look.kernel), x.spec.shape
-    pixel = pixel_stride(x.spec, x.strides) or 0
+    pixel = agreed(pixel_stride(x.spec, x.strides))
     gap = gap_of(look, space) * channels
     top, bottom, height = (look.pads[0], look.pads[2], space[0]) if rank == 2 else (0, 0, 1)
     if phases := phases_of(look, space, channels):

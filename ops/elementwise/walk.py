@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.ops.op import Operand, Ref, Spec
-from qrt.ops.strides import contiguous, is_contiguous, row_stride
+from qrt.ops.strides import agreed, contiguous, is_contiguous, row_stride
 
 __all__ = ["MAX_AXES", "ROWS", "SMALL", "broadcast_shape", "in_rows", "row_fields", "threads_for", "walk_fields", "walk_record"]
 
@@ -94,7 +94,7 @@ def row_fields(x: Operand, y: Operand) -> dict[str, int | Ref]:
     shape = y.spec.shape
     if all(is_contiguous(shape, operand.strides) for operand in (x, y)):
         return {"x": x.ref, "y": y.ref, "rows": 1, "n": y.spec.size, "x_row": 0, "y_row": 0}
-    x_row, y_row = (row_stride(shape, operand.strides) or 0 for operand in (x, y))
+    x_row, y_row = (agreed(row_stride(shape, operand.strides)) for operand in (x, y))
     return {"x": x.ref, "y": y.ref, "rows": y.spec.size // shape[-1], "n": shape[-1], "x_row": x_row, "y_row": y_row}
 
 

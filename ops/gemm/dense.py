@@ -14,7 +14,7 @@ from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Product, Weights, emit_table_apart, overread_safe
 from qrt.ops.gemm.table import SUMS
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
-from qrt.ops.strides import row_stride
+from qrt.ops.strides import agreed, row_stride
 
 __all__ = ["Dense", "check_extra", "product_reference"]
 
@@ -85,7 +85,7 @@ class Dense(Op):
         m = prod(inputs[0].spec.shape[:-1])
         if m == 0 or n == 0:
             return
-        x_row, y_row = (row_stride(operand.spec.shape, operand.strides) or 0 for operand in (inputs[0], outputs[0]))
+        x_row, y_row = (agreed(row_stride(operand.spec.shape, operand.strides)) for operand in (inputs[0], outputs[0]))
         plain = Product(m, n, k, self.epilogue, lines=Lines.of_rows(m, x_row))
         product, fields = plain.with_constant(steps, self.weights, self.x_zero_point)
         if not product.looks_up:

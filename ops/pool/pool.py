@@ -13,7 +13,7 @@ from qrt.core.numerics import requantize
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.conv import Window
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
-from qrt.ops.strides import row_stride
+from qrt.ops.strides import agreed, row_stride
 
 __all__ = ["KERNELS", "AveragePool", "MaxPool", "QAveragePool"]
 
@@ -55,7 +55,7 @@ def _check(x: Spec, window: Window, kinds: Sequence[str]) -> tuple[int, ...]:
 def _geometry(window: Window, x: Operand, y: Operand, threads: int) -> dict[str, int]:
     """The fields of both records that say where windows lie."""
     rank = len(window.kernel)
-    x_pixel, y_pixel = (row_stride(operand.spec.shape, operand.strides) or 0 for operand in (x, y))
+    x_pixel, y_pixel = (agreed(row_stride(operand.spec.shape, operand.strides)) for operand in (x, y))
 
     def three(values: Sequence[int], filler: int) -> Sequence[int]:
         return (*(filler,) * (3 - rank), *values)

@@ -14,7 +14,7 @@ from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.core.numerics import round_clamp
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Ref, Spec, Steps
-from qrt.ops.strides import row_stride, viewed
+from qrt.ops.strides import agreed, row_stride, viewed
 
 __all__ = ["KERNELS", "Linear", "Nearest", "QLinear"]
 
@@ -72,7 +72,7 @@ def _fields(x: Spec, y: Operand, axis: int) -> dict[str, int]:
         "rows": y.spec.shape[axis],
         "columns": y.spec.shape[axis + 1],
         "inner": prod(x.shape[axis + 2 :]),
-        "y_pixel": _pixel(y.spec, y.strides, axis) or 0,
+        "y_pixel": agreed(_pixel(y.spec, y.strides, axis)),
         "x_rows": x.shape[axis],
         "x_columns": x.shape[axis + 1],
     }
