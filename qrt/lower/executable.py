@@ -54,7 +54,6 @@ class Executable:
     """A model made runnable for one target, and for the device of `memory` where there is one: the CPU does then what that has no kernels
     for. `run` may be called from many threads at once.
 
-    `joins_tables`: whether tables of codes become parts of products, which devices' kernels do not know.
     `taps`: names of values that a tapped run hands to the tap. `calls`: functions that carry nodes out, by the node's name. `why`: for each
     node that runs in Python, the reason.
     """
@@ -71,7 +70,6 @@ class Executable:
         if memory is not None and taps:
             raise InvalidInput("values are tapped on the CPU only: leave out the target 'cuda', or QRT_TARGET")
         self.memory = memory
-        self.joins_tables = memory is None
         self.model, self.target, self.threads = model, target, threads
         self.taps = frozenset(taps)
         self.calls = calls or {}
@@ -268,8 +266,7 @@ class Executable:
                 continue
             names = low.tapped(self.taps)
             program = low.finish(stage.outputs)
-            if self.joins_tables:
-                join_tables(program, names)
+            join_tables(program, names)
             return program, names
 
 

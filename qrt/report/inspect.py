@@ -53,7 +53,6 @@ def inspect_model(model: Model, target: str | None = None) -> list[NodeReport]:
     feeds = example_feeds(model)
     fused, report = fuse_model(model)
     executable = compile_model(fused, num_threads=1, target=host_target(target).isa)
-    executable.joins_tables = not wants_cuda(target)
     planned = executable.plans(feeds)
     macs, nbytes = _costs([program for _, program in planned])
     where = _on_cuda([program for _, program in planned]) if wants_cuda(target) else _on_cpu([plan for plan, _ in planned])
