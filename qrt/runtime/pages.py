@@ -1,5 +1,5 @@
 """Memory that starts at a cache line; where there is much of it, in huge pages: weights that stream past a core, and what a run reads
-all over, otherwise wait for page tables. With them ResNet-50 takes a fiftieth less on one thread and a twentieth less on two."""
+all over, otherwise wait for page tables."""
 
 from __future__ import annotations
 
