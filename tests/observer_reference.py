@@ -12,7 +12,8 @@ STEP = 1e-5
 
 def count_uniform(x: np.ndarray, bins: int, low: np.float32, high: np.float32) -> np.ndarray:
     with np.errstate(over="ignore"):
-        position = (x - low) * F32(bins) / F32(high - low)
+        steps = (x - low) * F32(bins)
+    position = np.where(np.isinf(steps), F32(0), steps) / F32(high - low)
     return np.bincount(np.minimum(position, F32(bins - 1)).astype(np.int64), minlength=bins)
 
 
@@ -65,8 +66,7 @@ def search(histogram: np.ndarray, low: np.float32, high: np.float32, levels: int
         if (next_start, next_end) == (start, end):
             continue
         error = quantization_error(histogram, width, next_start, next_end, levels)
-        # An error that overflows float32 says nothing: the range stays as it is.
-        if not (error <= best and error < np.inf):
+        if error > best:  # not so where both overflow float32
             break
         best, start, end = error, next_start, next_end
     return start, end

@@ -24,11 +24,13 @@ def _find_bins(x, start, size, low, high, bins, share, bin_of):  # type: ignore[
     `share`: 1 / (high - low) in float64. A product with it, rounded to float32, is the quotient of two float32: that is never as near the
     middle between two float32 as 2**-49 of itself, and the product is off by 2**-52 of it at most. Division takes several times as long.
     """
-    last, outside = bins - np.float32(1), np.int32(0)
+    last, inf, outside = bins - np.float32(1), np.float32(np.inf), np.int32(0)
     for i in range(size):
         value = read(x, start + i)
         outside = np.int32(outside | np.int32(not ((value >= low) & (value <= high))))
-        position = np.float32(np.float64((value - low) * bins) * share)
+        steps = (value - low) * bins
+        steps = steps if steps < inf else np.float32(0)  # as torch.histc does on x86, by what an infinity converts to
+        position = np.float32(np.float64(steps) * share)
         position = position if position < last else last
         position = position if position > np.float32(0) else np.float32(0)
         write(bin_of, i, np.int32(position))
@@ -191,8 +193,7 @@ def search():  # type: ignore[no-untyped-def]
             if next_start == start and next_end == end:
                 continue
             error = _error(density, norm, r.bins, r.width, next_start, next_end, r.levels)
-            # An error that overflows float32 says nothing: the range stays as it is.
-            if not (error <= best and error < np.inf):
+            if error > best:  # not so where both overflow float32: torch goes on as well
                 break
             best, start, end = error, next_start, next_end
         kept[0], kept[1] = start, end

@@ -25,12 +25,13 @@ class HistogramObserver(UniformQuantizationObserverBase, Bins):
     """A histogram of all that was seen, and the part of its range that quantizes with the least squared error.
 
     `bins`: number of bins. The bins always span min_val..max_val: when the range grows, the old counts are sorted into
-    the new bins. Equals torch.ao.quantization's observer of this name: it leaves infinities out, and gives a QrtWarning. Only where
-    squared errors overflow float32 (values beyond about 10¹²) does it keep the whole range, where torch cuts off half of it.
+    the new bins. Equals torch.ao.quantization's observer of this name: it leaves infinities out, and gives a QrtWarning. Values beyond
+    about 10¹² are better left to a MinMaxObserver: their squared errors overflow float32, and the search then cuts off half of the range.
 
     Merging keeps min_val, max_val and the number of values exactly. A value's bin may differ from that of the whole stream by one bin (and
     as many as lie between neighbouring float32 at the range's ends, where bins are narrower than that) for each time that either range
-    grew, for that is how far one re-sorting moves it. Values beyond about 10³⁴, whose place overflows float32, have no bin to speak of.
+    grew, for that is how far one re-sorting moves it. Values beyond about 10³⁴, whose place overflows float32, are all
+    counted in the first bin.
     """
 
     def __post_init__(self) -> None:
