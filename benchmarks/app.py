@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.progress import Progress, TaskID
 
-from benchmarks import networks, process
+from benchmarks import networks, process, teams
 from benchmarks.contest import FLOAT, Measured, Result, Settings, Skipped
 from benchmarks.conv import conv_rows
 from benchmarks.device_rows import CUDA, DEVICE_BENCHMARKS
@@ -47,7 +47,8 @@ BENCHMARKS: dict[str, Callable[[Settings], Iterator[Result]]] = {
     "yolox_nano": networks.yolox_nano,
     "observers": observer_rows,
     "overhead": networks.overhead,
-    "threads": networks.thread_scaling,
+    "threads": teams.thread_rows,
+    "sessions": partial(teams.session_rows, "mobilenet_v2"),
     "cold_start": process.cold_start,
     "compile": process.compilation,
     "memory": process.memory,

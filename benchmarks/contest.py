@@ -52,6 +52,10 @@ class Measured:
     def median(self) -> float:
         return statistics.median(self.rounds)
 
+    def scaled(self, factor: float) -> Measured:
+        """The same for a part, or a multiple, of what a round did."""
+        return replace(self, rounds=[value * factor for value in self.rounds])
+
 
 @dataclass
 class Result:

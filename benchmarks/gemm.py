@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
@@ -11,7 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import qrt
-from benchmarks.contest import Measured, Result, Settings, engines_of, measure
+from benchmarks.contest import Result, Settings, engines_of, measure
 from benchmarks.peak import peak
 from qrt.core.target import Target
 from qrt.jit import host_target
@@ -60,14 +59,10 @@ def product_rows(kind: str, size: tuple[int, int, int], threads: int, settings: 
     loop = peak("fma" if kind == SINGLE else "dot", target, threads)
     timings = time_in_turns([*engines, kernel, Engine("floor", version("qrt"), loop.run)], settings.rounds)
     *measured, alone, floor = map(measure, timings)
-    alone, floor = _scaled(alone, 1 / repeats), _scaled(floor, macs / loop.macs)
+    alone, floor = alone.scaled(1 / repeats), floor.scaled(macs / loop.macs)
     rate = 2 * macs / alone.minimum / 1e6
     case = f"{kind} {m}×{n}×{k} ({loop.instruction})"
     return Result(case, threads, [*measured, alone, floor], rate=rate, share=floor.minimum / alone.minimum, notes=notes)
-
-
-def _scaled(measured: Measured, factor: float) -> Measured:
-    return replace(measured, rounds=[value * factor for value in measured.rounds])
 
 
 def _operands(kind: str, size: tuple[int, int, int]) -> tuple[Array, Array]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 import numpy as np
 
 import qrt
-from benchmarks.contest import FLOAT, Measured, Result, Settings, contest, engines_of, measure
+from benchmarks.contest import FLOAT, Result, Settings, contest
 from benchmarks.data import INT8, digits, downloaded, int8_of, minilm_models, network
 from benchmarks.models import identity
-from qrt.report.bench import time_in_turns
 from qrt.report.example import example_feeds
 
-__all__ = ["digits_rows", "minilm_rows", "network_rows", "ort_resnet20", "overhead", "resnet20", "silero", "thread_scaling", "yolox_nano"]
+__all__ = ["digits_rows", "minilm_rows", "network_rows", "ort_resnet20", "overhead", "resnet20", "silero", "yolox_nano"]
 
 
 def _whole(models: Mapping[str, qrt.Model], settings: Settings) -> Iterator[Result]:
@@ -69,20 +67,3 @@ def minilm_rows(settings: Settings) -> Iterator[Result]:
 def overhead(settings: Settings) -> Iterator[Result]:
     """What a call costs when there is nothing to do."""
     yield from _whole({"identity": qrt.load(identity())}, settings)
-
-
-def thread_scaling(settings: Settings) -> Iterator[Result]:
-    """One engine with several numbers of threads: --threads, or 1 and 2."""
-    counts = settings.threads if len(settings.threads) > 1 else (1, 2)
-    for name in ("resnet50", "mobilenet_v2"):
-        model = network(name)[INT8]
-        notes: list[str] = []
-        teams = [engines_of(model, example_feeds(model), threads, settings, notes) for threads in counts]
-        everyone = [(threads, engine) for threads, team in zip(counts, teams, strict=True) for engine in team]
-        settings.progress(name)
-        by_engine: dict[str, list[Measured]] = {}
-        for (threads, _), timing in zip(everyone, time_in_turns([engine for _, engine in everyone], settings.rounds), strict=True):
-            named = replace(measure(timing), engine="1 thread" if threads == 1 else f"{threads} threads")
-            by_engine.setdefault(timing.runtime, []).append(named)
-        for engine, measured in by_engine.items():
-            yield Result(f"{name}, {INT8}, {engine}", max(counts), measured, notes=notes if engine == "qrt" else [])

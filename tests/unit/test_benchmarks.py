@@ -24,6 +24,7 @@ from benchmarks.models import NETWORKS, cnn, identity, mlp, mobilenet_v2
 from benchmarks.observers import KINDS, search_row, update_row
 from benchmarks.peak import INSTRUCTIONS, KERNELS, peak
 from benchmarks.process import first_launch, launch
+from benchmarks.teams import barrier_row, session_rows
 from qrt.core.errors import QrtError
 from qrt.core.target import TARGETS
 from qrt.jit import choose, host_target
@@ -114,6 +115,21 @@ def test_peak_is_what_the_threads_did_together() -> None:
     assert two.macs == 2 * one.macs
     (sums,) = two.run()
     assert sums.shape == (2, 256)
+
+
+def test_a_barrier_is_a_step_on_several_threads() -> None:
+    result = barrier_row((1, 2), Settings(rounds=1))
+    assert [m.engine for m in result.engines] == ["1 thread", "2 threads"]
+    assert (result.threads, result.unit) == (2, "µs")
+    assert all(m.minimum > 0 for m in result.engines)
+
+
+def test_sessions_run_in_turn_and_at_once() -> None:
+    results = list(session_rows("mlp", Settings(("onnxruntime",), rounds=1)))
+    assert [result.case for result in results] == ["2 × mlp, int8, qrt", "2 × mlp, int8, onnxruntime"]
+    for result in results:
+        assert [m.engine for m in result.engines] == ["in turn", "at once"]
+        assert result.threads == 2
 
 
 @pytest.mark.parametrize("module", ["qrt", "onnxruntime"])
