@@ -38,7 +38,7 @@ SMALL = 1 << 18
 # The product's record, with: `k`: bytes of a row and tap; `run`: taps that lie side by side; `k_steps`, and `offsets_k`: where each of
 # them lies, from a row's first byte on; `panel` (of `panel_bytes`, 0: rows are read where they lie), `acc`: scratch of each thread;
 # `chunk`: row blocks that pass all columns together, `stays`: 1 if B is in the L2 cache after the first; `by_columns`: 1 if threads share
-# columns; `blocks` of rows of an image, their `places` and `pairs` (see `Blocks`); `upper` and `lower`: rows of a block's two tiles;
+# whole columns; `blocks` of rows of an image, their `places` and `pairs` (see `Blocks`); `upper` and `lower`: rows of a block's two tiles;
 # `position`: bytes from row to row of a tile.
 RECORD = record_dtype(
     *((name, GEMM_RECORD[name].str[1:]) for name in GEMM_RECORD.names or ()),
@@ -74,7 +74,7 @@ class Lines:
 
 @dataclass(frozen=True)
 class Sharing:
-    """How threads share a product: its columns, or its blocks of `rows` rows."""
+    """How threads share a product: whole columns of its blocks, or the blocks, of `rows` rows, row after row."""
 
     threads: int
     by_columns: bool
@@ -90,23 +90,31 @@ class Sharing:
         b_bytes, a_bytes = columns * product.k_steps * TILE_BYTES, blocks * ROWS * lines.position
         few = product.lines is not None and blocks < 2 * threads and columns >= threads and b_bytes > B_OVER_A * a_bytes
         by_columns = threads > 1 and (blocks < threads or few)
-        rows = ROWS if product.lines is None else _rows(lines, product.batch, 1 if by_columns else threads)
-        return Sharing(threads, by_columns, rows)
+        return Sharing(threads, by_columns, _rows(product, 1 if by_columns else threads))
 
 
-def _rows(lines: Lines, batch: int, threads: int) -> int:
+def _rows(product: Product, threads: int) -> int:
     """Rows of a block: tiles with no more than they need, and as many blocks that threads have about as much to do each."""
+    if product.lines is None:
+        return ROWS
+    length, images = product.lines.length, product.batch * product.lines.count
+    units = -(-product.n // (COLUMNS * columns_of_line(product.epilogue.name)))
 
     def rows(blocks: int) -> int:
-        least = -(-lines.length // blocks)
-        return least + (least % 2 if least < lines.length else 0)  # pairs of rows are finished together
+        least = -(-length // blocks)
+        return least + (least % 2 if least < length else 0)  # pairs of rows are finished together
 
     def cost(blocks: int) -> int:
-        each = -(-batch * lines.count * -(-lines.length // rows(blocks)) // threads)
+        each = -(-images * -(-length // rows(blocks)) * units // threads)
         return each * (rows(blocks) + COLUMNS)  # lines of A and B that tiles load
 
-    least = -(-lines.length // ROWS)
+    least = -(-length // ROWS)
     return rows(min(range(least, least + threads), key=cost))
+
+
+def columns_of_line(epilogue: str) -> int:
+    """Blocks of columns that end in one cache line of the result: no two threads write to it."""
+    return 2 if epilogue in CODES else 1
 
 
 @dataclass(frozen=True)
@@ -161,8 +169,7 @@ def suits(target: Target, product: Product) -> bool:
     if product.lines is None:
         # Below these sizes copying rows to the panel costs more than vectors: benchmarks, row `conv`.
         return product.m >= ROWS // 2 and product.n >= 24 and (product.k >= 48 or product.k * product.taps >= 128)
-    rows = _rows(product.lines, product.batch, 1)
-    blocks = product.batch * product.lines.count * -(-product.lines.length // rows) * -(-product.n // COLUMNS)
+    blocks = product.batch * product.lines.count * -(-product.lines.length // _rows(product, 1)) * -(-product.n // COLUMNS)
     m, k_steps = product.batch * product.m, product.k4 * product.taps
     tile = choose_tile(target, m, product.n, k_steps, product.epilogue.name)
     instructions = cost(target, tile, m, product.n, k_steps, product.epilogue.name)
@@ -208,7 +215,7 @@ def add_step(steps: Steps, product: Product, fields: dict[str, int | float | Ref
     sharing, lines, in_panel = Sharing.of(product, steps.threads), lines_of(product), product.lines is None
     blocks = lines.count * -(-lines.length // sharing.rows)
     a_block, b_bytes = product.k_steps * TILE_BYTES, -(-product.n // COLUMNS) * product.k_steps * TILE_BYTES
-    each = product.batch * blocks if sharing.by_columns else product.batch * blocks // sharing.threads
+    each = product.batch * blocks if sharing.by_columns else -(-product.batch * blocks // sharing.threads)
     # One row block after the other where it stays in the L1 cache while all columns pass, and they in the L2 cache while rows pass, or they
     # in the L1 cache: measured on 49 to 3136 rows, where up to four blocks gain nothing, nor do windows, whose rows share lines. Else as
     # many as fill half of the L2 cache, while columns pass.
@@ -223,7 +230,8 @@ def add_step(steps: Steps, product: Product, fields: dict[str, int | float | Ref
     filled |= {"k": product.k, "run": product.run, "k_steps": product.k_steps, "by_columns": int(sharing.by_columns), "chunk": chunk}
     filled |= {"stays": int(stays), "blocks": blocks, "position": lines.position}
     filled |= {"upper": -(-sharing.rows // 2), "lower": sharing.rows // 2}
-    # A block's accumulators take 4096 bytes; what lies behind is left free, since a core that walks them asks for the lines that follow.
+    # A block's accumulators take 4096 bytes. Behind them there is room for a tile that nobody reads, and for the lines that a core that
+    # walks them asks for.
     acc = steps.scratch(8192 * sharing.threads)
     filled |= {"panel": steps.scratch(max(panel * sharing.threads, 64)), "panel_bytes": panel, "acc": acc}
     steps.step(kernel, sharing.threads, **filled)

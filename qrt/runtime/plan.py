@@ -13,7 +13,7 @@ import numpy as np
 
 from qrt.core.errors import InvalidInput, KernelError
 from qrt.core.target import Target
-from qrt.jit import Kernel
+from qrt.jit import Kernel, cache_bytes
 from qrt.jit.load import address
 from qrt.ops.op import Array, Base, Op, Operand, Ref, Spec, refusal
 from qrt.ops.program import Program, require_memory
@@ -27,6 +27,10 @@ __all__ = ["Packs", "Plan", "Tap", "build"]
 
 # Fields of a JOB, as words.
 _BEGIN, _END, _CLOCK = (list(JOB.names or ()).index(name) for name in ("begin", "end", "clock"))
+
+# Steps, about four blocks of a residual network, within which memory does not change hands: measured on ResNet-50, two threads, where 4
+# steps gain 1 %, 8 and the whole network 2 %, 16 steps 4 %.
+PAUSE = 16
 
 
 @dataclass
@@ -64,8 +68,17 @@ def build(program: Program, target: Target, threads: int, packs: Packs, taps: Se
     return _assemble(program, builder, emit_program(program, builder, taps))
 
 
+def _laid_out(builder: _Builder) -> tuple[list[int], int]:
+    """Where the builder's buffers lie in the slab, and its size. As long as they fit the threads' L2 caches, each stays with its core."""
+    if builder.threads > 1:
+        offsets, size = place(builder.buffers, PAUSE)
+        if size <= builder.threads * cache_bytes(2):
+            return offsets, size
+    return place(builder.buffers)
+
+
 def _assemble(program: Program, builder: _Builder, taps: list[Tap]) -> Plan:
-    offsets, size = place(builder.buffers)
+    offsets, size = _laid_out(builder)
     require_memory(size, "one run")
     table = np.zeros(len(builder.steps), STEP)
     starts: list[int] = []

@@ -355,9 +355,15 @@ def test_one_model_packs_weights_for_lines_and_for_a_panel() -> None:
 
 
 @pytest.mark.skipif(not AMX, reason="this machine has no AMX")
-@pytest.mark.parametrize(("m", "n", "k"), [(16, 320, 1000), (49, 640, 256), (4000, 32, 64), (300, 96, 4096)])
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(16, 320, 1000), (49, 640, 256), (4000, 32, 64), (300, 96, 4096), (196, 256, 320), (196, 96, 500), (70, 130, 1700)]
+)
 def test_threads_share_rows_or_columns_of_tiles(m: int, n: int, k: int) -> None:
-    check(Dense(weights(1, 1, k, n), added(n, k), 13), [codes(m, k), codes(m, n)], targets=AMX)
+    for epilogue in (added(n, k), Int32()):
+        program, feeds = program_of(Dense(weights(1, 1, k, n), epilogue, 13), [codes(m, k), *extra(epilogue, m, n)])
+        wanted = interpret(program, feeds)
+        for threads in range(1, 6):
+            np.testing.assert_array_equal(build(program, AMX[0], threads, Packs()).run(feeds), wanted, f"{threads} threads")
 
 
 # -- two computed operands ------------------------------------------------------------------------------------------------

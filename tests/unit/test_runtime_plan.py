@@ -67,10 +67,11 @@ def vector(n: int = 100) -> Array:
     st.lists(
         st.builds(lambda n, at, length: Buffer(n, at, at + length), st.integers(0, 5000), st.integers(0, 12), st.integers(0, 5)),
         max_size=30,
-    )
+    ),
+    st.integers(0, 8),
 )
-def test_buffers_that_live_together_lie_apart(buffers: list[Buffer]) -> None:
-    offsets, size = place(buffers)
+def test_buffers_that_live_together_lie_apart(buffers: list[Buffer], pause: int) -> None:
+    offsets, size = place(buffers, pause)
     assert all(offset % ALIGNMENT == 0 for offset in offsets)
     for i, (a, at) in enumerate(zip(buffers, offsets, strict=True)):
         assert at + a.nbytes + SLACK <= size
@@ -84,6 +85,27 @@ def test_buffers_that_live_together_lie_apart(buffers: list[Buffer]) -> None:
 def test_memory_is_used_again() -> None:
     buffers = [Buffer(1000, step, step + 1) for step in range(50)]
     assert place(buffers)[1] <= 2 * (1000 + SLACK + ALIGNMENT)
+
+
+def test_memory_passes_between_equals_at_once_and_to_other_sizes_after_a_pause() -> None:
+    buffers = [Buffer(4000, 0, 1), Buffer(4000, 2, 3), Buffer(1000, 2, 3), Buffer(1000, 4, 5), Buffer(1000, 7, 8)]
+    assert place(buffers)[0] == [0, 0, 4096, 0, 0]
+    assert place(buffers, 3)[0] == [0, 0, 4096, 4096, 0]
+
+
+def test_a_plan_on_two_threads_keeps_memory_with_its_cores_as_long_as_caches_hold_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Program()
+    x, y = (program.value(Spec((n,), np.dtype(np.float32))) for n in (5000, 100))
+    program.inputs = [x, y]
+    for i in range(4):
+        (x,) = program.call(Axpy(), [x, x], f"long {i}")
+    for i in range(4):
+        (y,) = program.call(Axpy(), [y, y], f"short {i}")
+    program.outputs = [x, y]
+    one, two = (build(program, TARGET, threads, Packs()) for threads in (1, 2))
+    assert one.arena_nbytes < two.arena_nbytes
+    monkeypatch.setattr("qrt.runtime.plan.cache_bytes", lambda level: one.arena_nbytes // 2)
+    assert build(program, TARGET, 2, Packs()).arena_nbytes == one.arena_nbytes
 
 
 # -- plans ----------------------------------------------------------------------------------------------------------------
