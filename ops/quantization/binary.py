@@ -43,7 +43,8 @@ class QBinary(Op):
     """Codes of a + b or a · b; operands of one rank, extents of 1 repeat.
 
     `name`: "add": clamp(rint(fma(a, ra, fma(b, rb, k)))), ra = float32(sa / sy), rb = float32(sb / sy) and k = zy − fma(za, ra, rb · zb);
-    "mul": dequantized, multiplied, quantized. The clamp is to [qmin, qmax]. See docs/architecture.md.
+    "mul": dequantized, multiplied, quantized. The clamp is to [qmin, qmax]. `signed`, of a sum: the codes stand for int8; 128 is taken from
+    every code and zero point before, and added to the result. See docs/architecture.md.
     """
 
     name: str
@@ -55,11 +56,17 @@ class QBinary(Op):
     y_zero: int
     qmin: int = 0
     qmax: int = 255
+    signed: bool = False
+
+    @property
+    def _base(self) -> int:
+        return 128 if self.signed else 0
 
     def _sum_factors(self) -> tuple[Any, Any, Any]:
         """ra, rb and k, float32."""
         ra, rb = F32(self.a_scale) / F32(self.y_scale), F32(self.b_scale) / F32(self.y_scale)
-        return ra, rb, F32(self.y_zero) - fma(F32(self.a_zero), ra, rb * F32(self.b_zero))
+        za, zb, zy = (F32(zero - self._base) for zero in (self.a_zero, self.b_zero, self.y_zero))
+        return ra, rb, zy - fma(za, ra, rb * zb)
 
     def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
         a, b = inputs
@@ -72,7 +79,8 @@ class QBinary(Op):
         with np.errstate(over="ignore", invalid="ignore"):
             if self.name == "add":
                 ra, rb, k = self._sum_factors()
-                codes = round_clamp(fma(a, ra, fma(b, rb, k)), np.zeros((), np.int32), self.qmin, self.qmax)
+                steps = fma(a.astype(np.int32) - self._base, ra, fma(b.astype(np.int32) - self._base, rb, k))
+                codes = round_clamp(steps, np.array(self._base, np.int32), self.qmin, self.qmax)
             else:
                 left = (a.astype(np.int32) - self.a_zero).astype(F32) * F32(self.a_scale)
                 right = (b.astype(np.int32) - self.b_zero).astype(F32) * F32(self.b_scale)
@@ -95,11 +103,11 @@ class QBinary(Op):
     def _numbers(self) -> dict[str, float | int]:
         """Scales, bounds and zero points as records hold them."""
         if self.name == "add":
-            (fa, fb, fy), zero = self._sum_factors(), 0  # the zero point is inside k
+            (fa, fb, fy), zeros = self._sum_factors(), (self._base,) * 3  # the zero points are inside k
         else:
-            fa, fb, fy, zero = self.a_scale, self.b_scale, self.y_scale, self.y_zero
-        scales = {"fa": float(fa), "fb": float(fb), "fy": float(fy), "low": self.qmin - zero, "high": self.qmax - zero}
-        return scales | {"za": self.a_zero, "zb": self.b_zero, "zy": zero}
+            fa, fb, fy, zeros = self.a_scale, self.b_scale, self.y_scale, (self.a_zero, self.b_zero, self.y_zero)
+        scales = {"fa": float(fa), "fb": float(fb), "fy": float(fy), "low": self.qmin - zeros[2], "high": self.qmax - zeros[2]}
+        return scales | dict(zip(("za", "zb", "zy"), zeros, strict=True))
 
     def reads(self, index: int, x: Spec, strides: Sequence[int]) -> bool:
         return in_rows(x, strides)

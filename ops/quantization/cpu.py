@@ -64,8 +64,9 @@ def binary(name, has_fma):  # type: ignore[no-untyped-def]
 
     @device
     def add(a, b, p):  # type: ignore[no-untyped-def]
-        ra, rb, k, low, high, _, _, zero = p
-        return round_clamp(code_fma(F(a), ra, code_fma(F(b), rb, k)), low, high, zero)
+        ra, rb, k, low, high, za, zb, zy = p
+        a, b = F(np.int32(np.int32(a) - za)), F(np.int32(np.int32(b) - zb))
+        return round_clamp(code_fma(a, ra, code_fma(b, rb, k)), low, high, zy)
 
     @device
     def mul(a, b, p):  # type: ignore[no-untyped-def]

@@ -135,10 +135,11 @@ def binary(name: str) -> Any:
 
     @device
     def code(a, b, fa, fb, fy, low, high, za, zb, zy):  # type: ignore[no-untyped-def]
+        a, b = int32(a - za), int32(b - zb)
         if name == "add":
             steps = fma(to_float(a), fa, fma(to_float(b), fb, fy))
         else:
-            left, right = multiply(to_float(int32(a - za)), fa), multiply(to_float(int32(b - zb)), fb)
+            left, right = multiply(to_float(a), fa), multiply(to_float(b), fb)
             steps = divide(multiply(left, right), fy)
         return int32(nearest(clamp(steps, low, high)) + zy)
 

@@ -19,9 +19,12 @@ def gap(graph: GraphProto) -> str:
     """What a node of `graph`, or of a body in it, has that onnx.reference would get wrong; "" if there is nothing."""
     from onnx.helper import get_attribute_value
 
+    vectors = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 1 and tensor.dims[0] > 1}
     for node in graph.node:
         check = _CHECKS.get(node.op_type)
         found = check(node, {a.name: get_attribute_value(a) for a in node.attribute}) if check is not None else ""
+        if node.op_type == "MatMulInteger" and len(node.input) > 2 and node.input[2] in vectors:
+            found = "a zero point for each row (it takes them for columns)"
         for attribute in node.attribute:
             found = found or gap(attribute.g)
         if found:

@@ -77,6 +77,7 @@ def test_qbinary(name: str, a: tuple[int, ...], b: tuple[int, ...]) -> None:
     x, y = (RNG.integers(0, 256, shape).astype(np.uint8) for shape in (a, b))
     check(QBinary(name, 0.021, 130, 0.033, 7, 0.05, 100), [x, y])
     check(QBinary(name, 0.021, 0, 0.033, 255, 0.0005, 0, 10, 200), [x, y])
+    check(QBinary(name, 0.02, 200, 0.01, 3, 0.05, 77, 10, 200, signed=name == "add"), [x, y])
 
 
 def test_qadd_rounds_ties_to_even() -> None:

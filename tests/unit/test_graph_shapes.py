@@ -186,7 +186,7 @@ def test_slices_of_shapes_follow_onnx() -> None:
             t=step,
             zero=np.array([0]),
         )
-        same(before, fold_shapes)
+        same(before, fold_shapes, run=runtime)
 
 
 def test_what_depends_on_constants_alone_is_computed_once() -> None:

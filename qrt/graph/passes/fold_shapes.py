@@ -123,8 +123,8 @@ def _slice(node: ir.Node, a: np.ndarray, rest: list[list[int] | None]) -> np.nda
     if a.ndim != 1 or starts is None or ends is None or len(starts) != 1 or axes not in (None, [0], [-1]):
         return None
     start, end, step = starts[0], ends[0], steps[0] if steps else 1
-    # An end before the first entry, which a negative step needs, has no spelling as a Python index: None says it.
-    return a[start : None if step < 0 and end < -a.size else end : step]
+    # A walk backwards begins at the first entry at the earliest.
+    return a[max(start, -a.size) if step < 0 else start : end : step]
 
 
 def _squeeze(node: ir.Node, a: np.ndarray, rest: list[list[int] | None]) -> np.ndarray | None:

@@ -54,6 +54,8 @@ def float_bias(value: ir.Value | None, channels: int) -> np.ndarray | WhyNot | N
         return WhyNot(f"its bias {value.name!r} is computed at run time")
     if real.dtype != np.float32:
         return WhyNot(f"its bias {value.name!r} is {real.dtype}")
+    if not channels:
+        return WhyNot("the number of its channels is not known")
     if real.size not in (1, channels) or (real.ndim and real.shape[-1] != real.size):
         return WhyNot(f"its bias {value.name!r} of shape {real.shape} is not one number for each of {channels} channels")
     return np.ascontiguousarray(np.broadcast_to(real.reshape(-1), (channels,)))

@@ -27,6 +27,15 @@ class _Dynamic:
     end: ir.Node
 
 
+@dataclass(frozen=True)
+class _Result:
+    """A product's result: how many axes and channels it has, and which axis, counted from the end, is that of the channels."""
+
+    rank: int
+    channels: int
+    axis: int
+
+
 def _match(node: ir.Node) -> _Dynamic | WhyNot | None:
     if not is_op(node, "MatMulInteger", "ConvInteger"):
         return None
@@ -41,11 +50,16 @@ def _match(node: ir.Node) -> _Dynamic | WhyNot | None:
     if weight is None:
         return WhyNot("its second input is not a constant with a known zero point")
     b, b_zero_point = weight
+    if not conv and b.ndim != 2:
+        return WhyNot("its second input is no matrix")
     if node.inputs[0] is None or node.inputs[0].dtype != _UINT8:
         return WhyNot("its first input is not uint8")
-    channels = int(b.shape[0 if conv else -1])
+    shape = node.outputs[0].shape
+    if shape is None:
+        return WhyNot("the rank of its result is not known")
+    result = _Result(len(shape), int(b.shape[0 if conv else -1]), 1 - len(shape) if conv else -1)
     factor = scaled.inputs[1] if scaled.inputs[0] is cast.outputs[0] else scaled.inputs[0]
-    scales = _factors(factor, channels)
+    scales = _factors(factor, result)
     if isinstance(scales, WhyNot):
         return scales
     attributes = conv_attributes(node, b.shape) if conv else {}
@@ -54,7 +68,9 @@ def _match(node: ir.Node) -> _Dynamic | WhyNot | None:
     a_zero_point: Operand = np.zeros((), np.uint8)
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         a_zero_point = node.inputs[2]
-    end, bias = _bias(scaled, channels, conv)
+        if not _is_scalar(a_zero_point, 1):
+            return WhyNot("its first input has a zero point for each row")
+    end, bias = _bias(scaled, result)
     a_scale, b_scale = scales
     b_scale, b_zero_point = np.broadcast_arrays(b_scale, b_zero_point)
     return _Dynamic([node.inputs[0], a_scale, a_zero_point, b, b_scale, b_zero_point, bias], attributes, end)
@@ -72,51 +88,48 @@ def _weight(node: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
     return (flip(held), flip(zero_point)) if held.dtype == np.uint8 else (held, zero_point)
 
 
-def _factors(factor: ir.Value | None, channels: int) -> tuple[Operand, np.ndarray] | WhyNot:
+def _factors(factor: ir.Value | None, result: _Result) -> tuple[Operand, np.ndarray] | WhyNot:
     """The scales of both operands, whose product `factor` is."""
     one = np.ones((), np.float32)
-    held = _vector(factor, channels)
+    held = _per_channel(factor, result)
     if held is not None:
         return one, held
     maker = producer(factor)
     if maker is not None and is_op(maker, "Mul"):
         x, y = maker.inputs
         for computed, other in ((x, y), (y, x)):
-            held = _vector(other, channels)
-            if held is not None and computed is not None and _scalar(computed):
+            held = _per_channel(other, result)
+            if held is not None and computed is not None and _is_scalar(computed, result.rank):
                 return computed, held
-    if factor is not None and _scalar(factor):
+    if factor is not None and _is_scalar(factor, result.rank):
         return factor, one
     return WhyNot("its scales are neither one number nor constants of the output channels")
 
 
-def _vector(value: ir.Value | None, channels: int) -> np.ndarray | None:
-    """A constant with one number, or one for each channel, as float32 () or (channels,)."""
+def _per_channel(value: ir.Value | None, result: _Result) -> np.ndarray | None:
+    """A constant with one number, or one for each index of the channels' axis, as float32 () or (channels,)."""
     held = constant_of(value)
-    if held is None or held.size not in (1, channels) or held.dtype != np.float32:
+    if held is None or held.dtype != np.float32 or held.ndim > result.rank:
         return None
-    return held.reshape(()) if held.size == 1 else held.reshape(-1)
+    if held.size == 1:
+        return held.reshape(())
+    if held.size != result.channels or held.ndim < -result.axis or held.shape[result.axis] != result.channels:
+        return None
+    return held.reshape(-1)
 
 
-def _scalar(value: ir.Value) -> bool:
-    """Whether `value` always holds one number."""
-    return value.shape is not None and all(d == 1 for d in value.shape)
+def _is_scalar(value: ir.Value, rank: int) -> bool:
+    """Whether `value` always holds one number, and has no more than `rank` axes, which a product with it would take over."""
+    return value.shape is not None and len(value.shape) <= rank and all(d == 1 for d in value.shape)
 
 
-def _bias(node: ir.Node, channels: int, conv: bool) -> tuple[ir.Node, np.ndarray | None]:
+def _bias(node: ir.Node, result: _Result) -> tuple[ir.Node, np.ndarray | None]:
     """The Add of a constant for each channel that alone reads the result of `node`."""
     add = single_use(node.outputs[0])
-    shape = node.outputs[0].shape
-    if add is None or not is_op(add, "Add") or shape is None or not channels:
+    if add is None or not is_op(add, "Add"):
         return node, None
-    other = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
-    held = constant_of(other)
-    if held is None or held.dtype != np.float32 or held.size != channels or held.ndim > len(shape):
-        return node, None
-    axis = 1 - len(shape) if conv else -1
-    if held.ndim < -axis or held.shape[axis] != channels:
-        return node, None
-    return add, held.reshape(-1)
+    held = _per_channel(add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0], result)
+    return (add, np.broadcast_to(held, (result.channels,))) if held is not None else (node, None)
 
 
 def _rewrite(node: ir.Node, found: _Dynamic) -> None:

@@ -64,10 +64,10 @@ def _attributes(node: ir.Node) -> Attributes | WhyNot:
 
 
 def _channels(node: ir.Node) -> int:
-    """Output channels; 0 where they are not known."""
-    shape = node.outputs[0].shape
+    """Output channels; 0 where they are not known, or where a matrix times a vector leaves none."""
+    shape, right = node.outputs[0].shape, node.inputs[1].shape if node.inputs[1] is not None else None
     axis = 1 if is_op(node, "Conv", "ConvTranspose") else -1
-    if shape is None or len(shape) < 2:
+    if shape is None or len(shape) < 2 or right is None or len(right) < 2:
         return 0
     channels = shape[axis]
     return channels if isinstance(channels, int) else 0

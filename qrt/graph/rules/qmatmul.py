@@ -68,12 +68,10 @@ def _operands(node: ir.Node) -> _Product | WhyNot | None:
     if isinstance(a, WhyNot):
         return a
     trans_b = attr_int(node, "transB", 0) if gemm else 0
-    b: Quant | Weight | WhyNot = weight(node.inputs[1], -2 if trans_b else -1)
+    w = weight(node.inputs[1], -2 if trans_b else -1)
+    b = w if isinstance(w, Weight) and w.codes.ndim == 2 else activation(node.inputs[1])
     if isinstance(b, WhyNot):
-        dynamic = activation(node.inputs[1])
-        if isinstance(dynamic, WhyNot):
-            return b
-        b = dynamic
+        return w if isinstance(w, WhyNot) else b
     end, bias = (node, given) if given is not None else added_bias(node, _channels(node))
     return _Product(a, b, trans_b, bias, end)
 
@@ -88,7 +86,7 @@ def _channels(node: ir.Node) -> int:
 def added_bias(node: ir.Node, channels: int) -> tuple[ir.Node, ir.Value | None]:
     """The Add that gives each of the last axis' `channels` its constant, if one alone reads the result of `node`: that node, the bias."""
     add = single_use(node.outputs[0])
-    if add is None or not is_op(add, "Add") or add.outputs[0].shape is None:
+    if add is None or not is_op(add, "Add") or add.outputs[0].shape is None or not channels:
         return node, None
     other = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
     known = constant_of(other)

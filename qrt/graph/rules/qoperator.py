@@ -28,20 +28,17 @@ def _dequantize(node: ir.Node, first: int, axis: int | None = None) -> ir.Value:
     """The real values of the codes at input `first`, with scale and zero point after it; `axis`: where scales for channels lie."""
     codes, scale, zero_point = (_input(node, first + i) for i in range(3))
     like = [codes] if codes is not None else list(node.outputs)
-    attributes = {} if axis is None or _per_tensor(scale) else {"axis": axis}
+    attributes = {} if axis is None else {"axis": axis}
     inputs = [codes, scale, zero_point]
     name = f"{node.name}_dequantize{first}"
     return add_node(node, "DequantizeLinear", inputs, attributes, like=like, dtype=_FLOAT, domain="", name=name).outputs[0]
 
 
-def _per_tensor(scale: ir.Value | None) -> bool:
-    known = constant(scale)
-    return known is None or known.size == 1
-
-
-def _quantize(node: ir.Node, real: ir.Value, scale: int) -> None:
-    inputs = [real, _input(node, scale), _input(node, scale + 1)]
-    substitute(node, add_node(node, "QuantizeLinear", inputs, like=node.outputs, domain="", name=f"{node.name}_quantize").outputs)
+def _quantize(node: ir.Node, real: ir.Value, scale: int, axis: int | None = None) -> None:
+    """The codes of `real`, by the scale at input `scale` and the zero point after it; `axis`: as above."""
+    inputs, name = [real, _input(node, scale), _input(node, scale + 1)], f"{node.name}_quantize"
+    attributes = {} if axis is None else {"axis": axis}
+    substitute(node, add_node(node, "QuantizeLinear", inputs, attributes, like=node.outputs, domain="", name=name).outputs)
 
 
 def _bias(node: ir.Node, index: int, x_scale: int, w_scale: int) -> ir.Value | None:
@@ -70,8 +67,9 @@ def _conv(node: ir.Node) -> None:
 
 
 def _matmul(node: ir.Node) -> None:
-    rank = len(node.inputs[3].shape) if node.inputs[3] is not None and node.inputs[3].shape is not None else 2
-    _quantize(node, _real(node, "MatMul", [_dequantize(node, 0), _dequantize(node, 3, axis=rank - 1)], {}), 6)
+    """Rows of the first operand and of the result may have scales of their own, and columns of the second."""
+    operands: list[ir.Value | None] = [_dequantize(node, 0, axis=-2), _dequantize(node, 3, axis=-1)]
+    _quantize(node, _real(node, "MatMul", operands, {}), 6, axis=-2)
 
 
 def _gemm(node: ir.Node) -> None:

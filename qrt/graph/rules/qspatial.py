@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from qrt.graph.nodes import attr_ints, is_op
+from qrt.graph.nodes import attr_int, attr_ints, attr_str, is_op
 from qrt.graph.rules.geometry import explicit_pads
 from qrt.graph.rules.quant import Output, Quant, activation, output
 from qrt.graph.rules.rule import Attributes, Rule, WhyNot, add_node, kept, substitute
@@ -37,12 +37,24 @@ def _match(node: ir.Node) -> _Spatial | WhyNot | None:
 
 
 def _attributes(node: ir.Node) -> Attributes | WhyNot:
+    if is_op(node, "Resize") and _resized_otherwise(node):
+        return WhyNot("it resizes in a way that codes have no kernel for")
+    if is_op(node, "ReduceMean") and attr_int(node, "noop_with_empty_axes", 0):
+        return WhyNot("it may take no mean at all")
     if not is_op(node, "AveragePool"):
         return kept(node)
     pads = explicit_pads(node, attr_ints(node, "kernel_shape"))
     if isinstance(pads, WhyNot):
         return pads
     return {**kept(node, "ceil_mode", "count_include_pad", "dilations", "kernel_shape", "strides"), "pads": pads}
+
+
+def _resized_otherwise(node: ir.Node) -> bool:
+    """Whether a Resize is not plainly nearest or linear."""
+    plain = {"mode": ("nearest", "linear"), "keep_aspect_ratio_policy": ("stretch",)}
+    if attr_int(node, "antialias", 0) or attr_str(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+        return True
+    return any(attr_str(node, name, known[0]) not in known for name, known in plain.items())
 
 
 def _rewrite(node: ir.Node, found: _Spatial) -> None:

@@ -38,7 +38,7 @@ _DTYPES = {
     ir.DataType.INT16: qint16,
     ir.DataType.INT32: qint32,
 }
-_QUINT8 = ir.DataType.UINT8
+_QUINT8, _FLOAT = ir.DataType.UINT8, ir.DataType.FLOAT
 # In the meta of a QuantizeLinear: its codes were int8 before they were re-based.
 SIGNED = "qrt.signed"
 
@@ -119,6 +119,8 @@ def qparams_of(node: ir.Node) -> QParams | WhyNot:
     """What the scale and zero point of a QuantizeLinear or DequantizeLinear say."""
     if attr_int(node, "block_size", 0):
         return WhyNot(f"{node.name!r} is quantized block by block")
+    if is_op(node, "DequantizeLinear") and attr_int(node, "output_dtype", _FLOAT) not in (0, _FLOAT):
+        return WhyNot(f"{node.name!r} does not give float32")
     scale = constant(node.inputs[1])
     if scale is None:
         return WhyNot(f"the scale of {node.name!r} is computed at run time")

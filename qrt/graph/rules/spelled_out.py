@@ -36,6 +36,12 @@ def _other(node: ir.Node, value: ir.Value) -> ir.Value | None:
     return node.inputs[1] if node.inputs[0] is value else node.inputs[0]
 
 
+def _keeps_rank(x: ir.Value, end: ir.Node) -> bool:
+    """Whether what `end` makes has as many axes as `x`: numbers of shape (1, 1, 1) may have added some."""
+    shape = end.outputs[0].shape
+    return shape is not None and x.shape is not None and len(shape) == len(x.shape)
+
+
 def _factor(node: ir.Node | None, number: float) -> ir.Value | None:
     """What `node` multiplies by `number`."""
     if not is_op(node, "Mul") or node is None:
@@ -69,8 +75,8 @@ def _match_gelu(node: ir.Node) -> _Gelu | None:
     left = _other(product, plus.outputs[0])
     if left is x:
         half = single_use(product.outputs[0])
-        return _Gelu(x, half) if half is not None and _factor(half, 0.5) is product.outputs[0] else None
-    return _Gelu(x, product) if left is not None and _factor(producer(left), 0.5) is x else None
+        return _Gelu(x, half) if half is not None and _factor(half, 0.5) is product.outputs[0] and _keeps_rank(x, half) else None
+    return _Gelu(x, product) if left is not None and _factor(producer(left), 0.5) is x and _keeps_rank(x, product) else None
 
 
 def _rewrite_gelu(node: ir.Node, found: _Gelu) -> None:
@@ -110,7 +116,8 @@ def _match_layer_norm(node: ir.Node) -> _LayerNorm | None:
     if scaled is None or scale is None:
         return None
     end, bias = _applied(scaled.outputs[0], "Add", x.shape[-1])
-    return _LayerNorm(x, epsilon, scale, bias, end or scaled)
+    end = end or scaled
+    return _LayerNorm(x, epsilon, scale, bias, end) if _keeps_rank(x, end) else None
 
 
 def _mean_of(value: ir.Value | None) -> ir.Value | None:

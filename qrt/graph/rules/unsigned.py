@@ -63,9 +63,9 @@ def _match_down(node: ir.Node) -> ir.Node | None:
 
 
 def _pad_code(node: ir.Node) -> np.ndarray | None:
-    """What a Pad of codes fills in."""
-    given = node.inputs[2] if len(node.inputs) > 2 else None
-    return np.zeros((), np.uint8) if given is None else constant(given)
+    """What a Pad of codes fills in: codes 0 by default, whatever they stand for."""
+    given, dtype = node.inputs[2] if len(node.inputs) > 2 else None, node.outputs[0].dtype
+    return constant(given) if given is not None or dtype is None else np.zeros((), dtype.numpy())
 
 
 def _push_down(node: ir.Node, flipped: ir.Node) -> None:

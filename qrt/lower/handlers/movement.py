@@ -180,7 +180,9 @@ def _slice(low: Lowering, node: ir.Node) -> None:
     begin, shape, stride = [0] * len(extents), list(extents), [1] * len(extents)
     for start, end, axis, step in zip(starts.tolist(), ends.tolist(), which.tolist(), strides.tolist(), strict=True):
         axis = axis_of(node, axis, len(extents))
-        walk = range(extents[axis])[start:end:step]
+        # Both bounds count from the end where they are negative; a walk backwards begins at the first element at the earliest.
+        n = extents[axis]
+        walk = range(n)[max(start, -n) if step < 0 else start : end : step]
         begin[axis], shape[axis], stride[axis] = (walk.start if len(walk) else 0), len(walk), walk.step
     _cut(low, required(node), node.outputs[0], begin, shape, stride)
 

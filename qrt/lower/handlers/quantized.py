@@ -66,6 +66,8 @@ def _quantize(low: Lowering, node: ir.Node) -> None:
 
 
 def _dequantize(low: Lowering, node: ir.Node) -> None:
+    if attr_int(node, "output_dtype", ir.DataType.FLOAT) not in (0, ir.DataType.FLOAT):
+        raise NotNative("a result that is not float32")
     _along(low, node, Dequantize(_qparams(low, node, low.dtype(required(node)))))
 
 
@@ -95,7 +97,8 @@ def _binary(name: str) -> Handler:
         scales = [scalar(low, required(node, k), "scale") for k in (1, 4, 6)]
         zeros = [zero_point(low, required(node, k)) for k in (2, 5, 7)]
         a, b, y = zip(scales, zeros, strict=True)
-        op = QBinary(name, *a, *b, *y, attr_int(node, "qmin", 0), attr_int(node, "qmax", 255))
+        bounds = attr_int(node, "qmin", 0), attr_int(node, "qmax", 255)
+        op = QBinary(name, *a, *b, *y, *bounds, signed=bool(attr_int(node, "signed", 0)))
         indices, perm = aligned(low, [required(node), required(node, 3)])
         low.bind(node.outputs[0], low.call(op, indices)[0], perm)
 

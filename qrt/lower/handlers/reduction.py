@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from qrt.core.errors import ModelError
+from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.graph import attr_float, attr_int, attr_ints, ir
 from qrt.lower.handlers.products import QRT, code_qparams, scalar, zero_point
 from qrt.lower.handlers.reading import axis_of, optional, required
@@ -152,8 +152,8 @@ def _mean_of_codes(low: Lowering, node: ir.Node) -> None:
     """ReduceMean of codes: the axes are brought together and averaged as an image of one space axis."""
     x, axes = required(node), _axes(low, node, 5)
     shape = low.shape(x)
-    if not axes or 0 in shape:
-        raise NotNative("a mean along no axes, or of no elements")
+    if not axes or any(shape[axis] == 0 for axis in axes):
+        raise UnsupportedOp(f"node {node.name!r}: the mean of codes of shape {shape} along {axes}, where there are none")
     perm = low.perm(x)
     runs = _runs([perm.index(axis) for axis in axes], [shape[axis] for axis in perm])
     if len(runs) > 1:
