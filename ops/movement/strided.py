@@ -105,8 +105,10 @@ def _choose(axes: list[_Axis], itemsize: int) -> tuple[Kernel, list[_Axis]]:
     """The kernel for a walk, and the walk with the axes that the kernel looks at last."""
     across = next((axis for axis in axes if axis[1] == 1), None)
     along = next((axis for axis in axes if axis[2] == 1), None)
-    if across is None or along is None or across is along or along[1] < 0 or along[1] == 0:
+    if across is None or along is None or across is along or along[1] < 0:
         return _ROWS[itemsize], axes
+    if along[1] == 0 and along[0] >= SIDES[itemsize]:
+        return _ROWS[itemsize], axes  # long rows of one element each
     axes = [axis for axis in axes if axis is not across and axis is not along] + [across, along]
     if along[0] in _COUNTS and across[2] == along[0]:
         return _ZIP[itemsize, along[0]], axes

@@ -70,6 +70,7 @@ def test_copy_shares_one_long_row(dtype: type) -> None:
         (Expand((3, 4, 5)), (3, 1, 5)),
         (Expand((3, 4, 5)), (1, 4, 1)),
         (Expand((200, 300)), (1, 1)),
+        *((Expand((3, 67, count)), (3, 67, 1)) for count in (2, 3, 4, 5, 8, 12, 15, 16)),
         (Triangle(True, 1), (2, 4, 5)),
         (Triangle(False, -1), (2, 4, 5)),
         (Triangle(True, -9), (3, 3)),

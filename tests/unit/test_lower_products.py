@@ -293,6 +293,24 @@ def test_qconv_add_rounds_as_the_fused_form_says(group: int, signed: int, ratio:
     check_fused("QConvAdd", inputs, (0, 11), 4, np.uint8, group=group, pads=[1, 1, 1, 1], signed=signed)
 
 
+@pytest.mark.parametrize("times", [2, 3, 4, 5])
+@pytest.mark.parametrize("size", [1, 3])
+def test_several_channels_out_of_each(times: int, size: int) -> None:
+    """Depthwise with a multiplier, as every node that convolves has it."""
+    shape, outs = (4 * times, 1, size, size), 4 * times
+    more: dict[str, Any] = {"group": 4, "strides": [1, 2], "pads": [size // 2] * 4}
+    against_onnx_runtime("Conv", [real(2, 4, 7, 8), real(*shape), real(outs)], (1, 2), **more)
+    against_onnx_runtime("ConvTranspose", [real(2, 4, 7, 8), real(4, times, size, size), real(outs)], (1, 2), **more)
+    w = codes(*shape, dtype=np.int8)
+    against_onnx_runtime("ConvInteger", [codes(2, 4, 7, 8), w, point(7), point(-3, np.int8)], (1, 2, 3), exact=True, **more)
+    bias = RNG.integers(-3000, 3000, outs).astype(np.int32)
+    inputs = [codes(2, 4, 7, 8), scale(), point(120), w, scale(outs), np.arange(outs).astype(np.int8), scale() * 9, point(100), bias]
+    check_fused("QConv", inputs, (0,), 4, np.uint8, **more)
+    check_fused("QConvFloat", [*inputs[:6], real(outs)], (0, 1, 2), 4, np.float32, exact=False, **more)
+    inputs += [scale(), point(90), codes(2, outs, 7, 4), scale(), point(77)]
+    check_fused("QConvAdd", inputs, (0, 11), 4, np.uint8, signed=1, **more)
+
+
 @pytest.mark.parametrize("group", [1, 2, 4])
 def test_qconv_float_with_qparams_of_the_run(group: int) -> None:
     inputs = [*conv_inputs(group=group)[:6], real(4 if group == 4 else 6)]
