@@ -56,33 +56,52 @@ def channels_last(rank: int) -> tuple[int, ...]:
 
 
 class Constants:
-    """A model's constants, in every layout asked for: each array is made once, so that what is packed from it is too."""
+    """A model's constants, in every layout asked for: each array is made once, so that what is packed from it is too.
 
-    def __init__(self) -> None:
-        self._logical: dict[str, Array] = {}
-        self._laid: dict[tuple[int, tuple[int, ...]], tuple[Array, Array]] = {}
-        self._derived: dict[tuple[int, Hashable], tuple[Array, Array]] = {}
+    `above`: those of the model, for the constants of one lowering (shapes, and what follows from them), which go with it.
+    """
+
+    def __init__(self, above: Constants | None = None) -> None:
+        self._above = above
+        self._named: dict[str, Array] = {}
+        self._held: dict[int, Array] = {}
+        self._made: dict[tuple[int, Hashable], Array] = {}
+
+    def named(self, name: str) -> Array | None:
+        """What `name` was given to."""
+        return self._above.named(name) if self._above is not None else self._named.get(name)
+
+    def name(self, name: str, array: Array) -> Array:
+        """Keeps `array`, an initializer or what follows from initializers alone, as a constant of the model."""
+        if self._above is not None:
+            return self._above.name(name, array)
+        self._named[name] = self._hold(array)
+        return array
+
+    def lasts(self, array: Array) -> bool:
+        """Whether `array` is a constant of the model, and not of one lowering."""
+        return self._above.lasts(array) if self._above is not None else id(array) in self._held
 
     def derived(self, source: Array, how: Hashable, make: Callable[[], Array]) -> Array:
         """What `make()` computes from the constant `source`, once: lowering again for other shapes gives the same array."""
+        if self._above is not None and id(source) not in self._held and self._above.lasts(source):
+            return self._above.derived(source, how, make)
         key = (id(source), how)
-        if key not in self._derived:
-            self._derived[key] = (source, _kept(make(), source))
-        return self._derived[key][1]
-
-    def logical(self, name: str, make: Callable[[], Array]) -> Array:
-        """The initializer `name`."""
-        if name not in self._logical:
-            self._logical[name] = make()
-        return self._logical[name]
+        if key not in self._made:
+            self._hold(source)
+            self._made[key] = self._hold(_kept(make(), source))
+        return self._made[key]
 
     def laid(self, array: Array, perm: tuple[int, ...]) -> Array:
         """`array` with its axes in the order `perm`, C-contiguous."""
-        key = (id(array), perm)
-        if key not in self._laid:
-            laid = array.transpose(perm)
-            self._laid[key] = (array, _kept(np.ascontiguousarray(laid).reshape(laid.shape), array))
-        return self._laid[key][1]
+        return self.derived(
+            array, ("laid", perm), lambda: np.ascontiguousarray(array.transpose(perm)).reshape([array.shape[k] for k in perm])
+        )
+
+    def _hold(self, array: Array) -> Array:
+        """Keeps `array`: an id belongs to one array only while that lives."""
+        self._held[id(array)] = array
+        return array
 
 
 def _kept(made: Array, source: Array) -> Array:
@@ -102,7 +121,7 @@ class Lowering:
 
     def __init__(self, handlers: Mapping[tuple[str, str], Handler], constants: Constants) -> None:
         self.program = Program()
-        self.constants = constants
+        self.constants = Constants(constants)
         self._handlers = handlers
         self._known: dict[ir.Value, Array] = {}
         self._tensors: dict[ir.Value, Tensor] = {}
@@ -121,7 +140,10 @@ class Lowering:
         tensor = value.const_value
         if tensor is None:
             return None
-        array = self._known[value] = self.constants.logical(value.name or "", tensor.numpy)
+        array = self.constants.named(value.name or "")
+        if array is None:
+            array = self.constants.name(value.name or "", tensor.numpy())
+        self._known[value] = array
         return array
 
     def require_const(self, value: ir.Value | None, what: str) -> Array:
@@ -232,10 +254,10 @@ class Lowering:
         if handler is None:
             raise NotNative("no kernel for this operator")
         given = [v for v in node.inputs if v is not None]
-        known = given and all(self.const(v) is not None and v not in self._tensors for v in given) and not has_subgraph(node)
+        known = [array for v in given if v not in self._tensors and (array := self.const(v)) is not None]
         try:
-            if known:
-                self._compute(node, handler)
+            if known and len(known) == len(given) and not has_subgraph(node):
+                self._compute(node, handler, all(self.constants.lasts(array) for array in known))
             else:
                 handler(self, node)
         except UnsupportedOp as lacking:
@@ -248,8 +270,12 @@ class Lowering:
             # Handlers test what kernels trust; what is malformed in another way fails in NumPy or in Python, and is the model's fault.
             raise ModelError(f"node {node.name!r} ({node.op_type}): its inputs and attributes do not fit one another: {error}") from error
 
-    def _compute(self, node: ir.Node, handler: Handler) -> None:
-        """Binds the outputs of a node of known inputs, through the references of its own ops."""
+    def _compute(self, node: ir.Node, handler: Handler, lasting: bool) -> None:
+        """Binds the outputs of a node of known inputs, through the references of its own ops. `lasting`: for every lowering."""
+        made = {v: self.constants.named(v.name) for v in node.outputs if v.name} if lasting else {}
+        if made and all(array is not None for array in made.values()):
+            self._known.update((value, array) for value, array in made.items() if array is not None)
+            return
         side = Lowering(self._handlers, self.constants)
         side.node = node
         side._known = dict(self._known)
@@ -259,7 +285,8 @@ class Lowering:
         results = iter(interpret(side.program, []))
         for value in wanted:
             known = side.const(value)
-            self.bind_const(value, known if known is not None else next(results))
+            array = known if known is not None else next(results)
+            self.bind_const(value, self.constants.name(value.name or "", array) if lasting else array)
 
     def tapped(self, names: frozenset[str]) -> dict[int, list[tuple[str, tuple[int, ...]]]]:
         """The program values that the graph values `names` live in, each with its names and their layouts; not those that are fed."""

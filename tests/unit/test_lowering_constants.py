@@ -1,0 +1,54 @@
+"""What lowering keeps of constants: those of the model once, those that follow from shapes no longer than the plan."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+from graphs import I8, codes, images, make
+from lowered import as_model
+
+from qrt.jit.host import host_target
+from qrt.lower.executable import Executable
+from qrt.lower.lowering import Constants
+
+
+def test_what_follows_from_constants_alone_is_computed_and_packed_once() -> None:
+    model = make("(float[N,64] x) => (float[N,64] y) { w = DequantizeLinear(c, s, z) y = MatMul(x, w) }", c=codes(64, 64), s=0.02, z=I8(3))
+    executable = Executable(as_model(model), host_target(), 1)
+    sizes = []
+    for rows in (1, 2, 5):
+        x = images(rows, 64)
+        expected = x @ ((codes(64, 64).astype(np.float32) - 3) * np.float32(0.02))
+        np.testing.assert_allclose(executable.run({"x": x})[0], expected, rtol=1e-4, atol=1e-4)
+        sizes.append(executable.packs.nbytes)
+    assert sizes[0] == sizes[1] == sizes[2] > 0
+
+
+def test_what_follows_from_shapes_goes_with_the_plan() -> None:
+    model = make("(float[N,M] x) => (float[N,M] y) { s = Shape(x) o = ConstantOfShape(s) t = Trilu <upper = 0> (o) y = Add(x, t) }")
+    executable = Executable(as_model(model), host_target(), 1)
+    x = images(40, 40)
+    (plan, program) = executable.plans({"x": x})[0]
+    masks = [weakref.ref(array) for array in program.constants.values() if array.shape == (40, 40)]
+    assert masks
+    del plan, program
+    executable._stages[0].plans.clear()
+    executable.wholes.clear()
+    gc.collect()
+    assert all(mask() is None for mask in masks)
+
+
+def test_constants_of_one_lowering_and_of_the_model() -> None:
+    model = Constants()
+    plan = Constants(model)
+    weight, shape = np.ones((2, 3), np.float32), np.ones((2, 3), np.float32)
+    assert plan.name("w", weight) is model.named("w") is weight
+    assert plan.lasts(weight)
+    assert not plan.lasts(shape)
+    laid = plan.laid(weight, (1, 0))
+    assert laid is model.laid(weight, (1, 0)) is Constants(model).laid(weight, (1, 0))
+    assert plan.laid(laid, (0, 1)) is model.laid(laid, (0, 1))
+    assert plan.laid(shape, (1, 0)) is plan.laid(shape, (1, 0))
+    assert plan.laid(shape, (1, 0)) is not Constants(model).laid(shape, (1, 0))
