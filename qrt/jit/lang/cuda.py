@@ -28,8 +28,12 @@ def device(function: Callable[..., Any]) -> Any:
     return cuda.jit(device=True, inline="always")(function)
 
 
-def _asm(builder: Any, result: ir.Type, args: Sequence[Any], text: str, constraints: str, effects: bool) -> Any:
-    return builder.call(ir.InlineAsm(ir.FunctionType(result, [a.type for a in args]), text, constraints, effects), args)
+def _asm(
+    builder: Any, result: ir.Type, args: Sequence[Any], text: str, constraints: str, effects: bool, attributes: tuple[str, ...] = ()
+) -> Any:
+    """`attributes`: "convergent" for what the threads of a warp do together, which must not be moved to where only some of them are."""
+    inline = ir.InlineAsm(ir.FunctionType(result, [a.type for a in args]), text, constraints, effects)
+    return builder.call(inline, args, attrs=attributes)
 
 
 def _pure(text: str, constraints: str, signature: Any) -> Any:
@@ -120,9 +124,9 @@ def _load4(space: str, address: Any, constraint: str) -> Any:
     return load
 
 
-def _words(context: Any, builder: Any, sig: Any, args: Sequence[Any], text: str, constraints: str) -> Any:
+def _words(context: Any, builder: Any, sig: Any, args: Sequence[Any], text: str, constraints: str, attributes: tuple[str, ...] = ()) -> Any:
     """A PTX instruction that gives four registers."""
-    struct = _asm(builder, ir.LiteralStructType([I32] * 4), args, text, constraints, True)
+    struct = _asm(builder, ir.LiteralStructType([I32] * 4), args, text, constraints, True, attributes)
     return context.make_tuple(builder, sig.return_type, [builder.extract_value(struct, i) for i in range(4)])
 
 
@@ -263,7 +267,7 @@ def load_matrix(typing_context, address):  # type: ignore[no-untyped-def]
 
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         text = "ldmatrix.sync.aligned.m8n8.x4.shared.b16 {$0,$1,$2,$3}, [$4];"
-        return _words(context, builder, sig, args, text, "=r,=r,=r,=r,r" + _MEMORY)
+        return _words(context, builder, sig, args, text, "=r,=r,=r,=r,r" + _MEMORY, ("convergent",))
 
     return FOUR(int32), codegen
 
@@ -281,6 +285,6 @@ def mma(typing_context, a, b, c):  # type: ignore[no-untyped-def]
     def codegen(context, builder, sig, args):  # type: ignore[no-untyped-def]
         words = [builder.extract_value(part, i) for part, n in zip(args, (4, 2, 4), strict=True) for i in range(n)]
         text = "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {$0,$1,$2,$3}, {$4,$5,$6,$7}, {$8,$9}, {$10,$11,$12,$13};"
-        return _words(context, builder, sig, words, text, "=r,=r,=r,=r,r,r,r,r,r,r,0,1,2,3")
+        return _words(context, builder, sig, words, text, "=r,=r,=r,=r,r,r,r,r,r,r,0,1,2,3", ("convergent",))
 
     return FOUR(FOUR, TWO, FOUR), codegen
