@@ -68,6 +68,7 @@ class Driver:
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
         self._enter()
         self._call("cuStreamCreate", ctypes.byref(stream), ctypes.c_uint(_NON_BLOCKING))
+        self._ordering = threading.Lock()
         for event in (self._mark, self._between):
             self._call("cuEventCreate", ctypes.byref(event), ctypes.c_uint(_NO_TIMING))
         self.stream: int = stream.value or 0
@@ -121,18 +122,39 @@ class Driver:
     def upload(self, address: int, array: np.ndarray[Any, Any], stream: int | None = None) -> None:
         """Copies a C-contiguous array to the device; the array may change afterwards."""
         if array.nbytes:
-            self._enter()
-            source, count = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
-            self._call("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), source, count, self._stream(stream))
+            self.send(address, array, stream)
             self._call("cuStreamSynchronize", self._stream(stream))
 
     def download(self, array: np.ndarray[Any, Any], address: int, stream: int | None = None) -> None:
         """Fills a C-contiguous array from the device."""
         if array.nbytes:
-            self._enter()
-            to, count = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
-            self._call("cuMemcpyDtoHAsync_v2", to, ctypes.c_uint64(address), count, self._stream(stream))
+            self.fetch(array, address, stream)
             self._call("cuStreamSynchronize", self._stream(stream))
+
+    def pin(self, nbytes: int) -> np.ndarray[Any, Any]:
+        """Page-locked memory of the CPU's: uint8 [nbytes], until `unpin` is given its address."""
+        self._enter()
+        address = ctypes.c_void_p()
+        self._call("cuMemHostAlloc", ctypes.byref(address), ctypes.c_size_t(nbytes), ctypes.c_uint(0))
+        return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address.value or 0))
+
+    def unpin(self, address: int) -> None:
+        """Gives page-locked memory back, once the device has done what it was given so far."""
+        self._enter()
+        self._call("cuCtxSynchronize")
+        self._call("cuMemFreeHost", ctypes.c_void_p(address))
+
+    def send(self, address: int, array: np.ndarray[Any, Any], stream: int | None = None) -> None:
+        """Starts to copy a C-contiguous array to the device; if it is page-locked, this may return before it is read."""
+        self._enter()
+        source, count = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
+        self._call("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), source, count, self._stream(stream))
+
+    def fetch(self, array: np.ndarray[Any, Any], address: int, stream: int | None = None) -> None:
+        """Starts to fill a C-contiguous array from the device; if it is page-locked, this may return before it is filled."""
+        self._enter()
+        to, count = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
+        self._call("cuMemcpyDtoHAsync_v2", to, ctypes.c_uint64(address), count, self._stream(stream))
 
     def tensor_map(self, address: int, rows: int, columns: int, row_bytes: int, box_rows: int) -> np.ndarray[Any, Any]:
         """How the copy engine finds boxes of `box_rows` rows of 128 bytes in the matrix of bytes at `address`, which it puts into shared
@@ -156,8 +178,9 @@ class Driver:
     def order(self, first: int, then: int | None) -> None:
         """What the stream `then` is given from now on waits for what `first` was given so far."""
         self._enter()
-        self._call("cuEventRecord", self._between, self._stream(first))
-        self._call("cuStreamWaitEvent", self._stream(then), self._between, ctypes.c_uint(0))
+        with self._ordering:  # another thread's event is not the one to wait for
+            self._call("cuEventRecord", self._between, self._stream(first))
+            self._call("cuStreamWaitEvent", self._stream(then), self._between, ctypes.c_uint(0))
 
     def mark(self, stream: int | None) -> None:
         """Notes how far a stream was told to go, for `follow`."""

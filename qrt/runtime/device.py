@@ -20,7 +20,8 @@ from qrt.runtime.clock import cycles
 from qrt.runtime.device_memory import Device, DeviceMemory, Held
 from qrt.runtime.emission import Emitter, Packs, emit_program
 from qrt.runtime.plan import Plan
-from qrt.runtime.segments import HostRun, cut
+from qrt.runtime.segments import HostRun, check_grid, cut
+from qrt.runtime.staging import Staging
 
 __all__ = ["Device", "DeviceMemory", "DevicePlan", "plan_mixed"]
 
@@ -70,6 +71,7 @@ class _Builder(Emitter):
         self.words = 0  # the constant that holds refusals: launches write it
 
     def launch(self, kernel: DeviceKernel, grid: tuple[int, int], **fields: int | float | Ref | Boxes) -> None:
+        check_grid(kernel, grid)
         boxes = {name: value for name, value in fields.items() if isinstance(value, Boxes)}
         plain = {name: 0 if isinstance(value, Boxes) else value for name, value in fields.items()}
         self.steps.append(_Launch(kernel, grid, *self.filled(kernel.name, kernel.record, plain), boxes, self.current))
@@ -155,7 +157,8 @@ class DevicePlan:
         read = {ref.index for step in builder.steps if isinstance(step, _Launch) for ref in step.reads if ref.base is Base.CONSTANT}
         self._constants = {index: self.memory.constant(builder.constants[index]) for index in sorted(read)}
         self._rules, self._words = builder.rules, builder.words
-        self._staged: dict[tuple[Base, int], Held] = {}
+        self._copies: dict[tuple[Base, int], Held] = {}
+        self._staging: Staging[tuple[Base, int]] | None = None
         self._recordings: OrderedDict[tuple[int, ...], _Recording] = OrderedDict()
 
     def run(
@@ -176,7 +179,7 @@ class DevicePlan:
     ) -> list[Array | None]:
         """Runs on `stream` with inputs that are arrays, or addresses on the device; gives the outputs that get no address.
 
-        Returns before the device is done where neither an array nor the CPU has to be waited for and `stream` is the caller's.
+        Returns before the device is done where neither an output nor the CPU has to be waited for and `stream` is the caller's.
         """
         memory, device = self.memory, self._device
         with memory.lock:
@@ -211,11 +214,11 @@ class DevicePlan:
         host: dict[int, Array] = {}
         if times is not None:
             times.append(cycles())
-        for value, array, address in zip(self._input_values, inputs, at[Base.INPUT], strict=True):
+        for index, array in enumerate(inputs):
             if not isinstance(array, int):
-                host[value] = array
-                if value in self._launched:
-                    device.upload(address, array, stream)
+                host[self._input_values[index]] = array
+                if at[Base.INPUT][index]:
+                    self._send(index, at[Base.INPUT][index], array, stream)
         graphs = iter(recording.graphs)
         for part in self._parts:
             if isinstance(part, _Host):
@@ -225,7 +228,10 @@ class DevicePlan:
             if times is not None:
                 device.wait(stream)
                 times.append(cycles())
-        return [self._result(index, host, wanted, at, stream) for index, wanted in enumerate(outputs)]
+        fetched = {index: self._fetch(index, host, at, stream) for index, wanted in enumerate(outputs) if wanted is None}
+        if any(room is not None for room in fetched.values()):
+            device.wait(stream)
+        return [self._result(index, host, wanted, fetched.get(index), at, stream) for index, wanted in enumerate(outputs)]
 
     def _check_refusals(self) -> None:
         """Raises InvalidInput for the first input that a launch refused; the words that say so become 0 again."""
@@ -249,10 +255,46 @@ class DevicePlan:
             if value in self._launched:
                 self._device.upload(at[operand.ref.base][operand.ref.index], array, stream)
 
-    def _result(self, index: int, host: dict[int, Array], wanted: int | None, at: Addresses, stream: int | None) -> Array | None:
+    # -- inputs and outputs -----------------------------------------------------------------------------------------------
+    def _rooms(self) -> dict[tuple[Base, int], Array]:
+        """Page-locked memory for inputs and outputs that launches touch: made for the first run that needs it, if there is any."""
+        if self._staging is None:
+            sides = (Base.INPUT, self._input_values, self.inputs), (Base.OUTPUT, self._output_values, self.outputs)
+            crossing = {
+                (base, index): spec
+                for base, values, specs in sides
+                for index, (value, spec) in enumerate(zip(values, specs, strict=True))
+                if value in self._launched and spec.nbytes
+            }
+            self._staging = Staging(self._device, crossing)
+        return self._staging.rooms
+
+    def _send(self, index: int, address: int, array: Array, stream: int | None) -> None:
+        """Sends input `index`, which may change once this returns."""
+        room = self._rooms().get((Base.INPUT, index))
+        if room is None:
+            self._device.upload(address, array, stream)
+            return
+        if self.memory.pending:  # a run may still be on its way that reads this room
+            self.memory.settle()
+        room[...] = array
+        self._device.send(address, room, stream)
+
+    def _fetch(self, index: int, host: Mapping[int, Array], at: Addresses, stream: int | None) -> Array | None:
+        """Where output `index` is once the stream has come so far; None for one that is on the CPU, or has to be copied at once."""
+        room = self._rooms().get((Base.OUTPUT, index)) if self._output_values[index] not in host else None
+        if room is not None:
+            self._device.fetch(room, at[Base.OUTPUT][index], stream)
+        return room
+
+    def _result(
+        self, index: int, host: Mapping[int, Array], wanted: int | None, fetched: Array | None, at: Addresses, stream: int | None
+    ) -> Array | None:
         """Output `index`, unless it is `wanted` on the device, where it then is."""
         value, spec = self._output_values[index], self.outputs[index]
         if wanted is None:
+            if fetched is not None:
+                return fetched.copy()
             return host[value].reshape(spec.shape) if value in host else self._download(spec, at[Base.OUTPUT][index], stream)
         if value in host and value not in self._launched:
             self._device.upload(wanted, host[value], stream)
@@ -267,8 +309,8 @@ class DevicePlan:
     def _recorded(self, inputs: Sequence[Array | int], outputs: Sequence[int | None]) -> tuple[Addresses, _Recording]:
         """Where everything is in a run with these inputs and outputs, and the graphs for that."""
         arena = self.memory.arena(self._arena_nbytes)
-        begins = [x if isinstance(x, int) else self._staging(Base.INPUT, index) for index, x in enumerate(inputs)]
-        ends = [y if y is not None else self._staging(Base.OUTPUT, index) for index, y in enumerate(outputs)]
+        begins = [x if isinstance(x, int) else self._copy(Base.INPUT, index) for index, x in enumerate(inputs)]
+        ends = [y if y is not None else self._copy(Base.OUTPUT, index) for index, y in enumerate(outputs)]
         at: Addresses = {
             Base.ARENA: [arena + offset for offset in self._offsets],
             Base.CONSTANT: {index: held.address for index, held in self._constants.items()},
@@ -284,14 +326,14 @@ class DevicePlan:
         self._recordings.move_to_end(key)
         return at, self._recordings[key]
 
-    def _staging(self, base: Base, index: int) -> int:
-        """Memory for an input or output that is an array in the CPU's; none for one that only the CPU touches."""
+    def _copy(self, base: Base, index: int) -> int:
+        """Memory on the device for an input or output that is an array in the CPU's; none for one that only the CPU touches."""
         values, specs = (self._input_values, self.inputs) if base is Base.INPUT else (self._output_values, self.outputs)
         if values[index] not in self._launched:
             return 0
-        if (base, index) not in self._staged:
-            self._staged[base, index] = Held(self._device, specs[index].nbytes)
-        return self._staged[base, index].address
+        if (base, index) not in self._copies:
+            self._copies[base, index] = Held(self._device, specs[index].nbytes)
+        return self._copies[base, index].address
 
     def close(self) -> None:
         """Gives the device's memory back, that of the plans that share it too; they cannot run any more."""
@@ -302,8 +344,10 @@ class DevicePlan:
         """Gives back what is this plan's alone."""
         for recording in self._recordings.values():
             recording.free()
-        for held in self._staged.values():
+        for held in self._copies.values():
             held.free()
+        if self._staging is not None:
+            self._staging.free()
 
 
 def plan_mixed(program: Program, memory: DeviceMemory, packs: Packs, on_cpu: Callable[[Program], Plan]) -> DevicePlan:

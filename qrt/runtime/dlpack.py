@@ -106,7 +106,7 @@ def look(array: Any, stream: int, ordinal: int) -> Seen | None:
             kind, number = array.__dlpack_device__()
             capsule = array.__dlpack__(stream=stream if kind == CUDA else None)
             return _of_capsule(capsule, array, (int(kind), int(number)))
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, BufferError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, BufferError, RuntimeError) as error:
         raise InvalidInput(f"what it says of its memory makes no sense: {error}") from error
     return None
 

@@ -15,13 +15,24 @@ from qrt.ops.op import Array, Base, Boxes, Op, Operand, Ref, Spec, Steps, View
 from qrt.ops.program import Call, Program
 from qrt.runtime.plan import Plan
 
-__all__ = ["HOPPER", "HostRun", "Verdict", "cut", "judge"]
+__all__ = ["HOPPER", "HostRun", "Verdict", "check_grid", "cut", "judge"]
 
 # The compute capability that calls are judged for where there is no device.
 HOPPER = (9, 0)
 
 # Multiply-accumulates for which a run of device calls beside runs on the CPU is worth its two copies. Reasoned, not measured.
 LEAST_MACS = 1 << 20
+
+# Blocks along the axes of a grid ("CUDA C++ Programming Guide", table "Technical Specifications per Compute Capability").
+MOST_BLOCKS = (2**31 - 1, 65535)
+
+
+def check_grid(kernel: DeviceKernel, grid: tuple[int, int]) -> None:
+    """Raises UnsupportedOp for more blocks than a launch may have."""
+    if any(blocks > most for blocks, most in zip(grid, MOST_BLOCKS, strict=True)):
+        raise UnsupportedOp(
+            f"{kernel.name} would need {grid[0]} x {grid[1]} blocks: a launch has at most {MOST_BLOCKS[0]} x {MOST_BLOCKS[1]}"
+        )
 
 
 @dataclass
@@ -45,6 +56,7 @@ class _Probe:
         self.kernels: list[str] = []
 
     def launch(self, kernel: DeviceKernel, grid: tuple[int, int], **fields: int | float | Ref | Boxes) -> None:
+        check_grid(kernel, grid)
         self.kernels.append(kernel.name)
 
     def packed(self, source: Array, how: Hashable, make: Callable[[], Array]) -> Ref:

@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from device.sessions import Emulation
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What numba-cuda warns of while it compiles is no failure of a test on a GPU."""
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.filterwarnings("ignore"))
+
+
 @pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> Iterator[Any]:
     """What small programs run on, here and there."""

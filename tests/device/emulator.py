@@ -62,6 +62,10 @@ class Memory:
         self._bytes.append(array.reshape(-1).view(np.uint8))
         return start
 
+    def drop(self, address: int) -> None:
+        """What was placed there is memory no more."""
+        self._bytes[self._starts.index(address)] = np.empty(0, np.uint8)
+
     def at(self, address: int, count: int, align: int) -> np.ndarray:
         """`count` bytes."""
         index = bisect.bisect_right(self._starts, address) - 1
@@ -384,15 +388,13 @@ def module(path: Path, mutation: tuple[str, str] | None = None) -> dict[str, Any
 def launch(
     kernel: Callable[..., None], grid: tuple[int, int], threads: int, shared: int, memory: Memory, args: Sequence[Any], schedule: Schedule
 ) -> None:
-    """Runs every block of the grid, one after the other."""
+    """Runs every block of the grid, one after the other, the last one first in reverse orders."""
 
     def quietly() -> None:
         with np.errstate(all="ignore"):  # of each thread: greenlets do not inherit it
             kernel(*args)
 
-    for x in range(grid[0]):
-        for y in range(grid[1]):
-            block = Block(shared, memory, (x, y), schedule)
-            block.grid = grid
-            block.threads = [Thread(quietly, number, block) for number in range(threads)]
-            block.run()
+    for place in sorted(np.ndindex(*grid), reverse=schedule.order.endswith("reverse")):
+        block = Block(shared, memory, place, schedule)
+        block.grid, block.threads = grid, [Thread(quietly, number, block) for number in range(threads)]
+        block.run()

@@ -39,6 +39,7 @@ class Foreign:
         return self.interface
 
     def numpy(self) -> np.ndarray:
-        array = np.empty_like(self.like)
+        array = np.empty_like(self.like, order="C")
+        self.device.finish()
         self.device.download(array, self.address)
         return array

@@ -29,7 +29,7 @@ def session(emulation: Emulation) -> qrt.InferenceSession:
 
 
 def copies(emulation: Emulation) -> list[tuple[object, ...]]:
-    return [word for word in emulation.device.noted if word[0] in ("upload", "download")]
+    return [word for word in emulation.device.noted if word[0] in ("upload", "download", "send", "fetch")]
 
 
 class Tensor:
@@ -223,6 +223,14 @@ def test_a_result_after_its_session(session: qrt.InferenceSession) -> None:
             use()
 
 
+class Differentiable:
+    """As torch's tensors, while gradients flow through them."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        raise RuntimeError("it requires a gradient")
+
+
 REFUSED: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "dtype": ("input 'x' has dtype float64: the model takes float32", lambda d: Foreign(d, X.astype(np.float64))),
     "layout": ("input 'x' of shape .* is not C-contiguous", lambda d: Foreign(d, X, strides=(4, 8))),
@@ -239,6 +247,7 @@ REFUSED: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "stream": ("its stream is 0", lambda d: Foreign(d, X, stream=0)),
     "no dict": ("makes no sense", lambda d: SimpleNamespace(__cuda_array_interface__=7)),
     "capsule": ("makes no sense", lambda d: SimpleNamespace(__dlpack__=lambda stream: object(), __dlpack_device__=lambda: (2, 0))),
+    "gradient": ("makes no sense: it requires a gradient", lambda d: Differentiable()),
     "no array": ("input 'x' is a object: give a NumPy array", lambda d: object()),
 }
 

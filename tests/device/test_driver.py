@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from typing import Any
 
 import numpy as np
@@ -52,8 +53,15 @@ class Pretended:
         to._obj.value = ctypes.addressof(memory)
         self._memory[to._obj.value] = memory
 
+    def _cuMemHostAlloc(self, to: Any, count: Any, flags: Any) -> None:
+        assert flags.value == 0
+        self._cuMemAlloc_v2(to, count)
+
     def _cuMemFree_v2(self, address: Any) -> None:
         del self._memory[address.value]
+
+    def _cuMemFreeHost(self, address: Any) -> None:
+        self._cuMemFree_v2(address)
 
     def _cuMemcpyHtoDAsync_v2(self, to: Any, source: Any, count: Any, stream: Any) -> None:
         assert stream.value == STREAM
@@ -177,6 +185,43 @@ def test_streams(library: Pretended) -> None:
     assert library.calls.count("cuCtxSetCurrent") == 4
     del device
     assert library.calls[-3:] == ["cuEventDestroy_v2", "cuEventDestroy_v2", "cuStreamDestroy_v2"]
+
+
+def test_two_threads_order_streams(library: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one waits for what the one was told of, not for what the other thread has meanwhile marked."""
+    device, done = Driver(), list[str]()
+    other = threading.Thread(target=lambda: device.order(3, 4))
+
+    def record(self: Pretended, event: Any, stream: Any) -> None:
+        done.append(f"mark {stream.value}")
+        if stream.value == 1:
+            other.start()
+            other.join(0.2)
+
+    monkeypatch.setattr(Pretended, "_cuEventRecord", record, raising=False)
+    wait = lambda self, stream, event, flags: done.append(f"wait in {stream.value}")  # noqa: E731
+    monkeypatch.setattr(Pretended, "_cuStreamWaitEvent", wait, raising=False)
+    device.order(1, 2)
+    other.join()
+    assert done == ["mark 1", "wait in 2", "mark 3", "wait in 4"]
+
+
+def test_page_locked_memory(library: Pretended) -> None:
+    device = Driver()
+    address, memory = device.allocate(16), device.pin(16)
+    memory.view(np.int32)[:] = range(4)
+    there, back = memory.view(np.int32), np.zeros(4, np.int32)
+    library.calls.clear()
+    device.send(address, there)
+    device.fetch(back, address)
+    assert [name for name in library.calls if name != "cuCtxSetCurrent"] == ["cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2"]
+    assert back.tolist() == [0, 1, 2, 3]
+    library.calls.clear()
+    device.unpin(memory.ctypes.data)
+    assert library.calls == ["cuCtxSetCurrent", "cuCtxSynchronize", "cuMemFreeHost"]
+    library.failing = "cuMemHostAlloc"
+    with pytest.raises(DeviceError, match="refuses cuMemHostAlloc: out of memory"):
+        device.pin(1 << 60)
 
 
 def test_a_device_that_is_too_old(library: Pretended) -> None:

@@ -110,6 +110,7 @@ def test_products_of_a_loop_are_counted(
     one.cc = cc
     loop, counted = matrix_peak(one, turns=2)
     loop.run()
+    one.finish()
     assert one.launched == [kernel.name]
     assert counted == 2 * LOOP_MACS[kernel.name] == len(calls) // threads * macs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,16 @@ from kernels.products import added, codes, floats, to_codes, weights
 from qrt.core.dtypes import quint8
 from qrt.core.errors import UnsupportedOp
 from qrt.core.qparams import QParams
+from qrt.ops.elementwise import Unary
 from qrt.ops.gemm import Dense
 from qrt.ops.movement import Copy, Transpose
+from qrt.ops.movement.device import STRIDED
 from qrt.ops.op import Op, Spec, View
 from qrt.ops.program import Program, interpret
 from qrt.ops.quantization import Dequantize, Lut, Quantize
+from qrt.ops.reduction import Reduce
+from qrt.runtime import device as device_plans
+from qrt.runtime import segments
 from qrt.runtime.device import DevicePlan
 from qrt.runtime.emission import Packs
 
@@ -57,6 +63,36 @@ def test_memory_is_given_back() -> None:
     assert device.sizes
     plan.close()
     assert not device.sizes
+
+
+def test_nothing_is_launched_for_nothing(device: Any) -> None:
+    """A grid of no blocks is refused by the driver."""
+    program = Program()
+    x, r = program.value(Spec((0, 4), np.dtype(np.float32))), program.value(Spec((2, 4), np.dtype(np.float32)))
+    program.inputs = [x, r]
+    qparams = QParams(np.float32(0.03), np.int32(120), quint8)
+    program.outputs = [
+        *program.call(Unary("neg"), [x], "none"),
+        *program.call(Transpose((1, 0)), [x], "turned"),
+        *program.call(Quantize(qparams), [x], "codes"),
+        *program.call(Reduce("sum", 1, 2), [x], "sums"),
+        *program.call(Unary("neg"), [r], "some"),
+    ]
+    plan = DevicePlan(program, device, Packs())
+    feeds = [floats(0, 4), floats(2, 4)]
+    for _ in range(2):
+        for wanted, found in zip(interpret(program, feeds), plan.run(feeds), strict=True):
+            np.testing.assert_array_equal(found, wanted)
+    plan.close()
+
+
+def test_more_blocks_than_a_launch_may_have() -> None:
+    """Such a call runs on the CPU."""
+    kernel = STRIDED[1]
+    for grid, fits in (((2**31 - 1, 65535), True), ((2**31, 1), False), ((1, 65536), False)):
+        for steps in (segments._Probe((9, 0)), device_plans._Builder(Program(), Packs(), (9, 0))):
+            with contextlib.nullcontext() if fits else pytest.raises(UnsupportedOp, match=r"would need .* blocks"):
+                steps.launch(kernel, grid, **dict.fromkeys(kernel.record.names or (), 0))
 
 
 class Odd(Copy):

@@ -37,14 +37,12 @@ class Lookup(EmulatedDevice):
         super().__init__()
         self.calls = calls
 
-    def replay(self, graph: int, stream: int | None = None) -> None:
-        self.noted.append(("replay", stream))
-        for kernel, _, record in self.graphs[graph]:
-            op, inputs, outputs = self.calls[kernel.name]
-            at = np.frombuffer(record, np.int64).tolist()
-            read = [self._array(address, spec) for address, spec in zip(at, inputs, strict=False)]
-            for address, spec, array in zip(at[len(inputs) :], outputs, op.reference(read), strict=True):
-                self.memory.at(address, spec.nbytes, 1)[:] = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
+    def carry_out(self, kernel: DeviceKernel, grid: tuple[int, int], record: bytes) -> None:
+        op, inputs, outputs = self.calls[kernel.name]
+        at = np.frombuffer(record, np.int64).tolist()
+        read = [self._array(address, spec) for address, spec in zip(at, inputs, strict=False)]
+        for address, spec, array in zip(at[len(inputs) :], outputs, op.reference(read), strict=True):
+            self.memory.at(address, spec.nbytes, 1)[:] = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
 
     def _array(self, address: int, spec: Any) -> np.ndarray:
         return self.memory.at(address, spec.nbytes, 1).view(spec.dtype).reshape(spec.shape).copy()

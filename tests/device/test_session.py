@@ -57,7 +57,7 @@ def test_a_network_gives_the_same_bits(int8: Model, emulation: Emulation) -> Non
     sent = []
     for count in (1, 2):  # two shapes, two plans
         np.testing.assert_array_equal(session.run(None, {"image": images[:count]})[0], on_cpu.run(None, {"image": images[:count]})[0])
-        sent.append([nbytes for what, nbytes in emulation.device.noted if what == "upload"])
+        sent.append([word[1] for word in emulation.device.noted if word[0] in ("upload", "send")])
         emulation.device.noted.clear()
     products = [name for name in emulation.device.launched if name.startswith("gemm_u8s8")]
     assert len(products) >= 2 * 5
@@ -76,9 +76,10 @@ def test_only_what_crosses_is_copied(mixed: qrt.InferenceSession, emulation: Emu
         device.noted.clear()
         check(mixed, rows, seed=rows)
         n = 4 * 5 * rows
-        copies = [word for word in device.noted if word[0] in ("upload", "download", "replay")]
+        copies = [word for word in device.noted if word[0] in ("upload", "download", "send", "fetch", "replay")]
         up, down, graph = ("upload", n), ("download", n), ("replay", None)
-        assert copies == [up, graph, down, up, graph, down, up, graph, down]  # x; a, b; c, d; y, as b and a are there already
+        # x; a, b; c, d; y, as b and a are there already
+        assert copies == [("send", n), graph, down, up, graph, down, up, graph, ("fetch", n)]
 
 
 def test_the_arena_grows(mixed: qrt.InferenceSession, emulation: Emulation) -> None:
@@ -169,7 +170,7 @@ def test_a_small_run_beside_the_cpu_stays_there(emulation: Emulation, monkeypatc
     monkeypatch.setattr(CumSum, "emit_device", Op.emit_device)
     check(qrt.InferenceSession(make(MIXED, axis=np.int64(1)), target="cuda"), 2)
     assert not emulation.device.launched
-    assert not [word for word in emulation.device.noted if word[0] in ("upload", "download")]
+    assert not [word for word in emulation.device.noted if word[0] in ("upload", "download", "send", "fetch")]
     alone = qrt.InferenceSession(make("(float[N] x) => (float[N] y) { y = Neg(x) }"), target="cuda")  # nothing else runs on the CPU
     alone.run(None, {"x": np.ones(3, np.float32)})
     assert emulation.device.launched

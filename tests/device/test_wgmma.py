@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from device.emulated import EmulatedDevice
 from device.emulator import SCHEDULES, Schedule
-from device.test_compile import REGISTERS, SHARED, compiled, instructions, needs_cuda
+from device.test_compile import SHARED, compiled, fits, instructions, needs_cuda
 from device.test_gemm import case
 from kernels.check import program_of
 
@@ -165,7 +165,7 @@ def test_a_planted_bug_is_found(bug: str) -> None:
 def test_products_stay_in_registers(kernel: DeviceKernel, tmp_path: Path) -> None:
     _, usage = compiled(kernel)
     assert (usage.stack, usage.spills, usage.losses) == (0, 0, ())
-    assert usage.registers * kernel.block <= REGISTERS
+    assert fits(usage, kernel)
     assert kernel.shared <= SHARED
     found = Counter(name.partition(".")[0] for name in instructions(kernel, tmp_path))
     # The loop over k may be unrolled. Its products go on together: there is one fence before each four of them.
