@@ -11,7 +11,7 @@ from qrt.graph.nodes import attr_float, constant, is_op
 from qrt.graph.rules.bias import float_bias
 from qrt.graph.rules.geometry import conv_attributes
 from qrt.graph.rules.qmatmul import added_bias
-from qrt.graph.rules.quant import clip_bounds
+from qrt.graph.rules.quant import clip_bounds, constant_of
 from qrt.graph.rules.rule import Attributes, Rule, WhyNot, add_node, kept, single_use, substitute
 
 __all__ = ["FLOAT_FUSION"]
@@ -38,6 +38,8 @@ def _match(node: ir.Node) -> _Fused | WhyNot | None:
     attributes, channels = _attributes(node), _channels(node)
     if isinstance(attributes, WhyNot) or not channels:
         return attributes if isinstance(attributes, WhyNot) else None
+    if not is_op(node, "MatMul") and constant_of(node.inputs[1]) is None:
+        return WhyNot("its weight is computed at run time")
     bias = float_bias(node.inputs[2] if len(node.inputs) > 2 else None, channels)
     if isinstance(bias, WhyNot):
         return bias

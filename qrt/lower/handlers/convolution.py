@@ -10,7 +10,7 @@ from qrt.lower.handlers import products
 from qrt.lower.handlers.products import QRT, operand
 from qrt.lower.lowering import Handler, Lowering
 from qrt.ops.conv import Conv, Depthwise, Window
-from qrt.ops.gemm import Epilogue, Int32, Weights
+from qrt.ops.gemm import Epilogue, Float, Int32, Weights
 from qrt.ops.movement import Expand
 from qrt.ops.op import Array, View
 
@@ -99,10 +99,21 @@ def _float(low: Lowering, node: ir.Node) -> None:
     residual = operand(node, 3)
     products.require_floats(low, operand(node, 0), operand(node, 1), operand(node, 2), residual)
     weights, kernel = _weights(low, node, 1, None, 2, transposed)
-    epilogue, activation = products.float_epilogue(node, residual is not None)
     extra = [low.image(residual)] if residual is not None else []
-    y = _convolve(low, node, weights, kernel, epilogue, 0, extra, transposed)
+    apart = extra if residual is not None and not _fits(low, node, weights, kernel, residual, transposed) else []
+    epilogue, activation = products.float_epilogue(node, bool(extra) and not apart)
+    first, extra = (Float(), []) if apart else (epilogue, extra)
+    y = products.added(low, _convolve(low, node, weights, kernel, first, 0, extra, transposed), apart, epilogue)
     low.bind_image(node.outputs[0], products.activate(low, y, activation))
+
+
+def _fits(low: Lowering, node: ir.Node, weights: Weights, kernel: tuple[int, ...], residual: ir.Value, transposed: bool) -> bool:
+    """Whether the residual has the result's shape, as rules expect of dimensions that nobody knows; else an op apart broadcasts it."""
+    image = node.inputs[0]
+    assert image is not None
+    batch, _, *space = low.shape(image)
+    groups, _, _, n = weights.w.shape
+    return low.shape(residual) == (batch, groups * n, *window(node, space, kernel, transposed).out_space(space))
 
 
 def _codes(low: Lowering, node: ir.Node) -> None:
@@ -112,7 +123,12 @@ def _codes(low: Lowering, node: ir.Node) -> None:
     if node.op_type == "QConvAdd":
         residual = node.inputs[11]
         assert residual is not None
-        y = _convolve(low, node, weights, kernel, products.codes_add(low, node, weights), zero_point, [low.image(residual)], transposed)
+        if _fits(low, node, weights, kernel, residual, transposed):
+            y = _convolve(low, node, weights, kernel, products.codes_add(low, node, weights), zero_point, [low.image(residual)], transposed)
+        else:
+            conv = products.codes(low, node, weights, (1, 4, 9), (0, 255))
+            y = _convolve(low, node, weights, kernel, conv, zero_point, [], transposed)
+            y = products.codes_added(low, node, y, low.image(residual))
     else:
         y = _convolve(low, node, weights, kernel, products.codes(low, node, weights, (1, 4, 6)), zero_point, [], transposed)
     low.bind_image(node.outputs[0], y)

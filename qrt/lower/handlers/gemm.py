@@ -11,7 +11,6 @@ from qrt.graph import attr_float, attr_int, attr_ints, ir, is_op
 from qrt.lower.handlers import products
 from qrt.lower.handlers.products import QRT, operand
 from qrt.lower.lowering import Handler, Lowering, NotNative, identity
-from qrt.ops.elementwise import Binary, Unary
 from qrt.ops.gemm import BatchedMatMul, Codes, Dense, Epilogue, Float, Int32, Weights
 from qrt.ops.op import Array, View
 
@@ -118,7 +117,9 @@ def _gemm(low: Lowering, node: ir.Node) -> None:
         a = turned
     n = low.shape(b)[0 if attr_int(node, "transB", 0) else 1]
     held = low.const(c)
-    epilogue, activation = products.float_epilogue(node, residual is not None)
+    # A residual whose rows or columns repeat is added apart, as is a C that is no row.
+    apart = residual if residual is not None and low.shape(residual) != (low.shape(a)[0], n) else None
+    epilogue, activation = products.float_epilogue(node, residual is not apart)
     if c is not None and held is not None and beta != 1.0:
         scaled, factor = ir.Value(name=f"{c.name}_scaled"), np.float32(beta)
         low.bind_const(scaled, low.constants.derived(held, ("beta", beta), lambda: np.asarray(held * factor)))
@@ -127,21 +128,20 @@ def _gemm(low: Lowering, node: ir.Node) -> None:
     added = None if held is not None and (held.size == 1 or held.shape in ((n,), (1, n))) else c
     if not _is_matrix(low, b) or (added is not None and beta != 1.0):
         raise NotNative("a Gemm whose matrix is computed, or whose C is computed and scaled")
-    first = epilogue if added is None else Float(residual=residual is not None)
+    first = epilogue if added is None and apart is None else Float(residual=epilogue.residual)
     weights = _matrix(low, b, None, c if added is None else None, bool(attr_int(node, "transB", 0)), alpha)
-    extra = [low.get(residual)] if residual is not None else []
+    extra = [low.get(residual)] if residual is not None and apart is None else []
     y = low.call(Dense(weights, first), [low.get(a), *extra])[0]
+    others = [low.get(apart)] if apart is not None else []
     if added is not None:
         other, shape = low.get(added), low.shape(added)
         if len(shape) < 2:
             other = low.call(View((1,) * (2 - len(shape)) + tuple(shape)), [other])[0]
-        product = low.program.specs[y]
-        y = low.call(Binary("add"), [y, other])[0]
-        if low.program.specs[y] != product:
-            raise ModelError(f"node {node.name!r} (Gemm): a C of shape {list(shape)} does not fit a product of shape {list(product.shape)}")
-        if epilogue.lo != float("-inf") or epilogue.hi != float("inf"):
-            y = low.call(Unary("clip", (epilogue.lo, epilogue.hi)), [y])[0]
-    low.bind(node.outputs[0], products.activate(low, y, activation))
+        product = low.program.specs[y].shape
+        if any(extent not in (1, whole) for extent, whole in zip(low.program.specs[other].shape, product, strict=True)):
+            raise ModelError(f"node {node.name!r} (Gemm): a C of shape {list(shape)} does not fit a product of shape {list(product)}")
+        others.insert(0, other)
+    low.bind(node.outputs[0], products.activate(low, products.added(low, y, others, epilogue), activation))
 
 
 def _codes(low: Lowering, node: ir.Node) -> None:

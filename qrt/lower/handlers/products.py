@@ -11,17 +11,19 @@ from qrt.core.errors import ModelError, QuantizationError
 from qrt.core.qparams import QParams
 from qrt.graph import attr_int, attr_str, ir
 from qrt.lower.lowering import Lowering, NotNative
-from qrt.ops.elementwise import Unary
+from qrt.ops.elementwise import Binary, Unary
 from qrt.ops.gemm import Codes, CodesAdd, DynamicFloat, Float, Weights
 from qrt.ops.op import Array
-from qrt.ops.quantization import Lut, requantizing
+from qrt.ops.quantization import Lut, QBinary, requantizing
 
 __all__ = [
     "QRT",
     "activate",
+    "added",
     "code_qparams",
     "codes",
     "codes_add",
+    "codes_added",
     "dynamic",
     "flip",
     "float_epilogue",
@@ -162,6 +164,15 @@ def codes_add(low: Lowering, node: ir.Node, w: Weights) -> CodesAdd:
     return CodesAdd(conv, float(c_scale / y_scale), float(r_scale / y_scale), *points, lo, hi, *flags)
 
 
+def codes_added(low: Lowering, node: ir.Node, conv: int, residual: int) -> int:
+    """The sum of a QConvAdd whose residual is broadcast: of the convolution's own codes and the residual's."""
+    c, r, y = ((scalar(low, operand(node, k), "scale"), zero_point(low, operand(node, k + 1))) for k in (9, 12, 6))
+    bounds, signed = (attr_int(node, "qmin", 0), attr_int(node, "qmax", 255)), bool(attr_int(node, "signed", 0))
+    if attr_int(node, "residual_first", 0):
+        return low.call(QBinary("add", *r, *c, *y, *bounds, signed), [residual, conv])[0]
+    return low.call(QBinary("add", *c, *r, *y, *bounds, signed), [conv, residual])[0]
+
+
 def dynamic(low: Lowering, node: ir.Node, w: Weights) -> DynamicFloat:
     """The epilogue of QMatMulFloat and QConvFloat: b_scale is input 4."""
     scale = per_channel(low, operand(node, 4), "weight scale", w.w)
@@ -182,6 +193,15 @@ def float_epilogue(node: ir.Node, residual: bool) -> tuple[Float, Unary | None]:
     if name == "SiLU":
         return Float(residual=residual), Unary("swish", (1.0,))
     return Float(residual=residual), Unary(_UNARY[name], tuple(params))
+
+
+def added(low: Lowering, index: int, others: Sequence[int], epilogue: Float) -> int:
+    """The product and what was not added in its epilogue, within the bounds that the epilogue could not apply before."""
+    for other in others:
+        index = low.call(Binary("add"), [index, other])[0]
+    if others and (epilogue.lo != float("-inf") or epilogue.hi != float("inf")):
+        index = low.call(Unary("clip", (epilogue.lo, epilogue.hi)), [index])[0]
+    return index
 
 
 def activate(low: Lowering, index: int, activation: Unary | None) -> int:
