@@ -20,7 +20,7 @@ from qrt.runtime.clock import cycles
 from qrt.runtime.device_memory import Device, DeviceMemory, Held
 from qrt.runtime.emission import Emitter, Packs, emit_program
 from qrt.runtime.plan import Plan
-from qrt.runtime.segments import HostRun, check_grid, cut
+from qrt.runtime.segments import HostRun, check_launch, cut
 from qrt.runtime.staging import Staging
 
 __all__ = ["Device", "DeviceMemory", "DevicePlan", "plan_mixed"]
@@ -71,7 +71,7 @@ class _Builder(Emitter):
         self.words = 0  # the constant that holds refusals: launches write it
 
     def launch(self, kernel: DeviceKernel, grid: tuple[int, int], **fields: int | float | Ref | Boxes) -> None:
-        check_grid(kernel, grid)
+        check_launch(kernel, grid, fields)
         boxes = {name: value for name, value in fields.items() if isinstance(value, Boxes)}
         plain = {name: 0 if isinstance(value, Boxes) else value for name, value in fields.items()}
         self.steps.append(_Launch(kernel, grid, *self.filled(kernel.name, kernel.record, plain), boxes, self.current))

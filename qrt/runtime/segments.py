@@ -6,8 +6,10 @@ calls that multiplies little is left to the CPU as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from qrt.core.errors import KernelError, UnsupportedOp
 from qrt.jit.cuda import DeviceKernel
@@ -15,7 +17,7 @@ from qrt.ops.op import Array, Base, Boxes, Op, Operand, Ref, Spec, Steps, View
 from qrt.ops.program import Call, Program
 from qrt.runtime.plan import Plan
 
-__all__ = ["HOPPER", "HostRun", "Verdict", "check_grid", "cut", "judge"]
+__all__ = ["HOPPER", "HostRun", "Verdict", "check_launch", "cut", "judge"]
 
 # The compute capability that calls are judged for where there is no device.
 HOPPER = (9, 0)
@@ -27,12 +29,13 @@ LEAST_MACS = 1 << 20
 MOST_BLOCKS = (2**31 - 1, 65535)
 
 
-def check_grid(kernel: DeviceKernel, grid: tuple[int, int]) -> None:
-    """Raises UnsupportedOp for more blocks than a launch may have."""
+def check_launch(kernel: DeviceKernel, grid: tuple[int, int], fields: Mapping[str, int | float | Ref | Boxes]) -> None:
+    """Raises UnsupportedOp for more blocks than a launch may have, and for counts that the kernel's record has no room for."""
     if any(blocks > most for blocks, most in zip(grid, MOST_BLOCKS, strict=True)):
-        raise UnsupportedOp(
-            f"{kernel.name} would need {grid[0]} x {grid[1]} blocks: a launch has at most {MOST_BLOCKS[0]} x {MOST_BLOCKS[1]}"
-        )
+        raise UnsupportedOp(f"{kernel.name} would need {grid} blocks: a launch has at most {MOST_BLOCKS}")
+    for name, value in fields.items():
+        if kernel.record[name] == np.int32 and not isinstance(value, Ref | Boxes) and not -(2**31) <= value < 2**31:
+            raise UnsupportedOp(f"{kernel.name} counts {name!r} in 32 bits: {value} is too much")
 
 
 @dataclass
@@ -56,7 +59,7 @@ class _Probe:
         self.kernels: list[str] = []
 
     def launch(self, kernel: DeviceKernel, grid: tuple[int, int], **fields: int | float | Ref | Boxes) -> None:
-        check_grid(kernel, grid)
+        check_launch(kernel, grid, fields)
         self.kernels.append(kernel.name)
 
     def packed(self, source: Array, how: Hashable, make: Callable[[], Array]) -> Ref:

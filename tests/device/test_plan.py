@@ -86,13 +86,31 @@ def test_nothing_is_launched_for_nothing(device: Any) -> None:
     plan.close()
 
 
-def test_more_blocks_than_a_launch_may_have() -> None:
-    """Such a call runs on the CPU."""
+@pytest.mark.parametrize(
+    ("grid", "n", "message"),
+    [
+        ((2**31 - 1, 65535), 2**31 - 1, ""),
+        ((2**31, 1), 1, r"would need \(2147483648, 1\) blocks"),
+        ((1, 65536), 1, r"would need \(1, 65536\) blocks"),
+        ((1, 1), 2**31, "counts 'n' in 32 bits: 2147483648 is too much"),
+    ],
+)
+def test_what_no_launch_can_do(grid: tuple[int, int], n: int, message: str) -> None:
+    """The call runs on the CPU: it is refused also where nothing is planned yet."""
     kernel = STRIDED[1]
-    for grid, fits in (((2**31 - 1, 65535), True), ((2**31, 1), False), ((1, 65536), False)):
-        for steps in (segments._Probe((9, 0)), device_plans._Builder(Program(), Packs(), (9, 0))):
-            with contextlib.nullcontext() if fits else pytest.raises(UnsupportedOp, match=r"would need .* blocks"):
-                steps.launch(kernel, grid, **dict.fromkeys(kernel.record.names or (), 0))
+    for steps in (segments._Probe((9, 0)), device_plans._Builder(Program(), Packs(), (9, 0))):
+        with pytest.raises(UnsupportedOp, match=message) if message else contextlib.nullcontext():
+            steps.launch(kernel, grid, **dict.fromkeys(kernel.record.names or (), 0) | {"n": n, "x": 2**40})
+
+
+def test_too_many_elements_go_to_the_cpu() -> None:
+    program = Program()
+    x = program.value(Spec((2**31,), np.dtype(np.float32)))
+    program.inputs = [x]
+    program.outputs = list(program.call(Quantize(QParams(np.float32(0.03), np.int32(120), quint8)), [x], "codes"))
+    (verdict,) = segments.judge(program)
+    assert not verdict.on_device
+    assert "counts 'inner' in 32 bits" in verdict.why
 
 
 class Odd(Copy):
