@@ -62,8 +62,32 @@ def barrier_init(at: int, arrivals: int) -> None:
 
 
 def barriers_ready() -> None:
+    """Also what this thread has stored in shared memory is there for products from now on."""
     for barrier in barriers().values():
         barrier.ready = True
+    thread, stored = getcurrent(), stored_by()
+    stored[stored == thread.number] = NOBODY
+
+
+# -- what products do not see yet: stored by threads that have not fenced it ("async proxy") -------------------------------------
+NOBODY = -1
+
+
+def stored_by() -> np.ndarray:
+    """For each byte of the block's shared memory, which thread has stored it and not fenced since, or NOBODY."""
+    block = getcurrent().block
+    found: np.ndarray = block.__dict__.setdefault("stored", np.full(block.shared.size, NOBODY, np.int16))
+    return found
+
+
+def noting(word: Callable[..., None], count: int) -> Callable[..., None]:
+    """A word that stores `count` bytes at its first argument."""
+
+    def store(address: int, *values: Any) -> None:
+        word(address, *values)
+        stored_by()[address - SHARED_BASE : address - SHARED_BASE + count] = getcurrent().number
+
+    return store
 
 
 def barrier_wait(at: int, parity: int) -> None:
@@ -135,6 +159,8 @@ def matrix(descriptor: int, rows: int) -> np.ndarray:
     shared = getcurrent().block.shared
     if at.min() < 0 or at.max() >= shared.size:
         raise IndexError(f"a matrix at {at.min()} to {at.max()} of {shared.size} of shared memory")
+    if (stored_by()[at] != NOBODY).any():
+        raise RuntimeError("a matrix holds what a thread has stored and not fenced")
     found: np.ndarray = shared[at]
     return found
 
@@ -202,7 +228,9 @@ def products_wait(n: int, groups: int) -> Callable[[np.ndarray], None]:
     return wait
 
 
+STORES = {"store_shared_u16": 2, "store_shared_i32": 4, "store_shared_f32": 4, "copy_async": 16}
 WORDS |= {
+    **{name: noting(WORDS[name], count) for name, count in STORES.items()},
     "barrier_init": barrier_init,
     "barriers_ready": barriers_ready,
     "barrier_arrive": lambda at: barrier_at(at).count(1, 0),

@@ -115,6 +115,14 @@ def test_products_of_a_loop_are_counted(
     assert counted == 2 * LOOP_MACS[kernel.name] == len(calls) // threads * macs
 
 
+def test_products_of_what_is_not_fenced_are_found() -> None:
+    device = EmulatedDevice(mutation=("barriers_ready()  # products", "pass  # products"), mutant="peak_wgmma")
+    loop, _ = matrix_peak(device, turns=1)  # type: ignore[arg-type]
+    loop.run()
+    with pytest.raises(RuntimeError, match="stored and not fenced"):
+        device.finish()
+
+
 @needs_cuda
 @pytest.mark.filterwarnings("ignore")  # numba-cuda's own
 @pytest.mark.parametrize(("kernel", "name", "fewest"), [(MMA_LOOP, "IMMA", 8), (WGMMA_LOOP, "IGMMA", 4)], ids=["mma", "wgmma"])
