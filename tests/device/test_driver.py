@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import threading
 from typing import Any
 
@@ -241,6 +242,41 @@ def test_what_the_driver_refuses(library: Pretended) -> None:
     library.failing = "cuMemAlloc_v2"
     with pytest.raises(DeviceError, match=r"refuses cuMemAlloc_v2: out of memory \(CUresult 2\)"):
         device.allocate(1 << 60)
+
+
+NUMBERS = {
+    "_MAJOR": "CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR",
+    "_MINOR": "CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR",
+    "_MAX_DYNAMIC_SHARED": "CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES",
+    "_END": "CU_LAUNCH_PARAM_END_AS_INT",
+    "_BUFFER_POINTER": "CU_LAUNCH_PARAM_BUFFER_POINTER_AS_INT",
+    "_BUFFER_SIZE": "CU_LAUNCH_PARAM_BUFFER_SIZE_AS_INT",
+    "_NON_BLOCKING": "CUstream_flags.CU_STREAM_NON_BLOCKING",
+    "_NO_TIMING": "CUevent_flags.CU_EVENT_DISABLE_TIMING",
+    "_MEMORY_TYPE": "CUpointer_attribute.CU_POINTER_ATTRIBUTE_MEMORY_TYPE",
+    "_ORDINAL": "CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL",
+    "_ON_DEVICE": "CUmemorytype.CU_MEMORYTYPE_DEVICE",
+    "_UINT8": "CUtensorMapDataType.CU_TENSOR_MAP_DATA_TYPE_UINT8",
+    "_NO_INTERLEAVE": "CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE",
+    "_SWIZZLE_128": "CUtensorMapSwizzle.CU_TENSOR_MAP_SWIZZLE_128B",
+    "_L2_256": "CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_256B",
+    "_FILL_ZERO": "CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE",
+}
+
+
+def test_numbers_and_layouts_are_nvidias() -> None:
+    """As NVIDIA's own bindings have them."""
+    theirs = pytest.importorskip("cuda.bindings.driver", reason="needs cuda-bindings: pip install 'qrt[cuda]'", exc_type=ImportError)
+    for ours, name in NUMBERS.items():
+        assert getattr(driver, ours) == int(functools.reduce(getattr, name.split("."), theirs)), ours
+    node = theirs.CUDA_KERNEL_NODE_PARAMS_v2()
+    places = [name for name, _ in driver._Node._fields_ if name.startswith(("grid", "block"))]
+    for value, place in enumerate(places, 1):
+        setattr(node, place.replace("_x", "DimX").replace("_y", "DimY").replace("_z", "DimZ"), value)
+    node.sharedMemBytes = 70
+    ours = driver._Node.from_address(int(node.getPtr()))
+    assert [getattr(ours, place) for place in places] == [1, 2, 3, 4, 5, 6]
+    assert ours.shared == 70
 
 
 def test_no_device(monkeypatch: pytest.MonkeyPatch) -> None:
