@@ -82,7 +82,8 @@ class Contract:
         unknown, missing = [n for n in feeds if n not in names], [n for n in names if n not in feeds]
         problems = [f"no input is called {', '.join(map(repr, unknown))}"] if unknown else []
         problems += [f"nothing is fed to {', '.join(map(repr, missing))}"] if missing else []
-        return InvalidInput(f"{' and '.join(problems)}: the model's inputs are {', '.join(map(repr, names)) or 'none'}")
+        note = "; initializers are constants, also where the file lists them as inputs" if unknown and not missing else ""
+        return InvalidInput(f"{' and '.join(problems)}: the model's inputs are {', '.join(map(repr, names)) or 'none'}{note}")
 
     def check_shapes(self, shapes: Sequence[tuple[int, ...]]) -> None:
         """Raises InvalidInput if arrays of these shapes, one for each input, cannot be fed.

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper, parser
 
+from qrt import InferenceSession, InvalidInput
 from qrt.graph import Model
 from qrt.loaders import load
 
@@ -53,6 +54,11 @@ def test_initializers_among_the_inputs_are_constants() -> None:
     after = loaded.to_proto()
     onnx.checker.check_model(after)
     assert [i.name for i in after.graph.input] == ["x"]
+    feeds = {"x": np.ones(2, np.float32), "w": np.ones(2, np.float32)}
+    with pytest.raises(
+        InvalidInput, match="no input is called 'w': .* initializers are constants, also where the file lists them as inputs"
+    ):
+        InferenceSession(source).run(None, feeds)
 
 
 @pytest.mark.parametrize("opset", [7, 13, 21, onnx.defs.onnx_opset_version()])
