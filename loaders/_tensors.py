@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.graph import ir
 from qrt.loaders._limits import MAX_MODEL_BYTES, MAX_RANK
 
-__all__ = ["attribute_graphs", "check_tensors", "hold_arrays"]
+__all__ = ["attribute_graphs", "check_tensors", "hold_arrays", "put_back"]
 
 _TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 _INT32 = "int32_data"
@@ -40,6 +41,17 @@ _RANGES: dict[int, tuple[int, int]] = {
     TensorProto.BFLOAT16: (0, 65535),
     TensorProto.BOOL: (0, 1),
 }
+# Elements that NumPy reads where they lie.
+_DTYPES: dict[int, str] = {
+    TensorProto.FLOAT: "f4",
+    TensorProto.DOUBLE: "f8",
+    TensorProto.FLOAT16: "f2",
+    TensorProto.UINT8: "u1",
+    TensorProto.INT8: "i1",
+    TensorProto.INT16: "i2",
+    TensorProto.INT32: "i4",
+    TensorProto.INT64: "i8",
+}
 
 
 def attribute_graphs(attribute: AttributeProto) -> Iterator[GraphProto]:
@@ -49,13 +61,27 @@ def attribute_graphs(attribute: AttributeProto) -> Iterator[GraphProto]:
     yield from attribute.graphs
 
 
-def check_tensors(proto: ModelProto, folder: Path | None, where: str) -> bool:
+def put_back(proto: ModelProto, cut: Mapping[int, memoryview]) -> dict[int, memoryview]:
+    """Of the raw data `cut` from the initializers at these positions, what an array can be made of where it lies; the rest returns to the
+    message."""
+    held = {}
+    for position, raw in cut.items():
+        tensor = proto.graph.initializer[position]
+        if tensor.data_type in _DTYPES:
+            held[position] = raw
+        else:
+            tensor.raw_data = bytes(raw)
+    return held
+
+
+def check_tensors(proto: ModelProto, held: Mapping[int, memoryview], folder: Path | None, where: str) -> bool:
     """Check every tensor of a model, and read into it what lies in files of `folder` (None: the model has no folder).
 
-    Gives whether none does. Raises ModelError naming `where`, the tensor and what is wrong; UnsupportedOp for sparse tensors.
+    `held`: raw data of initializers, by position, that is not in the message. Gives whether all data was in the model itself.
+    Raises ModelError naming `where`, the tensor and what is wrong; UnsupportedOp for sparse tensors.
     """
     total, in_one_file = 0, True
-    for tensor in _tensors(proto, where):
+    for position, tensor in enumerate(_tensors(proto, where)):  # the initializers come first
         label = f"{where}: tensor {tensor.name!r}"
         size = _byte_size(tensor, label)
         total += size
@@ -66,15 +92,22 @@ def check_tensors(proto: ModelProto, folder: Path | None, where: str) -> bool:
         if tensor.data_location == TensorProto.EXTERNAL:
             _read_external(tensor, size, folder, label)
             in_one_file = False
+        elif position in held:
+            _check_count(tensor, len(held[position]), size, "bytes", label)
         else:
             _check_length(tensor, size, label)
     return in_one_file
 
 
-def hold_arrays(graph: ir.Graph) -> None:
-    """Turn the graph's tensors into arrays: one that lies in a message is copied whenever it is looked at, and holds all of the message."""
-    for value in graph.initializers.values():
-        if value.const_value is not None:
+def hold_arrays(graph: ir.Graph, held: Mapping[str, memoryview]) -> None:
+    """Turn the graph's tensors into arrays: one that lies in a message is copied whenever it is looked at, and holds all of the message.
+
+    `held`: raw data of initializers, by name, that is not in the message; arrays are made where it lies.
+    """
+    for name, value in graph.initializers.items():
+        if name in held and value.const_value is not None:
+            value.const_value = _view(value.const_value, held[name])
+        elif value.const_value is not None:
             value.const_value = _array(value.const_value)
     for node in graph:
         for name, attribute in list(node.attributes.items()):
@@ -83,11 +116,17 @@ def hold_arrays(graph: ir.Graph) -> None:
 
 
 def _array(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-    if tensor.dtype == ir.DataType.STRING:
-        return tensor
-    return ir.Tensor(
-        tensor.numpy(), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string, metadata_props=dict(tensor.metadata_props)
-    )
+    return tensor if tensor.dtype == ir.DataType.STRING else _holding(tensor, tensor.numpy())
+
+
+def _view(tensor: ir.TensorProtocol, raw: memoryview) -> ir.TensorProtocol:
+    array = np.frombuffer(raw, _DTYPES[tensor.dtype]).reshape(tensor.shape.numpy())
+    return _holding(tensor, array if array.flags.aligned else array.copy())
+
+
+def _holding(tensor: ir.TensorProtocol, array: np.ndarray) -> ir.TensorProtocol:
+    """`tensor`, its contents in `array`."""
+    return ir.Tensor(array, dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string, metadata_props=dict(tensor.metadata_props))
 
 
 def _tensors(proto: ModelProto, where: str) -> Iterator[TensorProto]:
@@ -149,12 +188,16 @@ def _check_length(tensor: TensorProto, size: int, label: str) -> None:
             want *= 2
         elif field == _INT32 and ir.DataType(tensor.data_type).bitwidth < 8:
             want = size
-    if have != want:
-        raise ModelError(f"{label} of shape {list(tensor.dims)} needs {want} {unit} but has {have}: the file is damaged; export it again")
+    _check_count(tensor, have, want, unit, label)
     if tensor.data_type in _RANGES and tensor.int32_data:
         low, high = _RANGES[tensor.data_type]
         if min(tensor.int32_data) < low or max(tensor.int32_data) > high:
             raise ModelError(f"{label} holds values outside its type's range {low}..{high}: the file is damaged; export it again")
+
+
+def _check_count(tensor: TensorProto, have: int, want: int, unit: str, label: str) -> None:
+    if have != want:
+        raise ModelError(f"{label} of shape {list(tensor.dims)} needs {want} {unit} but has {have}: the file is damaged; export it again")
 
 
 def _read_external(tensor: TensorProto, size: int, folder: Path | None, label: str) -> None:

@@ -13,10 +13,11 @@ from qrt.core.errors import InvalidInput, ModelError, QrtError, UnsupportedOp
 from qrt.graph import Model, all_graphs, ir
 from qrt.graph.passes.infer_shapes import infer_shapes
 from qrt.graph.passes.inline_functions import inline_functions
-from qrt.graph.proto import skeleton
+from qrt.graph.proto import outline, skeleton
 from qrt.loaders._limits import MAX_FILE_BYTES
 from qrt.loaders._structure import check_structure
-from qrt.loaders._tensors import check_tensors, hold_arrays
+from qrt.loaders._tensors import check_tensors, hold_arrays, put_back
+from qrt.loaders._wire import without_weights
 
 __all__ = ["load"]
 
@@ -33,28 +34,30 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Mo
     if isinstance(source, Model):
         return source
     folder: Path | None = None
+    held: dict[int, memoryview] = {}
     if isinstance(source, onnx.ModelProto):
         where = source.graph.name or "<ModelProto>"
         proto = onnx.ModelProto()
         proto.CopyFrom(source)
     elif isinstance(source, bytes):
         where = "<bytes>"
-        proto = _parse(source, where)
+        proto, held = _parse(source, where)
     elif not isinstance(source, str | os.PathLike):
         raise InvalidInput(f"a model is given as a path, as bytes or as an onnx.ModelProto, not as a {type(source).__name__}")
     else:
         # First of all: what a relative path means must not change while the file is read.
         path = Path(os.path.abspath(source))
         where, folder = path.name, path.parent
-        proto = _parse(_read(path), str(path))
+        proto, held = _parse(_read(path), str(path))
     try:
-        in_one_file = check_tensors(proto, folder, where)
+        in_one_file = check_tensors(proto, held, folder, where)
         check_structure(proto, where)
         model = _build(proto, where, in_one_file)
-        _check_graph(model)
+        _check_graph(proto, model)
         inline_functions(model)
-        for graph in all_graphs(model.graph):
-            hold_arrays(graph)
+        hold_arrays(model.graph, {proto.graph.initializer[position].name: raw for position, raw in held.items()})
+        for graph in model.graph.subgraphs():
+            hold_arrays(graph, {})
         _check_types(model)
     except QrtError:
         raise
@@ -77,13 +80,15 @@ def _read(path: Path) -> bytes:
         raise ModelError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; give the path of an ONNX file") from error
 
 
-def _parse(data: bytes, where: str) -> onnx.ModelProto:
+def _parse(data: bytes, where: str) -> tuple[onnx.ModelProto, dict[int, memoryview]]:
+    """The message in `data`, and the raw data of its big initializers, by position, which the message lacks then."""
     if not data:
         raise ModelError(f"{where} is empty; export or download the model again")
     try:
         proto = onnx.ModelProto()
-        proto.ParseFromString(data)
-        return proto
+        rest, cut = without_weights(data)
+        proto.ParseFromString(rest)
+        return proto, put_back(proto, cut)
     except DecodeError as error:
         raise ModelError(f"{where} is no ONNX file, or it is cut off or damaged ({error}); export or download it again") from error
 
@@ -107,9 +112,15 @@ def _build(proto: onnx.ModelProto, where: str, in_one_file: bool) -> Model:
     return Model(model, where, in_one_file)
 
 
-def _check_graph(model: Model) -> None:
+def _check_graph(proto: onnx.ModelProto, model: Model) -> None:
     """What onnx knows about the graph: attributes and arities."""
-    proto, _ = skeleton(model)
+    try:
+        _check_proto(outline(proto))
+    except (onnx.checker.ValidationError, ValueError):
+        _check_proto(skeleton(model)[0])  # in which nodes are in order
+
+
+def _check_proto(proto: onnx.ModelProto) -> None:
     for info in proto.graph.output:
         # The checker wants types and shapes where ONNX Runtime and inference do without; it does not compare them with anything.
         if not info.HasField("type"):

@@ -12,14 +12,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import onnx
+from typing import TYPE_CHECKING, TypeAlias
 
 from qrt.artifact import SUFFIX, save
 from qrt.core.errors import InvalidInput
 from qrt.graph import Model
-from qrt.graph.passes import prepare
+from qrt.graph.passes import clean, prepare
 from qrt.graph.rules import FusionReport, fuse
 from qrt.interface import Interface, interface_of
 from qrt.jit import host_target, wants_cuda
@@ -28,12 +26,14 @@ from qrt.lower import Executable
 from qrt.runtime.team import available_cpus
 
 if TYPE_CHECKING:
+    import onnx
+
     from qrt.runtime.device_memory import DeviceMemory
 
 __all__ = ["Model", "Source", "compile", "compile_model", "fuse_model", "load", "open_model"]
 
 # What a model may come as.
-Source = str | os.PathLike[str] | bytes | onnx.ModelProto | Model
+Source: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | Model"
 
 
 def fuse_model(model: Model) -> tuple[Model, FusionReport]:
@@ -67,7 +67,10 @@ def open_model(source: Source, *, num_threads: int | None = None, target: str | 
     """A model as a session holds it: what it looks like from outside, and what runs it. Raises what `load` and `compile_model` do."""
     model = load(source)
     interface = interface_of(model)
-    return interface, compile_model(fuse_model(model)[0], num_threads=num_threads, target=target)
+    # A model that was loaded here is nobody else's, and needs no copy.
+    fused = prepare(model) if model is source else clean(model)
+    fuse(fused)
+    return interface, compile_model(fused, num_threads=num_threads, target=target)
 
 
 def compile(

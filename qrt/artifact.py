@@ -17,7 +17,7 @@ import numpy as np
 
 from qrt.core.errors import InvalidInput, OutputError, QrtError, UnsupportedOp
 from qrt.core.files import check_writable, write_whole
-from qrt.core.sections import Packed, Sections, Stored, check, damaged, pack, read
+from qrt.core.sections import Packed, Sections, check, damaged, pack, read
 from qrt.core.target import Target
 from qrt.feeds import Contract, Declared, Shapes
 from qrt.interface import Interface, ModelMetadata, NodeArg, declared
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from qrt.lower import Executable
     from qrt.runtime.whole import ClockFunction
 
-__all__ = ["SUFFIX", "CompiledModel", "is_compiled", "open_compiled", "pack_plans", "save", "store"]
+__all__ = ["SUFFIX", "CompiledModel", "is_compiled", "open_compiled", "open_plans", "pack_plans", "save", "store"]
 
 SUFFIX = ".qrt"
 MAX_PLANS = 64
@@ -109,8 +109,8 @@ def _compiled(onnx: bytes, sets: Sequence[Shapes], threads: int, target: Target)
     return pack_plans(onnx, interface, wholes, threads, target)
 
 
-def pack_plans(onnx: bytes | Stored, interface: Interface, wholes: Mapping[Shapes, Whole], threads: int, target: Target) -> Packed:
-    """The file of a model, the ONNX one in `onnx`, and of plans that are all of it, by the shapes of its inputs.
+def pack_plans(onnx: bytes | None, interface: Interface, wholes: Mapping[Shapes, Whole], threads: int, target: Target) -> Packed:
+    """The file of a model, the ONNX one in `onnx` (None: it lies elsewhere), and of plans that are all of it, by the shapes of its inputs.
 
     Raises UnsupportedOp for inputs of a dtype that NumPy does not have.
     """
@@ -126,7 +126,7 @@ def pack_plans(onnx: bytes | Stored, interface: Interface, wholes: Mapping[Shape
         "threads": threads,
         "tuned": tuned.state(target),
         "interface": _write_interface(interface),
-        "model": writer.section(onnx),
+        "model": None if onnx is None else writer.section(onnx),
         "plans": [],
     }
     for shapes, whole in wholes.items():
@@ -171,6 +171,20 @@ def open_compiled(
         interface, plans = read_compiled(file, wanted)
         return interface, CompiledModel(plans, lambda: from_model()[1])
     return from_model()
+
+
+def open_plans(path: Path, threads: int, target: Target, model: Callable[[], Executable]) -> tuple[Interface, CompiledModel] | None:
+    """The plans in a file that this user made with this code; None if it is not that. `model` gives what runs other shapes.
+
+    Raises ModelError for a file that is damaged or none of qrt's.
+    """
+    file = read(path)
+    with damaged(file.where):
+        planned = [*file.content["target"], file.content["tuned"], file.content["threads"]]
+    if planned != [target.arch, target.isa, tuned.state(target), threads] or not file.private or not is_vouched(file.digest):
+        return None
+    interface, plans = read_compiled(file, target)
+    return interface, CompiledModel(plans, model)
 
 
 def _is_ours(file: Sections, target: Target) -> bool:

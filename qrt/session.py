@@ -14,6 +14,7 @@ import numpy as np
 
 from qrt.artifact import is_compiled, open_compiled
 from qrt.core.errors import InvalidInput, UnsupportedOp
+from qrt.core.garbage import uncollected
 from qrt.feeds import Contract, Shapes
 from qrt.interface import ModelMetadata, NodeArg
 from qrt.kept import Kept, kept_for
@@ -78,9 +79,10 @@ class InferenceSession:
             if self._kept is not None and (kept := self._kept.open()) is not None:
                 self._interface, self._executable = kept
             else:
-                from qrt.api import open_model  # here, because it brings onnx, which planned models do without
+                with uncollected():
+                    from qrt.api import open_model  # here, because it brings onnx, which planned models do without
 
-                self._interface, executable = open_model(path_or_bytes, num_threads=threads, target=target)
+                    self._interface, executable = open_model(path_or_bytes, num_threads=threads, target=target)
                 self._executable = executable
                 if not executable.model.in_one_file:
                     self._kept = None  # a change of the other files would pass unnoticed

@@ -9,14 +9,12 @@ sections  each at a multiple of 64, with at least 64 bytes of zeros after it
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ import numpy.typing as npt
 
 from qrt.core.errors import ModelError
 
-__all__ = ["Packed", "Piece", "Sections", "Stored", "check", "damaged", "pack", "read"]
+__all__ = ["Packed", "Piece", "Sections", "check", "damaged", "pack", "read"]
 
 MAGIC = b"QRTMDL02"
 _SIZE = hashlib.sha256().digest_size
@@ -35,7 +33,6 @@ _HEAD = _PREFIX + 8
 _ALIGNMENT = 64
 _SLACK = 64
 _MAX_HEADER = 64 << 20
-_CHUNK = 1 << 20
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -61,29 +58,7 @@ def _up(position: int) -> int:
     return -(-position // _ALIGNMENT) * _ALIGNMENT
 
 
-@dataclass(frozen=True)
-class Stored:
-    """The bytes of another file, whose SHA-256 in hex is `digest`: read whenever they are needed, and held never."""
-
-    path: Path
-    nbytes: int
-    digest: str
-
-    def __len__(self) -> int:
-        return self.nbytes
-
-    def __iter__(self) -> Iterator[bytes]:
-        """The bytes, in parts. Raises OSError if they cannot be read, or are others by now."""
-        digest = hashlib.sha256()
-        with self.path.open("rb") as file:
-            while part := file.read(_CHUNK):
-                digest.update(part)
-                yield part
-        if digest.hexdigest() != self.digest:
-            raise OSError(errno.ESTALE, "the file changed while it was read", str(self.path))
-
-
-Piece = bytes | memoryview | Stored
+Piece = bytes | memoryview
 
 
 class Packed:
@@ -99,27 +74,23 @@ class Packed:
 
     @cached_property
     def digest(self) -> str:
-        """In hex. Raises OSError where a piece is Stored, and is not what it was."""
+        """In hex."""
         digest = hashlib.sha256()
-        for part in self._parts():
+        for part in self._body:
             digest.update(part)
         return digest.hexdigest()
 
     def write(self, path: Path) -> None:
-        """Raises OSError, as `digest` does."""
+        """Raises OSError."""
         digest = hashlib.sha256()
         with path.open("wb") as file:
             file.write(MAGIC + bytes(_SIZE))
-            for part in self._parts():
+            for part in self._body:
                 digest.update(part)
                 file.write(part)
             file.seek(len(MAGIC))
             file.write(digest.digest())
         self.digest = digest.hexdigest()
-
-    def _parts(self) -> Iterator[bytes | memoryview]:
-        for piece in self._body:
-            yield from piece if isinstance(piece, Stored) else (piece,)
 
 
 def pack(content: dict[str, Any], sections: Sequence[Piece]) -> Packed:

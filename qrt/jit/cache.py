@@ -15,7 +15,7 @@ import os
 import stat
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -159,8 +159,20 @@ def own_digest() -> bytes:
     for package in ("qrt", "qrt.ops", "qrt.loaders"):
         spec = importlib.util.find_spec(package)
         for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
-            digest.update(_digest_of(str(folder), "**/*.py"))
+            for path in _sources(folder):
+                with open(path, "rb", buffering=0) as file:  # one read: most of the time goes into opening files
+                    digest.update(path[len(folder) :].encode() + b"\0" + file.read())
     return digest.digest()
+
+
+def _sources(folder: str) -> Iterator[str]:
+    """The paths of the modules in a folder and below, in order."""
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False):
+                yield from _sources(entry.path)
+            elif entry.name.endswith(".py"):
+                yield entry.path
 
 
 def vouch(digest: str) -> None:

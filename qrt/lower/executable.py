@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qrt.core.errors import InvalidInput, QrtError, UnsupportedOp
+from qrt.core.garbage import uncollected
 from qrt.core.target import Target
 from qrt.graph import Model, ir
 from qrt.lower.handlers import HANDLERS
@@ -227,8 +228,9 @@ class Executable:
         with self._lock:
             found = stage.plans.get(_key(stage, arrays))
             if found is None:
-                program, names = self._lower(stage, arrays)
-                found = (self._build(program, tuple(names)), program, names)
+                with uncollected():
+                    program, names = self._lower(stage, arrays)
+                    found = (self._build(program, tuple(names)), program, names)
                 if len(stage.plans) >= MAX_PLANS:
                     del stage.plans[next(iter(stage.plans))]
                     self.wholes.clear()

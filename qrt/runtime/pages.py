@@ -22,9 +22,15 @@ CHUNK = 32 << 20
 
 
 def room(nbytes: int) -> Array:
-    """uint8 [nbytes] of zeros from a cache line on; from half a huge page on in such pages, if the system gives them."""
+    """uint8 [nbytes] of zeros from a cache line on; from half a huge page on in such pages, if the system gives them.
+
+    Raises MemoryError where the system has not as much.
+    """
     if nbytes >= PAGE // 2 and hasattr(mmap, "MADV_HUGEPAGE"):
-        area = mmap.mmap(-1, nbytes + PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        try:
+            area = mmap.mmap(-1, nbytes + PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise MemoryError(f"the system refuses {nbytes:,} bytes ({error.strerror})") from error
         with contextlib.suppress(OSError):  # a Linux without them
             area.madvise(mmap.MADV_HUGEPAGE)
         raw, unit = np.frombuffer(area, np.uint8), PAGE

@@ -1,4 +1,4 @@
-"""onnx_ir is imported without SymPy, and nobody who needs SymPy can tell."""
+"""onnx and onnx_ir are imported without what a start does not need, and nobody who needs it can tell."""
 
 from __future__ import annotations
 
@@ -38,3 +38,22 @@ def test_whoever_imports_sympy_meanwhile_has_all_of_it() -> None:
         "print(sympy is stand_in, sympy.Integer(2) + 3, sys.modules['sympy'] is stand_in); import sympy.abc; print(sympy.abc.x)"
     )
     assert run(program) == ["True", "5", "False", "x"]
+
+
+def test_what_onnx_brings_is_there_for_who_asks() -> None:
+    """Modules that stand-ins took the place of: as attributes of their packages, and when they are imported."""
+    later = ["importlib.metadata", "onnx.printer", "google.protobuf.json_format", "google.protobuf.text_format"]
+    assert run(
+        f"import sys, qrt.graph, onnx; print(*[name in sys.modules for name in {later}]); m = onnx.parser.parse_model("
+        "'<ir_version: 8, opset_import: [\"\" : 17]> g (float[1] x) => (float[1] y) { y = Relu (x) }'); "
+        "print('Relu' in onnx.printer.to_text(m), onnx.load_from_string(onnx.serialization.registry.get('json').serialize_proto(m), "
+        "'json') == m, onnx.load_from_string(onnx.serialization.registry.get('textproto').serialize_proto(m), 'textproto') == m); "
+        "onnx.utils.Extractor; onnx.compose.merge_models; print(onnx.version_converter.convert_version(m, 21).opset_import[0].version)"
+    ) == ["False"] * 4 + ["True"] * 3 + ["21"]
+
+
+def test_the_version_of_onnx_is_what_importlib_says() -> None:
+    program = "{}; import onnx, importlib.metadata; print(onnx.__version__ == importlib.metadata.version('onnx'), type(importlib.metadata))"
+    for first in ("import qrt.graph", "import importlib.metadata, qrt.graph", "import onnx, qrt.graph"):
+        assert run(program.format(first))[0] == "True"
+    assert run("import qrt.graph; from importlib import metadata; print(metadata.__spec__.name)") == ["importlib.metadata"]

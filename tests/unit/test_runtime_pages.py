@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import resource
 
 import numpy as np
 import pytest
@@ -18,6 +19,21 @@ def test_room_is_zeroed_and_starts_at_a_cache_line(nbytes: int) -> None:
     assert not array.any()
     array[:] = 7
     assert (array == 7).all()
+
+
+@pytest.mark.parametrize("nbytes", [PAGE, 1 << 46])
+def test_memory_that_the_system_refuses_is_a_memory_error(nbytes: int) -> None:
+    """As of NumPy's own arrays, whichever way the memory is asked for."""
+    held = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + PAGE // 2, held[1]))
+    try:
+        with pytest.raises(MemoryError, match=f"refuses {nbytes:,} bytes"):
+            room(nbytes)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, held)
+    assert not room(PAGE).any()
 
 
 def test_arrays_on_a_shelf_keep_what_they_hold() -> None:

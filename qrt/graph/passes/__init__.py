@@ -16,7 +16,7 @@ from qrt.graph.passes.lift_constants import lift_constants
 from qrt.graph.passes.name_everything import name_everything
 from qrt.graph.passes.split_batchnorm import split_batchnorm
 
-__all__ = ["OPSET", "PASSES", "prepare"]
+__all__ = ["OPSET", "PASSES", "clean", "prepare"]
 
 # In this order, again and again until none changes anything: each fold lets inference see further, which lets the next fold in.
 PASSES = (
@@ -45,7 +45,11 @@ def prepare(model: Model) -> Model:
     """
     if not isinstance(model, Model):
         raise InvalidInput(f"the model is a {type(model).__name__}: give a qrt.Model, as qrt.load makes it of a file")
-    model = model.clone()
+    return clean(model.clone())
+
+
+def clean(model: Model) -> Model:
+    """`prepare`, of the model itself."""
     for _ in range(_MAX_ROUNDS):
         if not _run_all(model):
             break
