@@ -55,9 +55,7 @@ def test_initializers_among_the_inputs_are_constants() -> None:
     onnx.checker.check_model(after)
     assert [i.name for i in after.graph.input] == ["x"]
     feeds = {"x": np.ones(2, np.float32), "w": np.ones(2, np.float32)}
-    with pytest.raises(
-        InvalidInput, match="no input is called 'w': .* initializers are constants, also where the file lists them as inputs"
-    ):
+    with pytest.raises(InvalidInput, match=r"no input is called 'w': .* initializers are constants, also where the file lists"):
         InferenceSession(source).run(None, feeds)
 
 
