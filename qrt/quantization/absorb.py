@@ -34,7 +34,8 @@ def _absorb(model: Model, node: ir.Node) -> None:
         return
     if is_op(node, "MatMul") and (len(shape) != 2 or any(v is None or v.shape is None or len(v.shape) != 2 for v in node.inputs)):
         return
-    if is_op(node, "Gemm") and (given is not None and attr_float(node, "beta", 1.0) != 1.0):
+    # The C of a Gemm may differ from row to row, and be scaled.
+    if is_op(node, "Gemm") and given is not None and (attr_float(node, "beta", 1.0) != 1.0 or not _per_channel(bias, channels, 2, 1)):
         return
     total = (bias.reshape(-1) + other.reshape(-1)).astype(np.float32)
     value = new_initializer(model.graph, f"{node.name}_bias", np.broadcast_to(total, (channels,)))
