@@ -80,6 +80,13 @@ def test_large(gpu: Any) -> None:
         (1, 129, Window((256,), (128,), (1,), (0, 0)), (640,)),
     ):
         check(gpu, Conv(window, float_weights(1, window.taps, c, n), Float(0.0)), [floats(2, *space, c)], 1e-4, 1e-3)
+    for c, n, space in ((16, 128, (112, 112)), (20, 40, (14, 13))):  # of both sizes, with a residual and without
+        window, space_of_y = Window((3, 3), (1, 1), (1, 1), (1, 1, 1, 1)), (2, *space, n)
+        for epilogue in (Float(), Float(residual=True)):
+            feeds = [floats(2, *space, c), *extra(epilogue, *space_of_y)]
+            check(gpu, Conv(window, float_weights(1, window.taps, c, n), epilogue), feeds, 1e-4, 1e-3)
+    epilogue = Float(residual=True)
+    check(gpu, Dense(float_weights(1, 1, 70, 600), epilogue), [floats(4096, 70), *extra(epilogue, 4096, 600)], 1e-4, 1e-3)
     depthwise = Window((3, 3), (2, 2), (1, 1), (1, 1, 1, 1))
     check(gpu, Conv(depthwise, float_weights(96, 9, 1, 1), Float(0.0, 6.0)), [floats(2, 57, 57, 96)], atol=1e-5)
     check(gpu, BATCHES[0][0], [floats(2, 128, 12, 32), floats(2, 128, 12, 32)], atol=1e-4)

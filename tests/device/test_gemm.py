@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from device.emulated import EmulatedDevice
 from device.emulator import SCHEDULES, Schedule
+from device.test_windows import SAME
+from device.test_windows import case as windows
 from kernels.check import program_of
 from kernels.products import added, codes, dynamic, extra, floats, to_codes, weights
 
@@ -87,6 +90,26 @@ def convolution(c: int, n: int, window: Window, name: str, space: tuple[int, int
 )
 def test_convolutions(op: Conv, feeds: list[Array]) -> None:
     check(op, feeds, SMALL, Schedule("random", "lazy"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tile", TILES, ids=lambda t: f"{t.m}x{t.n}x{t.k}")
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+def test_on_a_device(gpu: Any, epilogue: str, tile: Tile) -> None:
+    """Every kernel: several blocks, whole and ragged, rows by a stride and by a table; also where Hopper has kernels of its own."""
+    cases: list[tuple[Op, list[Array]]] = [
+        case(epilogue, 3 * tile.m - 20, 200, tile.n + 40),
+        case(epilogue, 2 * tile.m, 4 * tile.k, 2 * tile.n),
+        windows(SAME, (13, 14), 1, 80, tile.n + 8, epilogue),
+        windows(SAME, (16, 16), 1, 64, tile.n, epilogue),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "choose_tile", lambda m, n: tile)
+        patch.setattr(device, "choose_hopper_tile", lambda m, n: None)
+        for op, feeds in cases:
+            plan = DevicePlan(program_of(op, feeds)[0], gpu, Packs())
+            np.testing.assert_array_equal(plan.run(feeds)[0], op.reference(feeds)[0])
+            plan.close()
 
 
 CONVOLUTION_BUGS = {

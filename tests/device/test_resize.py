@@ -26,6 +26,8 @@ def run(op: Op, feeds: list[Array], on: Any) -> Array:
 CASES = {
     "codes": (Nearest(1, (0, 0, 1, 1, 2), (0, 1, 1)), codes(2, 3, 2, 16)),
     "ragged": (Nearest(1, (2, 0), (1, 0, 1)), codes(2, 3, 2, 5)),
+    "words": (Nearest(1, (2, 0), (1, 0, 1)), codes(2, 3, 2, 4)),
+    "halves": (Nearest(1, (2, 0), (1, 0, 1)), codes(2, 3, 2, 6)),
     "int64": (Nearest(0, (1, 0, 1), (0, 2)), codes(2, 3, 8).view(np.int64)),
     "linear": (Linear(1, ROWS, COLUMNS), floats(2, 3, 2, 3)),
     "linear, planes": (Linear(2, ROWS, COLUMNS), floats(1, 2, 3, 2)),

@@ -124,13 +124,13 @@ def test_a_kernel_that_fails_leaves_the_session_as_it_was(
     check(mixed, 2)
 
 
-def test_two_threads_at_once(mixed: qrt.InferenceSession) -> None:
+def use_from_threads(session: qrt.InferenceSession) -> None:
     failures: list[BaseException] = []
 
     def work(seed: int) -> None:
         try:
             for _ in range(4):
-                check(mixed, 1 + seed % 3, seed)
+                check(session, 1 + seed % 3, seed)
         except BaseException as error:
             failures.append(error)
 
@@ -140,6 +140,21 @@ def test_two_threads_at_once(mixed: qrt.InferenceSession) -> None:
     for thread in threads:
         thread.join()
     assert not failures
+
+
+def test_four_threads_at_once(mixed: qrt.InferenceSession) -> None:
+    use_from_threads(mixed)
+
+
+@pytest.mark.gpu
+def test_on_a_device(gpu: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs on the CPU between graphs, shapes that come and go, threads."""
+    monkeypatch.setattr(CumSum, "emit_device", Op.emit_device)
+    monkeypatch.setattr(segments, "LEAST_MACS", 0)
+    with qrt.InferenceSession(make(MIXED, axis=np.int64(1)), target="cuda", num_threads=1) as session:
+        for rows in (3, 2, 40_000, 3, 0):
+            check(session, rows, rows)
+        use_from_threads(session)
 
 
 def test_a_closed_session(mixed: qrt.InferenceSession, emulation: Emulation) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from device.emulated import source_of
 from device.emulator import SCHEDULES, Memory, launch, module
+from kernels.check import program_of
 
 from qrt.core.dtypes import QDType, qint8, quint8
 from qrt.core.qparams import QParams
@@ -15,6 +16,8 @@ from qrt.jit.cuda import DeviceKernel
 from qrt.ops.gemm.device import PAD_ROWS
 from qrt.ops.quantization import Dequantize, Lut, Quantize
 from qrt.ops.quantization.device import DEQUANTIZE, LUT, PER_THREAD, QUANTIZE
+from qrt.runtime.device import DevicePlan
+from qrt.runtime.emission import Packs
 
 RNG = np.random.default_rng(0)
 THREADS = 64  # of a block: few, so that small arrays take several
@@ -70,6 +73,17 @@ def test_dequantize(shape: tuple[int, ...], axis: int | None, dtype: QDType) -> 
     columns = {"scale": np.atleast_1d(qparams.scale), "zero": np.atleast_1d(qparams.zero_point)}
     run(kernel, -(-x.size // PER_THREAD), x=x, y=y, **columns, n=x.size, channels=channels, inner=inner)
     np.testing.assert_array_equal(y, Dequantize(qparams).reference([x])[0])
+
+
+@CASES
+@KINDS
+def test_on_a_device(device: Any, shape: tuple[int, ...], axis: int | None, dtype: QDType) -> None:
+    qparams, *_ = quantization_of(dtype, shape, axis)
+    codes = RNG.integers(dtype.qmin, dtype.qmax + 1, shape).astype(dtype.storage)
+    for op, x in ((Quantize(qparams), RNG.normal(size=shape).astype(np.float32) * 3), (Dequantize(qparams), codes)):
+        plan = DevicePlan(program_of(op, [x])[0], device, Packs())
+        np.testing.assert_array_equal(plan.run([x])[0], op.reference([x])[0])
+        plan.close()
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 3000])

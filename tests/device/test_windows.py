@@ -86,6 +86,7 @@ LARGE = {
     "strided": (STRIDED, (113, 114), 144, 1, 1),
     "dilated": (WIDE, (40, 37), 100, 1, 1, "s32"),
     "16 channels a thread": (SAME, (112, 112), 256, 1, 1),
+    "16 channels a thread, u8t": (SAME, (112, 112), 256, 1, 1, "u8t"),
     "7x7": (Window((7, 7), (1, 1), (1, 1), (3, 3, 3, 3)), (20, 20), 67, 1, 1, "u8add"),
     "few channels": (Window((7, 7), (2, 2), (1, 1), (3, 3, 3, 3)), (224, 224), 1, 3, 64),
     "one group, f32d": (SAME, (30, 20), 1, 64, 10, "f32d"),
