@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import stat
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -82,15 +83,17 @@ class Packed:
 
     def write(self, path: Path) -> None:
         """Raises OSError."""
-        digest = hashlib.sha256()
-        with path.open("wb") as file:
-            file.write(MAGIC + bytes(_SIZE))
-            for part in self._body:
-                digest.update(part)
-                file.write(part)
-            file.seek(len(MAGIC))
-            file.write(digest.digest())
-        self.digest = digest.hexdigest()
+        hashing = threading.Thread(target=lambda: self.digest)  # beside the system's work, of which there is as much
+        hashing.start()
+        try:
+            with path.open("wb") as file:
+                file.write(MAGIC + bytes(_SIZE))
+                file.writelines(self._body)
+                hashing.join()
+                file.seek(len(MAGIC))
+                file.write(bytes.fromhex(self.digest))
+        finally:
+            hashing.join()
 
 
 def pack(content: dict[str, Any], sections: Sequence[Piece]) -> Packed:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -390,3 +392,13 @@ def test_why_a_node_runs_in_python_is_told() -> None:
     x = RNG.normal(size=(5, 4))
     np.testing.assert_allclose(executable.run({"x": x})[0], -(x @ w))
     assert executable.why["product"] == "operands of float64"
+
+
+def test_operators_bring_their_own_families_and_few_others() -> None:
+    program = (
+        "import sys; from qrt.lower.handlers import HANDLERS; HANDLERS[('', 'Conv')]; loaded = [n for n in ('convolution', 'reduction') "
+        "if 'qrt.lower.handlers.' + n in sys.modules]; print(*loaded, ('', 'Nothing') in HANDLERS, ('', 'LSTM') in HANDLERS, "
+        "len(HANDLERS) == len(list(HANDLERS)) == len({*HANDLERS}) > 100)"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["convolution", "False", "True", "True"]
