@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,12 @@ class Packs:
                 # The source stays referenced: an id belongs to one array only while that array lives.
                 found = self._made[id(source), how] = (source, packed)
             return found[1]
+
+    def drop_all_but(self, used: Iterable[Array]) -> None:
+        """Lets go of what is none of `used`: the tables of shapes whose plans are gone."""
+        kept = {id(packed) for packed in used}
+        with self._lock:
+            self._made = {key: made for key, made in self._made.items() if id(made[1]) in kept}
 
     @property
     def nbytes(self) -> int:

@@ -6,6 +6,7 @@ import gc
 import weakref
 
 import numpy as np
+import pytest
 from graphs import I8, codes, images, make
 from lowered import as_model
 
@@ -52,3 +53,17 @@ def test_constants_of_one_lowering_and_of_the_model() -> None:
     assert plan.laid(laid, (0, 1)) is model.laid(laid, (0, 1))
     assert plan.laid(shape, (1, 0)) is plan.laid(shape, (1, 0))
     assert plan.laid(shape, (1, 0)) is not Constants(model).laid(shape, (1, 0))
+
+
+def test_tables_of_shapes_go_with_their_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qrt.lower.executable.MAX_PLANS", 2)
+    attributes = "<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>"
+    model = make(f"(float[1,4,H,W] x) => (float[1,4,A,B] y) {{ y = Conv {attributes} (x, w) }}", w=images(4, 4, 3, 3))
+    executable = Executable(as_model(model), host_target(), 1)
+    first = executable.run({"x": images(1, 4, 20, 20)})[0]
+    sizes = []
+    for width in (21, 22, 21, 22, 23, 20):
+        found = executable.run({"x": images(1, 4, 20, width)})[0]
+        sizes.append(executable.packs.nbytes)
+    np.testing.assert_array_equal(found, first)
+    assert max(sizes) < 1.2 * sizes[0]
