@@ -37,13 +37,13 @@ SMALL = 1 << 18
 
 # The product's record, with: `k`: bytes of a row and tap; `run`: taps that lie side by side; `k_steps`, and `offsets_k`: where each of
 # them lies, from a row's first byte on; `panel` (of `panel_bytes`, 0: rows are read where they lie), `acc`: scratch of each thread;
-# `chunk`: row blocks that pass all columns together, `stays`: 1 if B is in the L2 cache after the first; `by_columns`: 1 if threads share
-# whole columns; `blocks` of rows of an image, their `places` and `pairs` (see `Blocks`); `upper` and `lower`: rows of a block's two tiles;
-# `position`: bytes from row to row of a tile.
+# `chunk`: row blocks that pass `wide` columns together, `stays`: 1 if those are in the L2 cache after the first, `streams`: 1 if B leaves
+# the L1 cache to A; `by_columns`: 1 if threads share whole columns; `blocks` of rows of an image, their `places` and `pairs` (see
+# `Blocks`); `upper` and `lower`: rows of a block's two tiles; `position`: bytes from row to row of a tile.
 RECORD = record_dtype(
     *((name, GEMM_RECORD[name].str[1:]) for name in GEMM_RECORD.names or ()),
-    *((name, "i8") for name in ("k", "run", "k_steps", "offsets_k", "panel", "panel_bytes", "acc", "chunk", "stays", "by_columns")),
-    *((name, "i8") for name in ("blocks", "places", "pairs", "upper", "lower", "position")),
+    *((name, "i8") for name in ("k", "run", "k_steps", "offsets_k", "panel", "panel_bytes", "acc", "chunk", "wide", "stays", "streams")),
+    *((name, "i8") for name in ("by_columns", "blocks", "places", "pairs", "upper", "lower", "position")),
 )
 KERNELS: tuple[Kernel, ...] = tuple(
     Kernel(f"gemm_u8s8_{epilogue}_32x32__amx", RECORD, "qrt.ops.gemm.cpu_amx:gemm", (epilogue,))
@@ -214,24 +214,36 @@ def add_step(steps: Steps, product: Product, fields: dict[str, int | float | Ref
     kernel = next(k for k in KERNELS if k.params == (product.epilogue.name,))
     sharing, lines, in_panel = Sharing.of(product, steps.threads), lines_of(product), product.lines is None
     blocks = lines.count * -(-lines.length // sharing.rows)
-    a_block, b_bytes = product.k_steps * TILE_BYTES, -(-product.n // COLUMNS) * product.k_steps * TILE_BYTES
+    columns = -(-product.n // COLUMNS)
+    b_bytes = columns * product.k_steps * TILE_BYTES
     each = product.batch * blocks if sharing.by_columns else -(-product.batch * blocks // sharing.threads)
-    # One row block after the other where it stays in the L1 cache while all columns pass, and they in the L2 cache while rows pass, or they
-    # in the L1 cache: measured on 49 to 3136 rows, where up to four blocks gain nothing, nor do windows, whose rows share lines. Else as
-    # many as fill half of the L2 cache, while columns pass.
-    stays = b_bytes <= cache_bytes(2) // 2
-    rows_stay = stays and each > 4 and product.taps == 1 and 4 * a_block <= 3 * cache_bytes(1)
-    chunk = 1 if rows_stay or b_bytes <= cache_bytes(1) // 2 else max(1, cache_bytes(2) // 2 // a_block)
+    l1, l2 = cache_bytes(1), cache_bytes(2)
+    panel = product.k_steps * TILE_BYTES
+    # What one product of tiles after the other reads: a panel of B and a block of A, whose taps share lines.
+    both = panel + panel // (1 if in_panel else product.run)
+    # One row block after the other, as many columns at a time as fill half of the L2 cache; but not few blocks, which would wait for B, nor
+    # those that do not nearly fit the L1 cache, nor windows: measured on 49 to 3136 rows, 64 to 4096 of k. Those take as many blocks as
+    # fill half of the L2 cache. Where the L1 cache does not hold both, B leaves it to A.
+    rows_stay = product.taps == 1 and each > (2 if 4 * both > 3 * l1 else 4) and 2 * panel <= 3 * l1
+    chunk = 1 if rows_stay or b_bytes <= l1 // 2 else max(1, l2 // 2 // panel)
+    wide = max(1, l2 // 2 // panel) if rows_stay else columns
+    streams = both > (3 * l1 // 4 if rows_stay else l1)
     if in_panel and not sharing.by_columns:
         chunk = min(chunk, -(-product.batch * blocks // sharing.threads))
-    panel = chunk * a_block if in_panel else 0
+    panels = chunk * panel if in_panel else 0
     filled: dict[str, int | float | Ref] = dict.fromkeys(RECORD.names or (), 0)
     filled |= fields
     filled |= {"k": product.k, "run": product.run, "k_steps": product.k_steps, "by_columns": int(sharing.by_columns), "chunk": chunk}
-    filled |= {"stays": int(stays), "blocks": blocks, "position": lines.position}
+    filled |= {
+        "wide": wide,
+        "stays": int(rows_stay or b_bytes <= l2 // 2),
+        "streams": int(streams),
+        "blocks": blocks,
+        "position": lines.position,
+    }
     filled |= {"upper": -(-sharing.rows // 2), "lower": sharing.rows // 2}
     # A block's accumulators take 4096 bytes. Behind them there is room for a tile that nobody reads, and for the lines that a core that
     # walks them asks for.
     acc = steps.scratch(8192 * sharing.threads)
-    filled |= {"panel": steps.scratch(max(panel * sharing.threads, 64)), "panel_bytes": panel, "acc": acc}
+    filled |= {"panel": steps.scratch(max(panels * sharing.threads, 64)), "panel_bytes": panels, "acc": acc}
     steps.step(kernel, sharing.threads, **filled)

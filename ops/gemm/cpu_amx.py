@@ -143,7 +143,7 @@ def fill(record, x, m, rows, panel, k_steps):  # type: ignore[no-untyped-def]
             first += run
 
 
-_PRODUCTS = ("upper", "lower", "a_row", "offsets", "w", "steps", "ahead", "lines", "acc", "upper_rows")
+_PRODUCTS = ("upper", "lower", "a_row", "offsets", "w", "steps", "ahead", "lines", "acc", "upper_rows", "streams")
 _ADDRESSES = ("bias", "scale", "y", "y_row", "r", "a_scale", "a_zero_point", "table", "column_sums")
 _ROWS = ("columns", "pairs", "straight", "count")
 _FLOATS = ("lo", "hi", "c_lo", "c_hi", "c_ratio", "r_ratio", "c_zero_point", "sum_offset")
@@ -171,7 +171,12 @@ class _Block(Micro):
         k, w, ahead, pair = (b.phi(I64) for _ in range(4))
         for phi, start in ((k, I64(0)), (w, v["w"]), (ahead, v["ahead"]), (pair, I64(0))):
             phi.add_incoming(start, entry)
-        self._step(s.load(b.add(v["offsets"], b.shl(k, I64(3))), I64), w)
+        offset = s.load(b.add(v["offsets"], b.shl(k, I64(3))), I64)
+        with b.if_else(b.icmp_signed("!=", v["streams"], I64(0))) as (then, otherwise):
+            with then:
+                self._step(offset, w, "tileloaddt164")
+            with otherwise:
+                self._step(offset, w, "tileloadd64")
         self._pause(k)
         ahead_next = b.add(ahead, b.shl(v["lines"], I64(6)))
         with self._counted(ahead, ahead_next, 64) as line:
@@ -214,20 +219,20 @@ class _Block(Micro):
         b.cbranch(b.icmp_signed("<", i_next, last), loop, end)
         b.position_at_end(end)
 
-    def _step(self, offset: Any, w: Any) -> None:
-        """Four products of tiles, 64 bytes of k each."""
+    def _step(self, offset: Any, w: Any, load_w: str) -> None:
+        """Four products of tiles, 64 bytes of k each. `load_w`: how tiles of B are loaded."""
         b, s, v = self.b, self.s, self.v
 
-        def load(tile: int, at: Any, stride: Any) -> None:
-            s.call("llvm.x86.tileloadd64", _VOID, I8(tile), _pointer(s, at), stride)
+        def load(tile: int, at: Any, stride: Any, how: str = "tileloadd64") -> None:
+            s.call(f"llvm.x86.{how}", _VOID, I8(tile), _pointer(s, at), stride)
 
         def multiply(tile: int, a: int, w: int) -> None:
             s.call("llvm.x86.tdpbusd", _VOID, I8(tile), I8(a), I8(w))
 
         load(4, b.add(v["upper"], offset), v["a_row"])
-        load(6, w, I64(64))
+        load(6, w, I64(64), load_w)
         multiply(0, 4, 6)
-        load(7, b.add(w, I64(1024)), I64(64))
+        load(7, b.add(w, I64(1024)), I64(64), load_w)
         multiply(1, 4, 7)
         load(5, b.add(v["lower"], offset), v["a_row"])
         multiply(2, 5, 6)
@@ -280,7 +285,7 @@ class _Block(Micro):
 
 def gemm(epilogue):  # type: ignore[no-untyped-def]
     """Blocks of 32 rows by 32 columns. Threads share them evenly, row after row, or whole columns of them; a thread takes `chunk` rows of
-    blocks at a time through its columns."""
+    blocks at a time through `wide` of its columns."""
 
     @intrinsic
     def block(typing_context, products, finish):  # type: ignore[no-untyped-def]
@@ -306,36 +311,43 @@ def gemm(epilogue):  # type: ignore[no-untyped-def]
         begin, end = begin // units * columns + begin % units * unit, end // units * columns + end % units * unit
         lo, hi = begin // columns, (end + columns - 1) // columns
         a, w = 0, 0
-        near = False  # whether B is in the L2 cache
         y, n, pairs, count = 0, 0, 0, 0  # the block whose accumulators wait
         tiles_begin(r.upper, r.lower)
-        while lo < hi:
-            image, at = lo // r.blocks, lo % r.blocks
-            rows = min(r.chunk, r.blocks - at, hi - lo)
-            x = r.x + image * r.x_batch
-            if not in_place:
-                fill(record, x, at * 32, min(rows * 32, r.m - at * 32), panel, steps)
-            lines = 0 if near else (31 + rows) // rows
-            near = r.stays != 0 and lo * columns >= begin
-            for column in range(first, last):
-                w = r.w + column * steps * 2048
-                ahead = w + steps * 2048 if column + 1 < last else r.w + first * steps * 2048
-                top = 0 if lo * columns + column >= begin else 1
-                bottom = rows if (lo + rows - 1) * columns + column < end else rows - 1
-                for i in range(top, bottom):
-                    entry = 4 * (at + i)
-                    a = x + places[entry] if in_place else panel + i * steps * 2048
-                    block(
-                        (a, a + r.upper * r.position, r.position, r.offsets_k, w, steps, ahead, lines, acc, r.upper),
-                        finishing(record, y, n, pairs, count),
-                    )
-                    ahead += lines * 64 * steps
-                    n = column * 32
-                    y = image * r.y_batch + places[entry + 1] * r.y_row + n * size
-                    pairs, count = places[entry + 2], places[entry + 3]
-            lo += rows
+        left = first
+        while left < last:
+            right = min(left + r.wide, last)
+            near = False  # whether these columns of B are in the L2 cache
+            row = lo
+            while row < hi:
+                image, at = row // r.blocks, row % r.blocks
+                rows = min(r.chunk, r.blocks - at, hi - row)
+                x = r.x + image * r.x_batch
+                if not in_place:
+                    fill(record, x, at * 32, min(rows * 32, r.m - at * 32), panel, steps)
+                lines = 0 if near else (31 + rows) // rows
+                near = r.stays != 0 and row * columns >= begin
+                for column in range(left, right):
+                    w = r.w + column * steps * 2048
+                    ahead = w + steps * 2048 if column + 1 < last else r.w + first * steps * 2048
+                    top = 0 if row * columns + column >= begin else 1
+                    bottom = rows if (row + rows - 1) * columns + column < end else rows - 1
+                    for i in range(top, bottom):
+                        entry = 4 * (at + i)
+                        a = x + places[entry] if in_place else panel + i * steps * 2048
+                        block(
+                            (a, a + r.upper * r.position, r.position, r.offsets_k, w, steps, ahead, lines, acc, r.upper, r.streams),
+                            finishing(record, y, n, pairs, count),
+                        )
+                        ahead += lines * 64 * steps
+                        n = column * 32
+                        y = image * r.y_batch + places[entry + 1] * r.y_row + n * size
+                        pairs, count = places[entry + 2], places[entry + 3]
+                row += rows
+            left = right
         if count > 0:  # the last block, while products are made that nobody reads
-            block((a, a + r.upper * r.position, r.position, r.offsets_k, w, 1, w, 0, acc, r.upper), finishing(record, y, n, pairs, count))
+            block(
+                (a, a + r.upper * r.position, r.position, r.offsets_k, w, 1, w, 0, acc, r.upper, 0), finishing(record, y, n, pairs, count)
+            )
         tiles_end()
 
     return kernel

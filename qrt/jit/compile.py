@@ -7,6 +7,7 @@ and not the host's, so that an object is the same whichever machine of that rung
 from __future__ import annotations
 
 import importlib
+import re
 import threading
 from types import ModuleType
 
@@ -77,7 +78,7 @@ def _optimised(kernel: Kernel, target: Target) -> tuple[llvm.ModuleRef, llvm.Tar
     machine = llvm.Target.from_triple(triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
     )
-    module = llvm.parse_assembly(text.replace(entry, symbol(kernel)))
+    module = llvm.parse_assembly(_aligned(text.replace(entry, symbol(kernel))))
     module.triple = triple
     module.data_layout = str(machine.target_data)
     # Nothing but the kernel is seen from outside; numba's names count what this process compiled before, so they go too.
@@ -92,6 +93,12 @@ def _optimised(kernel: Kernel, target: Target) -> tuple[llvm.ModuleRef, llvm.Tar
     builder.getModulePassManager().run(module, builder)
     module.verify()
     return module, machine
+
+
+def _aligned(text: str) -> str:
+    """The module with functions whose stack starts at a cache line: vectors that do not fit the registers would lie across two lines, as
+    the caller's stack happens to be, and take twice the time."""
+    return re.sub(r"^(define [^\n]*\))", r"\1 alignstack(64)", text, flags=re.MULTILINE)
 
 
 def symbol(kernel: Kernel) -> str:

@@ -366,6 +366,18 @@ def test_threads_share_rows_or_columns_of_tiles(m: int, n: int, k: int) -> None:
             np.testing.assert_array_equal(build(program, AMX[0], threads, Packs()).run(feeds), wanted, f"{threads} threads")
 
 
+@pytest.mark.skipif(not AMX, reason="this machine has no AMX")
+@pytest.mark.parametrize("l1", [1 << 12, 48 << 10, 1 << 20])
+@pytest.mark.parametrize("l2", [1 << 15, 1 << 18, 2 << 20])
+def test_blocks_of_tiles_follow_the_caches(l1: int, l2: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(amx, "cache_bytes", lambda level: {1: l1, 2: l2}[level])
+    for m, n, k in ((196, 160, 320), (70, 130, 700)):
+        program, feeds = program_of(Dense(weights(1, 1, k, n), to_codes(n, k), 13), [codes(m, k)])
+        wanted = interpret(program, feeds)
+        for threads in (1, 2, 3):
+            np.testing.assert_array_equal(build(program, AMX[0], threads, Packs()).run(feeds), wanted, f"{threads} threads")
+
+
 # -- two computed operands ------------------------------------------------------------------------------------------------
 LAYOUTS = [
     ((2, 3, 5, 8), (2, 3, 8, 7), (0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3)),

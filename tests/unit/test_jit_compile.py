@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -120,6 +122,15 @@ def test_code_stays_within_its_target(target: Target) -> None:
     text = assembly(COPY, target)
     assert ("%zmm" in text) == (target.lanes == 16)
     assert target.lanes > 4 or "%ymm" not in text
+
+
+def test_vectors_on_the_stack_lie_in_cache_lines() -> None:
+    # A caller's stack starts at any multiple of 16, and these kernels keep vectors of 64 bytes there.
+    spilling = [k for k in depthwise.INTERLEAVED if k.name.startswith("depthwise_u8s8_u8_5x5")]
+    for kernel in spilling:
+        text = assembly(kernel, BY_ISA["avx512vnni"])
+        assert re.search(r"%zmm\d+, -?\d*\(%rsp", text)
+        assert len(re.findall(r"andq\s+\$-64, %rsp", text)) == len(re.findall(r"movq\s+%rsp, %rbp", text))
 
 
 def test_fused_multiply_adds_appear_only_where_they_are_written() -> None:
