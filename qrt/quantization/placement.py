@@ -141,6 +141,13 @@ class QrtQuantizer(Quantizer):
             )
 
 
+def _is_quantized(node: ir.Node, rule: QuantRule) -> bool:
+    """Whether the operands of a product were quantized before: all of them, or one that is constant."""
+    made = [value.producer() for value in node.inputs if value is not None]
+    codes = [maker for maker in made if maker is not None and is_op(maker, "DequantizeLinear")]
+    return rule.kind is Kind.PRODUCT and (len(codes) == len(made) or any(constant(maker.inputs[0]) is not None for maker in codes))
+
+
 class _Placer:
     """`qconfigs`: of the nodes that may be quantized; `default`: for values whose own node says only that it reuses its input's qparams;
     `outputs`: values that become codes although no product reads them."""
@@ -154,7 +161,7 @@ class _Placer:
         self.nodes = list(model.graph)
         self.samples: dict[Constructor, Any] = {}
         static = [node for node in self.nodes if self._is_static(node)]
-        self.rules = {node: rule for node in static if (rule := rule_of(node)) is not None}
+        self.rules = {node: rule for node in static if (rule := rule_of(node)) is not None and not _is_quantized(node, rule)}
         self.wanted = self._wanted()
         self.sites: dict[ir.Value, _Wish] = {}
         # Curve results that need no codes: value → the site's value it is a function of.

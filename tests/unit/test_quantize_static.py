@@ -301,8 +301,9 @@ def test_observers_that_do_not_fit_are_refused() -> None:
         quantize(model, batches, QConfigMapping().set_global(default_qrt_qconfig._replace(weight=MinMaxObserver)), progress=False)
 
 
-def test_quantizing_twice_is_refused() -> None:
-    proto = _model("convs")
+@pytest.mark.parametrize("model", ["convs", "classifier", "attention"])
+def test_quantizing_twice_is_refused(model: str) -> None:
+    proto = _model(model)
     int8 = quantize(load(proto), _batches(proto), progress=False)
     with pytest.raises(QuantizationError, match="nothing to quantize"):
         quantize(int8, _batches(proto), progress=False)
