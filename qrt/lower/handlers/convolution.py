@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from qrt.core.errors import ModelError
 from qrt.graph import attr_int, attr_ints, attr_str, ir
 from qrt.lower.handlers import products
-from qrt.lower.handlers.products import QRT, operand
+from qrt.lower.handlers.products import QRT
+from qrt.lower.handlers.reading import optional
 from qrt.lower.lowering import Handler, Lowering
 from qrt.ops.conv import Conv, Depthwise, Window
 from qrt.ops.gemm import Epilogue, Float, Int32, Weights
@@ -48,7 +49,7 @@ def _weights(low: Lowering, node: ir.Node, w: int, points: int | None, bias: int
 
     Groups that make a few channels of one become as many as there are channels in the result: depthwise, on repeated channels.
     """
-    value = operand(node, w)
+    value = optional(node, w)
     shape = low.require_const(value, "weight").shape
     group = attr_int(node, "group", 1)
     if len(shape) < 3 or group < 1 or shape[0] % group or attr_ints(node, "kernel_shape", tuple(shape[2:])) != tuple(shape[2:]):
@@ -60,8 +61,8 @@ def _weights(low: Lowering, node: ir.Node, w: int, points: int | None, bias: int
         _, taps, k, n = laid.shape
         return laid.transpose(0, 3, 1, 2).reshape(-1, taps, 1, 1) if group > 1 == k and n <= MOST_REPEATS else laid
 
-    zero_points = operand(node, points) if points is not None else None
-    return products.weights(low, value, zero_points, operand(node, bias), f"conv{group}{transposed}", lay), tuple(shape[2:])
+    zero_points = optional(node, points) if points is not None else None
+    return products.weights(low, value, zero_points, optional(node, bias), f"conv{group}{transposed}", lay), tuple(shape[2:])
 
 
 def _convolve(
@@ -96,8 +97,8 @@ def _repeated(low: Lowering, x: int, times: int) -> int:
 
 def _float(low: Lowering, node: ir.Node) -> None:
     transposed = "Transpose" in node.op_type
-    residual = operand(node, 3)
-    products.require_floats(low, operand(node, 0), operand(node, 1), operand(node, 2), residual)
+    residual = optional(node, 3)
+    products.require_floats(low, optional(node, 0), optional(node, 1), optional(node, 2), residual)
     weights, kernel = _weights(low, node, 1, None, 2, transposed)
     extra = [low.image(residual)] if residual is not None else []
     apart = extra if residual is not None and not _fits(low, node, weights, kernel, residual, transposed) else []
@@ -119,7 +120,7 @@ def _fits(low: Lowering, node: ir.Node, weights: Weights, kernel: tuple[int, ...
 def _codes(low: Lowering, node: ir.Node) -> None:
     transposed = "Transpose" in node.op_type
     weights, kernel = _weights(low, node, 3, 5, 8, transposed)
-    zero_point = products.zero_point(low, operand(node, 2))
+    zero_point = products.zero_point(low, optional(node, 2))
     if node.op_type == "QConvAdd":
         residual = node.inputs[11]
         assert residual is not None
@@ -145,7 +146,7 @@ def _codes_to_float(low: Lowering, node: ir.Node) -> None:
 
 def _integer(low: Lowering, node: ir.Node) -> None:
     weights, kernel = _weights(low, node, 1, 3, 4, False)
-    y = _convolve(low, node, weights, kernel, Int32(), products.zero_point(low, operand(node, 2)), [], False)
+    y = _convolve(low, node, weights, kernel, Int32(), products.zero_point(low, optional(node, 2)), [], False)
     low.bind_image(node.outputs[0], y)
 
 

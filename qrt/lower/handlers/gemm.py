@@ -9,7 +9,8 @@ import numpy as np
 from qrt.core.errors import ModelError
 from qrt.graph import attr_float, attr_int, attr_ints, ir, is_op
 from qrt.lower.handlers import products
-from qrt.lower.handlers.products import QRT, operand
+from qrt.lower.handlers.products import QRT
+from qrt.lower.handlers.reading import optional
 from qrt.lower.lowering import Handler, Lowering, NotNative, identity
 from qrt.ops.gemm import BatchedMatMul, Codes, Dense, Epilogue, Float, Int32, Weights
 from qrt.ops.op import Array, View
@@ -89,7 +90,7 @@ def _result_perm(node: ir.Node, rank: int) -> tuple[int, ...]:
 
 
 def _matmul(low: Lowering, node: ir.Node) -> None:
-    a, b, bias = node.inputs[0], node.inputs[1], operand(node, 2)
+    a, b, bias = node.inputs[0], node.inputs[1], optional(node, 2)
     assert a is not None
     assert b is not None
     products.require_floats(low, a, b, bias)
@@ -104,7 +105,7 @@ def _matmul(low: Lowering, node: ir.Node) -> None:
 
 
 def _gemm(low: Lowering, node: ir.Node) -> None:
-    a, b, c, residual = node.inputs[0], node.inputs[1], operand(node, 2), operand(node, 3)
+    a, b, c, residual = node.inputs[0], node.inputs[1], optional(node, 2), optional(node, 3)
     assert a is not None
     assert b is not None
     products.require_floats(low, a, b, c, residual)
@@ -145,21 +146,21 @@ def _gemm(low: Lowering, node: ir.Node) -> None:
 
 
 def _codes(low: Lowering, node: ir.Node) -> None:
-    a, b, bias = node.inputs[0], node.inputs[3], operand(node, 8)
+    a, b, bias = node.inputs[0], node.inputs[3], optional(node, 8)
     assert a is not None
     assert b is not None
     trans_b = bool(attr_int(node, "transB", 0))
-    a_point = products.zero_point(low, operand(node, 2))
+    a_point = products.zero_point(low, optional(node, 2))
     if _is_matrix(low, b) and low.shape(a):
-        weights = _matrix(low, b, operand(node, 5), bias, trans_b)
+        weights = _matrix(low, b, optional(node, 5), bias, trans_b)
         _dense(low, node, a, Dense(weights, products.codes(low, node, weights, (1, 4, 6)), a_point), [])
         return
-    a_scale, b_scale, y_scale = (np.float32(products.scalar(low, operand(node, i), "scale")) for i in (1, 4, 6))
+    a_scale, b_scale, y_scale = (np.float32(products.scalar(low, optional(node, i), "scale")) for i in (1, 4, 6))
     multiplier = np.asarray([a_scale * b_scale / y_scale], np.float32)
     bounds = attr_int(node, "qmin", 0), attr_int(node, "qmax", 255)
-    epilogue = Codes(multiplier, products.zero_point(low, operand(node, 7)), *bounds)
+    epilogue = Codes(multiplier, products.zero_point(low, optional(node, 7)), *bounds)
     flat = None if bias is None else low.require_const(bias, "bias").reshape(-1)
-    _batched(low, node, a, b, epilogue, flat, (a_point, products.zero_point(low, operand(node, 5))), trans_b)
+    _batched(low, node, a, b, epilogue, flat, (a_point, products.zero_point(low, optional(node, 5))), trans_b)
 
 
 def _codes_to_float(low: Lowering, node: ir.Node) -> None:
@@ -168,7 +169,7 @@ def _codes_to_float(low: Lowering, node: ir.Node) -> None:
     assert b is not None
     assert a_scale is not None
     assert a_point is not None
-    weights = _matrix(low, b, operand(node, 5), operand(node, 6), bool(attr_int(node, "transB", 0)))
+    weights = _matrix(low, b, optional(node, 5), optional(node, 6), bool(attr_int(node, "transB", 0)))
     _dense(low, node, a, Dense(weights, products.dynamic(low, node, weights)), [low.get(a_scale), low.get(a_point)])
 
 
@@ -176,7 +177,7 @@ def _integer(low: Lowering, node: ir.Node) -> None:
     a, b = node.inputs[0], node.inputs[1]
     assert a is not None
     assert b is not None
-    a_point, points = products.zero_point(low, operand(node, 2)), operand(node, 3)
+    a_point, points = products.zero_point(low, optional(node, 2)), optional(node, 3)
     if _is_matrix(low, b) and low.shape(a):
         _dense(low, node, a, Dense(_matrix(low, b, points, None, False), Int32(), a_point), [])
     else:

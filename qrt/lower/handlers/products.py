@@ -10,6 +10,7 @@ from qrt.core.dtypes import quint8
 from qrt.core.errors import ModelError, QuantizationError
 from qrt.core.qparams import QParams
 from qrt.graph import attr_int, attr_str, ir
+from qrt.lower.handlers.reading import optional
 from qrt.lower.lowering import Lowering, NotNative
 from qrt.ops.elementwise import Binary, Unary
 from qrt.ops.gemm import Codes, CodesAdd, DynamicFloat, Float, Weights
@@ -27,7 +28,6 @@ __all__ = [
     "dynamic",
     "flip",
     "float_epilogue",
-    "operand",
     "requantized",
     "require_floats",
     "scalar",
@@ -43,11 +43,6 @@ QRT = "ai.qrt"
 _UNARY = {"LeakyRelu": "leaky_relu", "HardSwish": "hard_swish", "Sigmoid": "sigmoid"}
 # The codes with their top bit flipped, by the dtype that they have before.
 _FLIPPED = {"int8": (np.arange(256) ^ 128).astype(np.uint8), "uint8": (np.arange(256) ^ 128).astype(np.uint8).view(np.int8)}
-
-
-def operand(node: ir.Node, index: int) -> ir.Value | None:
-    """Input `index`, or None where it is omitted."""
-    return node.inputs[index] if index < len(node.inputs) else None
 
 
 def scalar(low: Lowering, value: ir.Value | None, what: str) -> float:
@@ -67,7 +62,7 @@ def zero_point(low: Lowering, value: ir.Value | None) -> int:
 
 def code_qparams(low: Lowering, node: ir.Node, index: int) -> QParams:
     """The constant scale and zero point of uint8 codes, inputs `index` and `index` + 1."""
-    scale, point = scalar(low, operand(node, index), "scale"), zero_point(low, operand(node, index + 1))
+    scale, point = scalar(low, optional(node, index), "scale"), zero_point(low, optional(node, index + 1))
     try:
         return QParams(np.asarray(scale, np.float32), np.asarray(point, np.int32), quint8)
     except QuantizationError as error:
@@ -142,8 +137,8 @@ def codes(low: Lowering, node: ir.Node, w: Weights, scales: Sequence[int], resul
     """The epilogue to codes. `scales`: indices of the inputs x_scale, w_scale, y_scale; y's zero point follows y_scale.
 
     `result`: the bounds of the codes; None: the node's attributes."""
-    x_scale, y_scale = (np.float32(scalar(low, operand(node, i), "scale")) for i in (scales[0], scales[2]))
-    w_scale = per_channel(low, operand(node, scales[1]), "weight scale", w.w)
+    x_scale, y_scale = (np.float32(scalar(low, optional(node, i), "scale")) for i in (scales[0], scales[2]))
+    w_scale = per_channel(low, optional(node, scales[1]), "weight scale", w.w)
     columns = w.w.shape[0] * w.w.shape[3]
 
     def make() -> Array:
@@ -151,22 +146,22 @@ def codes(low: Lowering, node: ir.Node, w: Weights, scales: Sequence[int], resul
 
     multiplier = low.constants.derived(w.w, ("multiplier", node.name, tuple(scales)), make)
     lo, hi = result or (attr_int(node, "qmin", 0), attr_int(node, "qmax", 255))
-    return Codes(multiplier, zero_point(low, operand(node, scales[2] + 1)), lo, hi)
+    return Codes(multiplier, zero_point(low, optional(node, scales[2] + 1)), lo, hi)
 
 
 def codes_add(low: Lowering, node: ir.Node, w: Weights) -> CodesAdd:
     """The epilogue of QConvAdd."""
-    y_scale, c_scale, r_scale = (np.float32(scalar(low, operand(node, i), "scale")) for i in (6, 9, 12))
+    y_scale, c_scale, r_scale = (np.float32(scalar(low, optional(node, i), "scale")) for i in (6, 9, 12))
     conv = codes(low, node, w, (1, 4, 9), (0, 255))
     lo, hi = attr_int(node, "qmin", 0), attr_int(node, "qmax", 255)
-    points = (zero_point(low, operand(node, 13)), zero_point(low, operand(node, 7)))
+    points = (zero_point(low, optional(node, 13)), zero_point(low, optional(node, 7)))
     flags = (bool(attr_int(node, name, 0)) for name in ("signed", "residual_first"))
     return CodesAdd(conv, float(c_scale / y_scale), float(r_scale / y_scale), *points, lo, hi, *flags)
 
 
 def codes_added(low: Lowering, node: ir.Node, conv: int, residual: int) -> int:
     """The sum of a QConvAdd whose residual is broadcast: of the convolution's own codes and the residual's."""
-    c, r, y = ((scalar(low, operand(node, k), "scale"), zero_point(low, operand(node, k + 1))) for k in (9, 12, 6))
+    c, r, y = ((scalar(low, optional(node, k), "scale"), zero_point(low, optional(node, k + 1))) for k in (9, 12, 6))
     bounds, signed = (attr_int(node, "qmin", 0), attr_int(node, "qmax", 255)), bool(attr_int(node, "signed", 0))
     if attr_int(node, "residual_first", 0):
         return low.call(QBinary("add", *r, *c, *y, *bounds, signed), [residual, conv])[0]
@@ -175,7 +170,7 @@ def codes_added(low: Lowering, node: ir.Node, conv: int, residual: int) -> int:
 
 def dynamic(low: Lowering, node: ir.Node, w: Weights) -> DynamicFloat:
     """The epilogue of QMatMulFloat and QConvFloat: b_scale is input 4."""
-    scale = per_channel(low, operand(node, 4), "weight scale", w.w)
+    scale = per_channel(low, optional(node, 4), "weight scale", w.w)
     columns = w.w.shape[0] * w.w.shape[3]
     return DynamicFloat(low.constants.derived(scale, ("flat", columns), lambda: np.resize(scale.astype(np.float32), columns)))
 
