@@ -56,12 +56,14 @@ class Launch:
 
 
 def launch(module: str, model: Path, threads: int, runs: int = 1, environment: Mapping[str, str] | None = None) -> Launch:
-    """Runs `model` in a new process, in qrt or onnxruntime, with `environment` besides this one's."""
+    """Runs `model` in a new process, in qrt or onnxruntime, with `environment` besides this one's. It may keep bytecode, as any installed
+    program does."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryDirectory() as folder:
         program = PROGRAM.format(module=module, threads=threads, runs=runs)
         command = [sys.executable, "-c", program, str(model), f"{folder}/results.npz"]
         begin = time.perf_counter()
-        done = subprocess.run(command, cwd=folder, env={**os.environ, **(environment or {})}, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=folder, env={**inherited, **(environment or {})}, capture_output=True, text=True, check=False)
         seconds = time.perf_counter() - begin
         if done.returncode:
             raise QrtError(f"{module} fails on {model.name}: {done.stderr.strip().splitlines()[-1:]}")
