@@ -158,7 +158,7 @@ class DevicePlan:
         self._constants = {index: self.memory.constant(builder.constants[index]) for index in sorted(read)}
         self._rules, self._words = builder.rules, builder.words
         self._copies: dict[tuple[Base, int], Held] = {}
-        self._staging: Staging[tuple[Base, int]] | None = None
+        self._staging: Staging | None = None
         self._recordings: OrderedDict[tuple[int, ...], _Recording] = OrderedDict()
 
     def run(

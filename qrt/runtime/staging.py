@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Callable, Mapping
 
 from qrt.core.errors import DeviceError
-from qrt.ops.op import Array, Spec
+from qrt.ops.op import Array, Base, Spec
 from qrt.runtime.arena import ALIGNMENT
 from qrt.runtime.device_memory import Device
 
 __all__ = ["Staging"]
 
-K = TypeVar("K", bound=Hashable)
+Side = tuple[Base, int]  # an input's or output's number
 
 
-class Staging(Generic[K]):
-    """One piece of page-locked memory with room for a value of each of `specs`; none where the system refuses so much of it.
+class Staging:
+    """One piece of page-locked memory with room for the inputs and outputs `specs`; none where the system refuses so much of it.
 
     `rooms`: arrays in it, which are gone once it is given back: by `free`, or when nobody holds this any more.
     """
 
-    def __init__(self, device: Device, specs: Mapping[K, Spec]) -> None:
-        starts, end = dict[K, int](), 0
+    def __init__(self, device: Device, specs: Mapping[Side, Spec]) -> None:
+        starts, end = dict[Side, int](), 0
         for key, spec in specs.items():
             starts[key], end = end, end + -(-spec.nbytes // ALIGNMENT) * ALIGNMENT
-        self.rooms: dict[K, Array] = {}
+        self.rooms: dict[Side, Array] = {}
         self._release: Callable[[], object] = lambda: None
+        if not end:
+            return
         try:
-            memory = device.pin(max(end, 1))
+            memory = device.pin(end)
         except DeviceError:  # memory that is not page-locked is copied as well, only more slowly
             return
         self.rooms = {k: memory[at : at + specs[k].nbytes].view(specs[k].dtype).reshape(specs[k].shape) for k, at in starts.items()}

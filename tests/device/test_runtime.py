@@ -18,11 +18,11 @@ from data import ASSETS, needs_data
 from device.emulated import EmulatedDevice
 
 import qrt
-import qrt.lower.handlers  # brings all ops
 from qrt.core.errors import UnsupportedOp
 from qrt.graph import Model
 from qrt.jit import driver, record_dtype
 from qrt.jit.cuda import DeviceKernel
+from qrt.lower.handlers import HANDLERS
 from qrt.ops.op import DeviceSteps, Op, Operand, View
 from qrt.report.example import example_feeds
 from qrt.runtime import device, segments
@@ -55,6 +55,7 @@ def every_op(base: type[Op] = Op) -> list[type[Op]]:
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Gives every op a kernel on the device but those that are named to it."""
+    assert len(HANDLERS)  # imports all of them, and with them all ops
     calls: dict[str, Called] = {}
     refused: set[str] = set()
 

@@ -99,7 +99,7 @@ def test_where_the_system_refuses(monkeypatch: pytest.MonkeyPatch, n: int) -> No
         y, z = plan.run([x, r])
         np.testing.assert_array_equal(y, x + r)
         np.testing.assert_array_equal(z, -x)
-    assert len(asked) == 1
+    assert len(asked) == bool(n)
     assert not [word for word in device.noted if word[0] in ("send", "fetch")]
     plan.close()
 
