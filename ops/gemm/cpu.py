@@ -12,7 +12,7 @@ from qrt.jit.lanes import LANES
 from qrt.jit.lang import fields, share
 from qrt.jit.lang.simd import F32, I1, I8, I32, I64, Simd
 from qrt.jit.lang.tables import load_permuted, permuted
-from qrt.ops.gemm.table import CODES, SATURATED, SUMS
+from qrt.ops.gemm.table import CODES, ROW_BLOCKS, SATURATED, SUMS
 
 # Steps of k between what is multiplied and what of B is asked for by tiles of few rows, which wait for B alone: measured, 8 to 64.
 AHEAD = 32
@@ -245,14 +245,10 @@ NAMES = (*_OWN, *_COMMON, *_FLOATS, *_CODES)
 NUMBA_TYPES = (types.int64,) * (len(_OWN) + len(_COMMON)) + (types.float32,) * len(_FLOATS) + (types.int32,) * len(_CODES)
 
 
-# Row blocks for each thread that are enough to share a product by rows alone: one more or less is then a small part.
-ROW_BLOCKS = 8
-
-
 def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, packed):  # type: ignore[no-untyped-def]
-    """All tiles of one product, in order of (batch, group, column block, row block). Threads share the row blocks where there are many,
-    so that none writes to another's cache lines; else all of them. Row blocks are of `tile_rows` rows, then of one less: as many of
-    each as leave no row over, if there are; else the last one has as many as are left."""
+    """All tiles of one product, in order of (`together` row blocks, batch, group, column block, row block). Threads share the row blocks
+    where there are many, so that none writes to another's cache lines; else all tiles. Row blocks are of `tile_rows` rows, then of one
+    less: as many of each as leave no row over, if there are; else the last one has as many as are left."""
 
     def tile(rows: int, whole: bool) -> Any:
         @intrinsic
@@ -281,10 +277,12 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, packed):  # type: i
         wholes = r.m - row_blocks * (tile_rows - 1)
         if wholes < 0:
             wholes = row_blocks - 1  # the last one repeats rows
+        first, last = share(row_blocks, tid, nthreads) if row_blocks >= ROW_BLOCKS * nthreads else (0, row_blocks)
+        together = max(min(r.together, last - first), 1)
         # At two steps as much is asked for, of the rows that follow and of the next block of B, as is there by their turn. Few rows stay in
         # the cache: then both ask for B.
         by_rows = not indirect and r.m >= nr
-        piece = (4 * nr + row_blocks - 1) // row_blocks
+        piece = (4 * nr + together - 1) // together
         pace, also_pace = 2 * tile_rows * r.x_row // k_steps if by_rows else 2 * piece, 2 * piece
         common = (
             r.x_row,
@@ -307,42 +305,43 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, packed):  # type: i
             r.sum_offset,
             r.y_zero_point,
         )
-        first, last = share(row_blocks, tid, nthreads) if row_blocks >= ROW_BLOCKS * nthreads else (0, row_blocks)
-        rows = last - first
         outer = r.batch * r.groups * column_blocks
-        block, end = share(outer * rows, tid, nthreads) if rows == row_blocks else (0, outer * rows)
-        while block < end:
-            rest, start = block // rows, first + block % rows
-            stop = min(last, start + end - block)
-            block += stop - start
-            n = rest % column_blocks * nr
-            rest //= column_blocks
-            group, image = rest % r.groups, rest // r.groups
-            x = r.x + image * r.x_batch + group * r.x_group
-            w = r.w + image * r.w_batch + group * r.w_group + n // nr * w_block
-            y = image * r.y_batch + group * r.y_group + n * size
-            column = 4 * (group * column_blocks * nr + n)
-            for row in range(start, stop):
-                ahead = w + w_block + row * k_steps * piece
-                m = row * tile_rows - max(row - wholes, 0)
-                at = y + m * r.y_row
-                values = (
-                    x if indirect else x + m * r.x_row,
-                    r.offsets + 4 * m * r.taps,
-                    w,
-                    r.bias + image * r.bias_batch + column,
-                    r.scale + column,
-                    r.y + at,
-                    r.r + at,
-                    r.column_sums + column,
-                    x + (m + tile_rows) * r.x_row if by_rows else ahead,
-                    ahead if by_rows else ahead + piece,
-                    min(tile_rows - 1, r.m - m),
-                    min(nr, r.n - n),
-                )
-                if tile_rows == 1 or row < wholes:
-                    whole(values + common)
-                else:
-                    less(values + common)
+        for pass_ in range((last - first + together - 1) // together):
+            begin = first + pass_ * together
+            rows = min(together, last - begin)
+            block, end = share(outer * rows, tid, nthreads) if last - first == row_blocks else (0, outer * rows)
+            while block < end:
+                rest, start = block // rows, begin + block % rows
+                stop = min(begin + rows, start + end - block)
+                block += stop - start
+                n = rest % column_blocks * nr
+                rest //= column_blocks
+                group, image = rest % r.groups, rest // r.groups
+                x = r.x + image * r.x_batch + group * r.x_group
+                w = r.w + image * r.w_batch + group * r.w_group + n // nr * w_block
+                y = image * r.y_batch + group * r.y_group + n * size
+                column = 4 * (group * column_blocks * nr + n)
+                for row in range(start, stop):
+                    ahead = w + w_block + (row - begin) * k_steps * piece
+                    m = row * tile_rows - max(row - wholes, 0)
+                    at = y + m * r.y_row
+                    values = (
+                        x if indirect else x + m * r.x_row,
+                        r.offsets + 4 * m * r.taps,
+                        w,
+                        r.bias + image * r.bias_batch + column,
+                        r.scale + column,
+                        r.y + at,
+                        r.r + at,
+                        r.column_sums + column,
+                        x + (m + tile_rows) * r.x_row if by_rows else ahead,
+                        ahead if by_rows else ahead + piece,
+                        min(tile_rows - 1, r.m - m),
+                        min(nr, r.n - n),
+                    )
+                    if tile_rows == 1 or row < wholes:
+                        whole(values + common)
+                    else:
+                        less(values + common)
 
     return kernel

@@ -12,7 +12,7 @@ from qrt.jit import Kernel, record_dtype, tuned
 from qrt.jit.lanes import LANES, ORDERS
 from qrt.ops.gemm import amx
 from qrt.ops.gemm.epilogue import Epilogue, Padder
-from qrt.ops.gemm.table import CODES, RECORD, TILES, Tile, choose_tile, kernel_for, packs, vector_isa
+from qrt.ops.gemm.table import CODES, RECORD, Tile, blocks_together, choose_tile, kernel_for, packs, tiles_for, vector_isa
 from qrt.ops.op import Array, Base, Operand, Ref, Steps
 from qrt.ops.quantization.lut import emit_lut
 
@@ -160,7 +160,7 @@ class Product:
 
     def _chosen(self, steps: Steps) -> Product:
         """The product on tile registers or with a tile of vectors: as `qrt tune` found on this machine, else as costs say."""
-        tiles = {tile.name: tile for tile in TILES[vector_isa(steps.target)]}
+        tiles = {tile.name: tile for tile in tiles_for(vector_isa(steps.target), self.epilogue.name)}
         ways = [TILE_REGISTERS, *tiles] if amx.fits(steps.target, self) else [*tiles]
         usual = TILE_REGISTERS if amx.suits(steps.target, self) else self.tile(steps).name
         shape = f"{self.epilogue.name} {self.batch}x{self.groups}x{self.m}x{self.n}x{self.k}x{self.taps}"
@@ -219,12 +219,15 @@ class Product:
         if self.amx:
             amx.add_step(steps, self, fields)
             return
-        packed = self.epilogue.saturation or "any" if self.packed else ""
-        kernel = kernel_for(steps.target, self.tile(steps), "indirect" if indirect else "direct", self.epilogue.name, packed)
+        packed, tile = self.epilogue.saturation or "any" if self.packed else "", self.tile(steps)
+        kernel = kernel_for(steps.target, tile, "indirect" if indirect else "direct", self.epilogue.name, packed)
+        threads = 1 if self.batch * self.groups * self.m * self.n * self.k * self.taps < SMALL else steps.threads
         filled: Fields = dict.fromkeys(RECORD.names or (), 0)
         filled |= fields
-        work = self.batch * self.groups * self.m * self.n * self.k * self.taps
-        steps.step(kernel, 1 if work < SMALL else None, **filled)
+        # Windows read a row of an image several times for each block of columns: it may well come from beyond the cache.
+        sizes = (self.m, self.n, self.k4, self.taps)
+        filled["together"] = self.m if indirect else blocks_together(steps.target, tile, *sizes, threads)
+        steps.step(kernel, threads, **filled)
 
     def with_constant(self, steps: Steps, weights: Weights, a_zero_point: int) -> tuple[Product, Fields]:
         """The product over packed `weights` (more taps, if they are asymmetric), and the fields that name them.

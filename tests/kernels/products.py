@@ -8,7 +8,7 @@ from kernels.check import TARGETS_HERE
 
 from qrt.core.target import Target
 from qrt.ops.gemm import Codes, CodesAdd, DynamicFloat, Epilogue, Float, Int32, Weights
-from qrt.ops.gemm.table import TILES, Tile
+from qrt.ops.gemm.table import TILES, Tile, tiles_for
 from qrt.ops.op import Array
 
 RNG = np.random.default_rng(0)
@@ -16,7 +16,14 @@ RNG = np.random.default_rng(0)
 # Those of the targets that have vector kernels of their own.
 VECTOR_TARGETS = [target for target in TARGETS_HERE if target.isa in TILES]
 TILES_HERE: list[tuple[Target, Tile]] = [(target, tile) for target in VECTOR_TARGETS for tile in TILES[target.isa]]
-BY_TILE = pytest.mark.parametrize(("target", "tile"), TILES_HERE, ids=lambda v: v.isa if isinstance(v, Target) else f"{v.rows}x{v.vectors}")
+FLOAT_TILES_HERE = [(target, tile) for target in VECTOR_TARGETS for tile in tiles_for(target.isa, "f32")]
+
+
+def _by_tile(tiles: list[tuple[Target, Tile]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("target", "tile"), tiles, ids=lambda v: v.isa if isinstance(v, Target) else v.name)
+
+
+BY_TILE, BY_FLOAT_TILE = _by_tile(TILES_HERE), _by_tile(FLOAT_TILES_HERE)
 
 
 def use(patch: pytest.MonkeyPatch, tile: Tile) -> None:

@@ -1,0 +1,95 @@
+"""Products stay what they are whatever the caches' sizes: these choose tiles, and how many row blocks pass all columns together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from kernels.check import check, program_of
+from kernels.products import BY_FLOAT_TILE, VECTOR_TARGETS, codes, float_weights, floats, to_codes, use, weights
+
+from qrt.core.target import TARGETS, Target
+from qrt.jit.lanes import LANES
+from qrt.ops.gemm import BatchedMatMul, Dense, Float, Int32
+from qrt.ops.gemm.table import TILES, Tile, blocks_together, choose_tile, tiles_for
+from qrt.runtime.plan import Packs, build
+
+BY_TARGET = pytest.mark.parametrize("target", VECTOR_TARGETS, ids=lambda t: t.isa)
+NEAR = {"exact": False, "rtol": 1e-4, "atol": 1e-4}
+
+
+@BY_FLOAT_TILE
+def test_every_tile_of_floats_at_its_edges(target: Target, tile: Tile, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, tile)
+    rows, columns = tile.rows, tile.vectors * LANES[target.isa]
+    for m, n, k in [
+        (1, 1, 1),
+        (rows, columns, 8),
+        (rows + 1, columns + 1, 7),
+        (2 * rows - 1, columns - 1, 6),
+        (3 * rows, 2 * columns + 3, 5),
+    ]:
+        check(Dense(float_weights(1, 1, k, n), Float()), [floats(m, k)], targets=[target], **NEAR)  # type: ignore[arg-type]
+
+
+def test_accumulators_of_floats_leave_room_for_operands() -> None:
+    for isa in TILES:
+        for tile in tiles_for(isa, "f32"):
+            registers = 32 if isa in ("avx512vnni", "neon_dot") else 16
+            assert tile.rows * tile.vectors + tile.vectors + 1 <= registers, (isa, tile)
+
+
+def cache(patch: pytest.MonkeyPatch, size: int) -> None:
+    """From here on the L2 cache has `size` bytes."""
+    patch.setattr("qrt.ops.gemm.table.cache_bytes", lambda level: size)
+
+
+@BY_TARGET
+@pytest.mark.parametrize("kind", ["u8s8", "f32"])
+def test_the_size_of_the_cache_changes_no_bit(target: Target, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    m, n, steps = 700, 200, 10
+    if kind == "u8s8":
+        op, x = Dense(weights(1, 1, 4 * steps, n), to_codes(n, 4 * steps), 7), codes(m, 4 * steps)
+    else:
+        op, x = Dense(float_weights(1, 1, steps, n), Float()), floats(m, steps)
+    program, feeds = program_of(op, [x])
+    (wanted,) = build(program, target, 1, Packs()).run(feeds)
+    cache(monkeypatch, 1 << 14)
+    for threads in (1, 2):
+        tile = choose_tile(target, m, n, steps, op.epilogue.name)
+        assert blocks_together(target, tile, m, n, steps, 1, threads) * threads < m // tile.rows, "one pass"
+        (found,) = build(program, target, threads, Packs()).run(feeds)
+        np.testing.assert_array_equal(found, wanted, f"{threads} threads")
+    check(op, [x], exact=op.epilogue.integer, rtol=1e-4, atol=1e-4, targets=[target])
+
+
+@BY_TARGET
+@pytest.mark.parametrize("together", [1, 3])
+def test_any_number_of_row_blocks_passes_together(target: Target, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qrt.ops.gemm.product.blocks_together", lambda *_: together)
+    monkeypatch.setattr("qrt.ops.gemm.product.SMALL", 0)  # threads share whatever there is
+    for m, n, k in [(5, 150, 6), (57, 70, 9), (200, 40, 8)]:
+        check(Dense(weights(1, 1, k, n), to_codes(n, k), 7), [codes(m, k)], targets=[target])
+        check(Dense(float_weights(1, 1, k, n), Float()), [floats(m, k)], targets=[target], **NEAR)  # type: ignore[arg-type]
+    axes = (0, 1, 2, 3)
+    check(BatchedMatMul(Int32(), axes, axes, axes, None, 3, 5), [codes(2, 3, 60, 9), codes(2, 3, 9, 40)], targets=[target])
+
+
+def test_blocks_stay_in_the_cache_where_less_comes_from_beyond_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    target, tile = next(target for target in TARGETS if target.isa == "avx512vnni"), Tile(6, 4)
+    cache(monkeypatch, 2 << 20)
+    assert blocks_together(target, tile, 200, 8192, 1024, 1, 1) == 34  # all: these rows fit
+    assert blocks_together(target, tile, 8192, 64, 1024, 1, 1) == 1366  # they meet one block of columns
+    assert blocks_together(target, tile, 8192, 8192, 4096, 1, 1) == 1366  # a block of columns fills what rows may take
+    several = blocks_together(target, tile, 8192, 1024, 1024, 1, 2)  # of each thread's rows
+    assert several >= 16
+    assert (several * 6 + 64) * 4096 <= 1 << 20
+
+
+def test_deep_floats_take_columns_that_stay_in_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = next(target for target in TARGETS if target.isa == "avx512vnni")
+    cache(monkeypatch, 2 << 20)
+    assert choose_tile(target, 1024, 1024, 4096, "f32") == Tile(6, 4)
+    assert choose_tile(target, 1024, 1024, 8192, "f32") == Tile(10, 2)
+    assert choose_tile(target, 6, 1024, 8192, "f32") == Tile(6, 4)  # one row block: no column is read twice
+    cache(monkeypatch, 8 << 20)
+    assert choose_tile(target, 1024, 1024, 8192, "f32") == Tile(6, 4)
