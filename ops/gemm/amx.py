@@ -209,39 +209,38 @@ def offsets(product: Product) -> Array:
     return (starts[:, None] + np.arange(product.k_steps // len(starts)) * K_STEP).reshape(-1)
 
 
+def _order(product: Product, blocks: int) -> dict[str, int]:
+    """In which order a thread's `blocks` rows of blocks and the columns pass each other, by what the caches of a core hold."""
+    l1, l2, columns = cache_bytes(1), cache_bytes(2), -(-product.n // COLUMNS)
+    panel = product.k_steps * TILE_BYTES
+    # What one product of tiles after the other reads: a panel of B and a block of A, whose taps share lines.
+    both = panel + panel // (1 if product.lines is None else product.run)
+    # One row of blocks after the other, as many columns at a time as fill half of the L2 cache; but not few rows, which would wait for B,
+    # nor those that do not nearly fit the L1 cache, nor windows: measured on 49 to 3136 rows, 64 to 4096 of k. Those take as many blocks as
+    # fill half of the L2 cache. Where the L1 cache does not hold both, B leaves it to A.
+    rows_stay = product.taps == 1 and blocks > (2 if 4 * both > 3 * l1 else 4) and 2 * panel <= 3 * l1
+    return {
+        "chunk": 1 if rows_stay or columns * panel <= l1 // 2 else max(1, l2 // 2 // panel),
+        "wide": max(1, l2 // 2 // panel) if rows_stay else columns,
+        "stays": int(rows_stay or columns * panel <= l2 // 2),
+        "streams": int(both > (3 * l1 // 4 if rows_stay else l1)),
+    }
+
+
 def add_step(steps: Steps, product: Product, fields: dict[str, int | float | Ref]) -> None:
     """Appends the kernel call; `fields` as for the vector kernels."""
     kernel = next(k for k in KERNELS if k.params == (product.epilogue.name,))
-    sharing, lines, in_panel = Sharing.of(product, steps.threads), lines_of(product), product.lines is None
+    sharing, lines = Sharing.of(product, steps.threads), lines_of(product)
     blocks = lines.count * -(-lines.length // sharing.rows)
-    columns = -(-product.n // COLUMNS)
-    b_bytes = columns * product.k_steps * TILE_BYTES
     each = product.batch * blocks if sharing.by_columns else -(-product.batch * blocks // sharing.threads)
-    l1, l2 = cache_bytes(1), cache_bytes(2)
-    panel = product.k_steps * TILE_BYTES
-    # What one product of tiles after the other reads: a panel of B and a block of A, whose taps share lines.
-    both = panel + panel // (1 if in_panel else product.run)
-    # One row block after the other, as many columns at a time as fill half of the L2 cache; but not few blocks, which would wait for B, nor
-    # those that do not nearly fit the L1 cache, nor windows: measured on 49 to 3136 rows, 64 to 4096 of k. Those take as many blocks as
-    # fill half of the L2 cache. Where the L1 cache does not hold both, B leaves it to A.
-    rows_stay = product.taps == 1 and each > (2 if 4 * both > 3 * l1 else 4) and 2 * panel <= 3 * l1
-    chunk = 1 if rows_stay or b_bytes <= l1 // 2 else max(1, l2 // 2 // panel)
-    wide = max(1, l2 // 2 // panel) if rows_stay else columns
-    streams = both > (3 * l1 // 4 if rows_stay else l1)
-    if in_panel and not sharing.by_columns:
-        chunk = min(chunk, -(-product.batch * blocks // sharing.threads))
-    panels = chunk * panel if in_panel else 0
+    order, panels = _order(product, each), 0
+    if product.lines is None:
+        order["chunk"] = min(order["chunk"], each)
+        panels = order["chunk"] * product.k_steps * TILE_BYTES
     filled: dict[str, int | float | Ref] = dict.fromkeys(RECORD.names or (), 0)
     filled |= fields
-    filled |= {"k": product.k, "run": product.run, "k_steps": product.k_steps, "by_columns": int(sharing.by_columns), "chunk": chunk}
-    filled |= {
-        "wide": wide,
-        "stays": int(rows_stay or b_bytes <= l2 // 2),
-        "streams": int(streams),
-        "blocks": blocks,
-        "position": lines.position,
-    }
-    filled |= {"upper": -(-sharing.rows // 2), "lower": sharing.rows // 2}
+    filled |= {"k": product.k, "run": product.run, "k_steps": product.k_steps, "by_columns": int(sharing.by_columns), **order}
+    filled |= {"blocks": blocks, "position": lines.position, "upper": -(-sharing.rows // 2), "lower": sharing.rows // 2}
     # A block's accumulators take 4096 bytes. Behind them there is room for a tile that nobody reads, and for the lines that a core that
     # walks them asks for.
     acc = steps.scratch(8192 * sharing.threads)
