@@ -24,12 +24,14 @@ from qrt.runtime.plan import Packs, build
 
 __all__ = ["SIZES", "gemm_rows", "product_rows"]
 
-# (M, N, K): few rows (a token at a time, a last layer), square, MiniLM's, ResNet-50's as products.
+# (M, N, K): few rows (a token at a time, a last layer), square, long, MiniLM's, ResNet-50's as products.
 SIZES = (
     *((m, 1024, 1024) for m in (1, 2, 4, 8)),
     (1, 1000, 2048),
     (1, 4096, 4096),
-    *((size, size, size) for size in (64, 128, 256, 512, 1024)),
+    *((size, size, size) for size in (64, 128, 256, 512, 1024, 2048)),
+    (8192, 1024, 1024),
+    (1024, 1024, 8192),
     *((128, n, k) for n, k in ((384, 384), (1536, 384), (384, 1536))),
     *((3136, 64, 64), (3136, 64, 576), (784, 128, 1152), (196, 256, 2304), (49, 512, 4608), (49, 2048, 512)),
 )
