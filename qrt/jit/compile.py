@@ -22,6 +22,11 @@ from qrt.jit.kernel import Kernel
 
 __all__ = ["assembly", "object_code"]
 
+# A vector that is kept on the stack, on x86-64; and how many of them are worth the register that an aligned stack takes: products have 9
+# at most, outside their inner loops, convolutions by depth 15 and more.
+_SPILLED = re.compile(r"%[yz]mm\d+, -?\d*\(%r[sb]p")
+FEW = 12
+
 # What object code may leave to the loader: the C library. Anything else (Python's or numba's runtime) means that the
 # kernel can raise or allocate, and it must do neither.
 _LIBC = ("memcpy", "memset", "memmove", "sched_yield", "sem_post", "sem_wait", "fmod", "fmodf")
@@ -78,7 +83,7 @@ def _optimised(kernel: Kernel, target: Target) -> tuple[llvm.ModuleRef, llvm.Tar
     machine = llvm.Target.from_triple(triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
     )
-    module = llvm.parse_assembly(_aligned(text.replace(entry, symbol(kernel))))
+    module = llvm.parse_assembly(text.replace(entry, symbol(kernel)))
     module.triple = triple
     module.data_layout = str(machine.target_data)
     # Nothing but the kernel is seen from outside; numba's names count what this process compiled before, so they go too.
@@ -92,13 +97,16 @@ def _optimised(kernel: Kernel, target: Target) -> tuple[llvm.ModuleRef, llvm.Tar
     builder = llvm.create_pass_builder(machine, tuning)
     builder.getModulePassManager().run(module, builder)
     module.verify()
-    return module, machine
+    optimised = str(module)
+    if len(_SPILLED.findall(machine.emit_assembly(module))) > FEW:
+        optimised = _aligned(optimised)
+    return llvm.parse_assembly(optimised), machine
 
 
-def _aligned(text: str) -> str:
-    """The module with functions whose stack starts at a cache line: vectors that do not fit the registers would lie across two lines, as
-    the caller's stack happens to be, and take twice the time."""
-    return re.sub(r"^(define [^\n]*\))", r"\1 alignstack(64)", text, flags=re.MULTILINE)
+def _aligned(module: str) -> str:
+    """The module with functions whose stack starts at a cache line. Vectors that do not fit the registers would else lie across two lines,
+    as the caller's stack happens to be, and take twice the time."""
+    return re.sub(r"^(define [^\n]*?)((?: #\d+)? \{)$", r"\1 alignstack(64)\2", module, flags=re.MULTILINE)
 
 
 def symbol(kernel: Kernel) -> str:
