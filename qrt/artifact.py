@@ -1,7 +1,6 @@
 """A compiled model in a file: the ONNX model, and plans of it for one target, number of threads and set of shapes (docs/artifact.md).
 
-Plans are as good as code, so they are used only if this user made the file (or made the same file again from its model): the kernel cache
-notes it. Else, and for other targets, threads and shapes, the model in the file takes over, and is loaded like any other.
+Plans are code, so whose they are is for the caller to know, before they are used: see qrt/seal.py and qrt/kept.py.
 """
 
 from __future__ import annotations
@@ -15,26 +14,26 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from qrt.core.errors import InvalidInput, OutputError, QrtError, UnsupportedOp
+from qrt.core.errors import InvalidInput, OutputError, UnsupportedOp
 from qrt.core.files import check_writable, write_whole
-from qrt.core.sections import Packed, Sections, check, damaged, pack, read
+from qrt.core.sections import Packed, Sections, check, damaged, pack
 from qrt.core.target import Target
 from qrt.feeds import Contract, Declared, Shapes
 from qrt.interface import Interface, ModelMetadata, NodeArg, declared
 from qrt.jit import host_target, tuned, wants_cuda
-from qrt.jit.cache import is_vouched, vouch
 from qrt.ops.op import Array, Spec
 from qrt.runtime.plan import Plan
-from qrt.runtime.stored import Writer, read_plan, read_specs, write_specs
-from qrt.runtime.team import available_cpus, team
+from qrt.runtime.stored import Writer, read_plan, read_runtime, read_specs, write_specs
+from qrt.runtime.team import available_cpus
 from qrt.runtime.whole import Whole
+from qrt.seal import require_key, seal
 
 if TYPE_CHECKING:
     from qrt.graph import Model
     from qrt.lower import Executable
     from qrt.runtime.whole import ClockFunction
 
-__all__ = ["SUFFIX", "CompiledModel", "is_compiled", "open_compiled", "open_plans", "pack_plans", "save", "store"]
+__all__ = ["SUFFIX", "CompiledModel", "fits", "is_compiled", "pack_plans", "plan_all", "planned_shapes", "read_compiled", "save"]
 
 SUFFIX = ".qrt"
 MAX_PLANS = 64
@@ -62,22 +61,14 @@ def save(
         onnx = model.to_proto().SerializeToString()
     except ValueError as error:
         raise OutputError(f"cannot write {path}: {model.name} passes 2 GiB, where a protobuf message ends; save it as ONNX") from error
-    store(path, _compiled(onnx, sets, threads, host_target(target)))
-    team()  # what runs a plan is compiled now as well, and not at the first start
+    require_key()  # rather now than after the work
+    packed = _compiled(onnx, sets, threads, host_target(target))
+    write_whole(path, lambda part: _write(part, packed))
 
 
-def store(path: Path, packed: Packed, withheld: int = 0o022) -> None:
-    """Writes the file and notes that this user made it. Raises OutputError.
-
-    `withheld`: rights nobody gets; plans in files that others can write are not used.
-    """
-    write_whole(path, lambda part: _write(part, packed, withheld))
-    vouch(packed.digest)
-
-
-def _write(path: Path, packed: Packed, withheld: int) -> None:
-    packed.write(path)
-    path.chmod(path.stat().st_mode & ~withheld)
+def _write(path: Path, packed: Packed) -> None:
+    packed.write(path, seal)
+    path.chmod(path.stat().st_mode & ~0o022)  # plans in files that others can write are not used
 
 
 def _shapes(feeds: Sequence[Declared], given: Mapping[str, Sequence[int]]) -> Shapes:
@@ -101,12 +92,17 @@ def _compiled(onnx: bytes, sets: Sequence[Shapes], threads: int, target: Target)
     from qrt.api import open_model
 
     interface, executable = open_model(onnx, num_threads=threads, target=target.isa)
+    return pack_plans(onnx, interface, plan_all(interface, executable, sets), threads, target)
+
+
+def plan_all(interface: Interface, executable: Executable, sets: Sequence[Shapes]) -> dict[Shapes, Whole]:
+    """Plans for inputs of these shapes. Raises UnsupportedOp where a plan is not all of the model, and what planning does."""
     wholes = {}
     for shapes in sets:
         # Zeros that take no memory: only their shape matters.
         like = {v.name: np.broadcast_to(np.zeros((), v.dtype), s) for v, s in zip(interface.feeds, shapes, strict=True)}
         wholes[shapes] = executable.whole(like)
-    return pack_plans(onnx, interface, wholes, threads, target)
+    return wholes
 
 
 def pack_plans(onnx: bytes | None, interface: Interface, wholes: Mapping[Shapes, Whole], threads: int, target: Target) -> Packed:
@@ -120,12 +116,13 @@ def pack_plans(onnx: bytes | None, interface: Interface, wholes: Mapping[Shapes,
     plans = {shapes: whole.plan for shapes, whole in wholes.items() if isinstance(whole.plan, Plan)}
     if len(plans) != len(wholes):
         raise UnsupportedOp("plans for a GPU cannot be kept in files")
-    writer = Writer()
+    writer = Writer(target)
     content: dict[str, Any] = {
         "target": [target.arch, target.isa],
         "threads": threads,
         "tuned": tuned.state(target),
         "interface": _write_interface(interface),
+        "runtime": writer.runtime(),
         "model": None if onnx is None else writer.section(onnx),
         "plans": [],
     }
@@ -146,68 +143,29 @@ def _write_interface(interface: Interface) -> dict[str, Any]:
 
 
 # -- reading --------------------------------------------------------------------------------------------------------------
-def open_compiled(
-    path: str | os.PathLike[str], num_threads: int | None, target: str | None
-) -> tuple[Interface, CompiledModel | Executable]:
-    """A compiled model as a session holds it; `num_threads` None: as many as it was compiled for.
-
-    Raises ModelError for a file that is damaged or none of qrt's, InvalidInput for threads and targets as `compile_model` does.
-    """
-    file, wanted = read(Path(path)), host_target(target)
-    with damaged(file.where):
-        threads, planned = file.content["threads"], [*file.content["target"], file.content.get("tuned", "")]
-        check(type(threads) is int and threads >= 1, "it does not say for how many threads it is")
-        onnx = file[file.content["model"]]
-
-    def from_model() -> tuple[Interface, Executable]:
-        from qrt.api import open_model
-
-        return open_model(onnx.tobytes(), num_threads=threads if num_threads is None else num_threads, target=target)
-
-    if wants_cuda(target):
-        return from_model()
-    here = [wanted.arch, wanted.isa, tuned.state(wanted)]
-    if planned == here and num_threads in (None, threads) and file.private and _is_ours(file, wanted):
-        interface, plans = read_compiled(file, wanted)
-        return interface, CompiledModel(plans, lambda: from_model()[1])
-    return from_model()
-
-
-def open_plans(path: Path, threads: int, target: Target, model: Callable[[], Executable]) -> tuple[Interface, CompiledModel] | None:
-    """The plans in a file that this user made with this code; None if it is not that. `model` gives what runs other shapes.
-
-    Raises ModelError for a file that is damaged or none of qrt's.
-    """
-    file = read(path)
+def fits(file: Sections, threads: int, target: Target) -> bool:
+    """Whether the file's plans are for so many threads and this target, as `qrt tune` left it. Raises ModelError."""
     with damaged(file.where):
         planned = [*file.content["target"], file.content["tuned"], file.content["threads"]]
-    if planned != [target.arch, target.isa, tuned.state(target), threads] or not file.private or not is_vouched(file.digest):
-        return None
-    interface, plans = read_compiled(file, target)
-    return interface, CompiledModel(plans, model)
+    return planned == [target.arch, target.isa, tuned.state(target), threads]
 
 
-def _is_ours(file: Sections, target: Target) -> bool:
-    """Whether this user's copy of this code makes this very file from the model in it. Once it has, the kernel cache knows."""
-    if is_vouched(file.digest):
-        return True
-    try:
-        with damaged(file.where):
-            plans = file.content["plans"]
-            check(len(plans) <= MAX_PLANS, "it has too many plans")
-            sets = [tuple(spec.shape for spec in read_specs(plan["feeds"])) for plan in plans]
-            made = _compiled(file[file.content["model"]].tobytes(), sets, file.content["threads"], target)
-    except QrtError:
-        return False  # if the model is at fault, loading it says so
-    if made.digest != file.digest:
-        return False
-    vouch(file.digest)
-    return True
+def planned_shapes(file: Sections, interface: Interface) -> list[Shapes]:
+    """The shapes of inputs that the file has plans for. Raises ModelError, or InvalidInput for shapes that such a model does not take."""
+    contract = Contract(interface.feeds)
+    with damaged(file.where):
+        check(len(file.content["plans"]) <= MAX_PLANS, "it has too many plans")
+        sets = [tuple(spec.shape for spec in read_specs(plan["feeds"])) for plan in file.content["plans"]]
+        check(all(len(shapes) == len(interface.feeds) for shapes in sets), "a plan is for other inputs")
+        for shapes in sets:
+            contract.check_shapes(shapes)
+        return sets
 
 
 def read_compiled(file: Sections, target: Target) -> tuple[Interface, dict[Shapes, Whole]]:
-    """What a file says, checked. The plans are for `target`, and to be run only if the file is trusted like code. Raises ModelError."""
+    """What a file says, checked. Its code is loaded: the file has to be trusted like code. Raises ModelError, or KernelError."""
     with damaged(file.where):
+        read_runtime(file.content["runtime"], file)
         interface = _read_interface(file.content["interface"])
         contract = Contract(interface.feeds)
         plans: dict[Shapes, Whole] = {}

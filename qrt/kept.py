@@ -1,8 +1,9 @@
-"""Plans of ONNX files, kept between processes: the second start on a file is that of a compiled model (docs/artifact.md).
+"""Plans kept between processes: the second start on a file is that of a compiled model (docs/artifact.md).
 
-Beside the kernels lies, for a model file, a target and a number of threads, a compiled model with the plan of the last first run, without
-the model itself. Its name is a digest of the model's bytes, of qrt's own sources and of what `qrt tune` found, so that none of them can
-change unnoticed; it is trusted as one from `qrt.compile`.
+Beside the kernels lies, for a model file, a target and a number of threads, a compiled model without the model itself: of an ONNX file
+with the plan of the last first run, of a compiled model that cannot be used here as it is with plans of the same shapes. Its name is a
+digest of the file's bytes, of qrt's own sources and of what `qrt tune` found, so that none of them can change unnoticed; it is trusted as
+far as the kernels beside it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qrt.artifact import CompiledModel, open_plans, pack_plans, store
-from qrt.core.errors import InvalidInput, ModelError, OutputError, UnsupportedOp
+from qrt.artifact import CompiledModel, fits, pack_plans, plan_all, planned_shapes, read_compiled
+from qrt.core.errors import InvalidInput, ModelError, OutputError, QrtError, UnsupportedOp
+from qrt.core.files import write_whole
+from qrt.core.sections import Packed, check, damaged, read
 from qrt.core.target import Target
 from qrt.feeds import Shapes
 from qrt.interface import Interface
@@ -26,11 +29,12 @@ from qrt.jit import host_target, tuned, wants_cuda
 from qrt.jit.cache import cache_dir, own_digest
 from qrt.runtime.team import available_cpus
 from qrt.runtime.whole import Whole
+from qrt.seal import is_sealed
 
 if TYPE_CHECKING:
     from qrt.lower import Executable
 
-__all__ = ["Kept", "kept_for"]
+__all__ = ["Kept", "kept_for", "open_compiled"]
 
 LIMIT = "QRT_PLAN_CACHE_MB"
 _DEFAULT_LIMIT = 1024
@@ -85,29 +89,102 @@ def kept_for(source: object, num_threads: int | None, target: str | None) -> Kep
     return None if seen is None else Kept(path, seen, threads, host_target(target))
 
 
+def open_compiled(
+    path: str | os.PathLike[str], num_threads: int | None, target: str | None
+) -> tuple[Interface, CompiledModel | Executable]:
+    """A compiled model as a session holds it; `num_threads` None: as many as it was compiled for.
+
+    Its plans are used if this user sealed it and it is for this target. Else they are made again from the model in it, and kept.
+    Raises ModelError for a file that is damaged or none of qrt's, InvalidInput for threads and targets as `compile_model` does.
+    """
+    file, wanted = read(Path(path)), host_target(target)
+    with damaged(file.where):
+        threads = file.content["threads"]
+        check(type(threads) is int and threads >= 1, "it does not say for how many threads it is")
+        onnx = file[file.content["model"]]
+    threads = threads if num_threads is None else num_threads
+
+    def model() -> tuple[Interface, Executable]:
+        from qrt.api import open_model
+
+        return open_model(onnx.tobytes(), num_threads=threads, target=target)
+
+    if wants_cuda(target) or isinstance(num_threads, bool):
+        return model()
+    if fits(file, threads, wanted) and file.private and is_sealed(file.digest, file.seal):
+        interface, plans = read_compiled(file, wanted)
+        return interface, CompiledModel(plans, lambda: model()[1])
+    place = _place(file.digest, threads, wanted)
+    if (kept := _open(place, threads, wanted)) is not None:
+        return kept[0], CompiledModel(kept[1], lambda: model()[1])
+    interface, executable = model()
+    if _can_keep(place):
+        with contextlib.suppress(QrtError):  # shapes that the model does not take, for instance: runs will say so
+            wholes = plan_all(interface, executable, planned_shapes(file, interface))
+            _put(place, pack_plans(None, interface, wholes, threads, wanted))
+    return interface, executable
+
+
+def _place(digest: str, threads: int, target: Target) -> Path:
+    """Where plans of the file of this digest (hex) are kept."""
+    key = f"{digest} {own_digest().hex()} {target.arch} {target.isa} {threads} {tuned.state(target)}"
+    return cache_dir() / "plans" / f"{hashlib.sha256(key.encode()).hexdigest()}.qrt"
+
+
+def _open(place: Path, threads: int, target: Target) -> tuple[Interface, dict[Shapes, Whole]] | None:
+    """What is kept there, if anything is that is whole and ours."""
+    if not place.exists():
+        return None
+    try:
+        file = read(place)
+        if not file.private or not fits(file, threads, target):
+            return None
+        found = read_compiled(file, target)
+    except QrtError:
+        return None  # damaged: it is written again
+    with contextlib.suppress(OSError):
+        os.utime(place)  # used now: others are thrown away before it
+    return found
+
+
+def _can_keep(place: Path) -> bool:
+    """Whether anything can be kept there. What cannot be kept costs planning again next time, and nothing else."""
+    if not _limit():
+        return False
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return place.parent.is_dir() and os.access(place.parent, os.W_OK | os.X_OK)
+
+
+def _put(place: Path, packed: Packed) -> None:
+    """Keeps plans in the place of what was kept there. Raises OutputError."""
+    if packed.nbytes <= _limit():
+        write_whole(place, lambda part: _write(part, packed))
+        _trim(place.parent)
+
+
+def _write(path: Path, packed: Packed) -> None:
+    packed.write(path)
+    path.chmod(0o600)
+
+
 class Kept:
     """The place of one model's plans."""
 
     def __init__(self, model: Path, seen: _Seen, threads: int, target: Target) -> None:
         self._model, self._seen, self._threads, self._target = model, seen, threads, target
-        key = f"{seen.digest} {own_digest().hex()} {target.arch} {target.isa} {threads} {tuned.state(target)}"
-        name = hashlib.sha256(key.encode()).hexdigest()
-        self._path = cache_dir() / "plans" / f"{name}.qrt"
+        self._path = _place(seen.digest, threads, self._target)
 
     def open(self) -> tuple[Interface, CompiledModel] | None:
         """What was kept, ready to run, if anything was."""
-        if not self._path.exists():
-            return None
         try:
             with self._model.open("rb") as file:
                 # Holds the file, not its bytes: other shapes need it, when another one may have its name.
                 held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            found = open_plans(self._path, self._threads, self._target, lambda: self._load(held))
-        except (ModelError, OSError, ValueError):
-            return None  # damaged: it is written again
-        with contextlib.suppress(OSError):
-            os.utime(self._path)  # used now: others are thrown away before it
-        return found
+        except (OSError, ValueError):
+            return None
+        found = _open(self._path, self._threads, self._target)
+        return None if found is None else (found[0], CompiledModel(found[1], lambda: self._load(held)))
 
     def _load(self, held: mmap.mmap) -> Executable:
         """What runs shapes that have no plan. Raises ModelError where the file is not what it was."""
@@ -119,15 +196,10 @@ class Kept:
         return open_model(data, num_threads=self._threads, target=self._target.isa)[1]
 
     def keep(self, interface: Interface, shapes: Shapes, whole: Whole) -> None:
-        """Keeps a plan in place of what was kept. What cannot be kept costs planning again next time, and nothing else."""
-        try:
-            packed = pack_plans(None, interface, {shapes: whole}, self._threads, self._target)
-            if packed.nbytes <= _limit() and self._is_unchanged():
-                self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                store(self._path, packed, 0o077)
-                _trim(self._path.parent)
-        except (OSError, OutputError, UnsupportedOp):
-            pass
+        """Keeps a plan in place of what was kept, if it can be."""
+        with contextlib.suppress(OSError, OutputError, UnsupportedOp):
+            if self._is_unchanged() and _can_keep(self._path):
+                _put(self._path, pack_plans(None, interface, {shapes: whole}, self._threads, self._target))
 
     def _is_unchanged(self) -> bool:
         """Whether the model that was loaded is the one whose digest was taken: so it is if the file is still that one."""

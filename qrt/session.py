@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from qrt.artifact import is_compiled, open_compiled
+from qrt.artifact import is_compiled
 from qrt.core.errors import InvalidInput, UnsupportedOp
 from qrt.core.garbage import uncollected
 from qrt.feeds import Contract, Shapes
 from qrt.interface import ModelMetadata, NodeArg
-from qrt.kept import Kept, kept_for
+from qrt.kept import Kept, kept_for, open_compiled
 from qrt.ops.op import Array
 from qrt.options import RunOptions, SessionOptions, target_of
 from qrt.profile import Profile

@@ -30,11 +30,11 @@ def feeds(n: int = 3) -> dict[str, np.ndarray]:
 
 
 def rewritten(path: Path, change: Callable[[dict[str, Any], list[bytes]], object]) -> Sections:
-    """The file at `path` with its content and sections changed, and a digest that fits."""
+    """The file at `path` with its content and sections changed, a digest that fits, and the seal that it had."""
     file = read(path)
     sections = [file[i].tobytes() for i in range(len(file))]
     change(file.content, sections)
-    pack(file.content, sections).write(path)
+    pack(file.content, sections).write(path, lambda digest: file.seal)
     return read(path)
 
 

@@ -1,7 +1,8 @@
 """A file of binary sections behind a JSON header: memory-mapped, and nothing in it believed before it is checked.
 
 8 bytes   the magic, which says the version
-32 bytes  SHA-256 of everything after it
+32 bytes  SHA-256 of everything after the seal
+32 bytes  the seal, by which the file's maker is known, or zeros
 8 bytes   length of the header, little-endian
 header    JSON in UTF-8: {"sections": [[offset, nbytes], …], "content": …}, offsets counted from the first multiple of 64 after it
 sections  each at a multiple of 64, with at least 64 bytes of zeros after it
@@ -14,7 +15,7 @@ import json
 import os
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -27,9 +28,11 @@ from qrt.core.errors import ModelError
 
 __all__ = ["Packed", "Piece", "Sections", "check", "damaged", "pack", "read"]
 
-MAGIC = b"QRTMDL02"
+MAGIC = b"QRTMDL03"
 _SIZE = hashlib.sha256().digest_size
-_PREFIX = len(MAGIC) + _SIZE
+SEAL_BYTES = 32
+_SEAL = len(MAGIC) + _SIZE
+_PREFIX = _SEAL + SEAL_BYTES
 _HEAD = _PREFIX + 8
 _ALIGNMENT = 64
 _SLACK = 64
@@ -81,17 +84,17 @@ class Packed:
             digest.update(part)
         return digest.hexdigest()
 
-    def write(self, path: Path) -> None:
-        """Raises OSError."""
+    def write(self, path: Path, seal: Callable[[str], bytes] = lambda digest: bytes(SEAL_BYTES)) -> None:
+        """`seal`: gives the seal for a digest. Raises OSError, and what `seal` does."""
         hashing = threading.Thread(target=lambda: self.digest)  # beside the system's work, of which there is as much
         hashing.start()
         try:
             with path.open("wb") as file:
-                file.write(MAGIC + bytes(_SIZE))
+                file.write(MAGIC + bytes(_SIZE + SEAL_BYTES))
                 file.writelines(self._body)
                 hashing.join()
                 file.seek(len(MAGIC))
-                file.write(bytes.fromhex(self.digest))
+                file.write(bytes.fromhex(self.digest) + seal(self.digest))
         finally:
             hashing.join()
 
@@ -113,7 +116,7 @@ def pack(content: dict[str, Any], sections: Sequence[Piece]) -> Packed:
 class Sections:
     """A file that was read: its `content` (not checked, and only to be touched within `damaged`), its sections, its `digest` in hex.
 
-    `digest`: of `data`, as hex. `private`: only its owner, who is the user or root, can have written it.
+    `digest`: of `data`, as hex. `seal`: what it was sealed with. `private`: only its owner, who is the user or root, can have written it.
     """
 
     def __init__(self, where: str, data: Bytes, digest: str, private: bool) -> None:
@@ -121,7 +124,8 @@ class Sections:
         with damaged(where):
             check(data.size >= _HEAD, "it is cut off")
             check(data[: len(MAGIC)].tobytes() == MAGIC, "it is no compiled model, or one of another version of qrt")
-            check(data[len(MAGIC) : _PREFIX].tobytes().hex() == self.digest, "its digest does not match")
+            check(data[len(MAGIC) : _SEAL].tobytes().hex() == self.digest, "its digest does not match")
+            self.seal = data[_SEAL:_PREFIX].tobytes()
             length = int.from_bytes(data[_PREFIX:_HEAD].tobytes(), "little")
             check(length <= min(_MAX_HEADER, data.size - _HEAD), "its header is longer than the file")
             header = json.loads(data[_HEAD : _HEAD + length].tobytes().decode())

@@ -2,8 +2,6 @@
 
 A file is MAGIC, the SHA-256 of the object, the object. Anything that does not match is compiled again: the cache is never
 trusted further than its digest and its owner.
-
-Beside them lie notes, in files of the same form, on which compiled models this user has made with this very code: `vouch`.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from qrt.core.errors import KernelCacheWarning, KernelError
 from qrt.core.target import Target
 from qrt.jit.kernel import Kernel
 
-__all__ = ["cache_dir", "digest_of_sources", "fetch", "fetch_file", "is_vouched", "own_digest", "source_digest", "vouch"]
+__all__ = ["cache_dir", "digest_of_sources", "fetch", "fetch_file", "own_digest", "source_digest", "unwrapped", "wrapped"]
 
 MAGIC = b"QRTOBJ01"
 _DIGEST = hashlib.sha256().digest_size
@@ -93,13 +91,20 @@ def _read(path: Path) -> bytes | None:
             owner = os.fstat(file.fileno())
             if hasattr(os, "getuid") and (owner.st_uid != os.getuid() or owner.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
                 return None
-            data = file.read()
+            return unwrapped(file.read())
     except OSError:
         return None
-    body = data[len(MAGIC) + _DIGEST :]
-    if data[: len(MAGIC)] != MAGIC or data[len(MAGIC) : len(MAGIC) + _DIGEST] != hashlib.sha256(body).digest():
-        return None
-    return body
+
+
+def wrapped(code: bytes) -> bytes:
+    """Object code as it is kept: with its digest."""
+    return MAGIC + hashlib.sha256(code).digest() + code
+
+
+def unwrapped(data: bytes) -> bytes | None:
+    """The object code in what `wrapped` gave; None if it is not whole."""
+    code = data[len(MAGIC) + _DIGEST :]
+    return code if data[: len(MAGIC) + _DIGEST] == MAGIC + hashlib.sha256(code).digest() else None
 
 
 def _write(path: Path, code: bytes) -> None:
@@ -109,7 +114,7 @@ def _write(path: Path, code: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # mkstemp: readable by the owner alone
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(MAGIC + hashlib.sha256(code).digest() + code)
+            file.write(wrapped(code))
         os.replace(temporary, path)
     except OSError:
         os.unlink(temporary)
@@ -173,13 +178,3 @@ def _sources(folder: str) -> Iterator[str]:
                 yield from _sources(entry.path)
             elif entry.name.endswith(".py"):
                 yield entry.path
-
-
-def vouch(digest: str) -> None:
-    """Notes that the file of the SHA-256 `digest` (hex) was made by this user with this code."""
-    _keep(cache_dir() / "models" / digest, own_digest())
-
-
-def is_vouched(digest: str) -> bool:
-    """Whether `vouch` was told of `digest`, and the code is still the same."""
-    return _read(cache_dir() / "models" / digest) == own_digest()

@@ -6,7 +6,7 @@ import numpy as np
 
 from qrt.jit import Kernel, record_dtype
 
-__all__ = ["EXECUTOR", "JOB", "LEAD", "SEMAPHORE_BYTES", "STEP", "TEAM", "WORKER"]
+__all__ = ["EXECUTOR", "JOB", "LEAD", "RUNTIME", "SEMAPHORE_BYTES", "STEP", "TEAM", "WORKER"]
 
 # One row of a plan's table: kernel address, record address, threads that share it, 1 if all threads meet after it.
 STEP = np.dtype([("kernel", "i8"), ("record", "i8"), ("threads", "i8"), ("meet", "i8")])
@@ -33,3 +33,4 @@ TEAM = record_dtype(
 EXECUTOR = Kernel("executor_plan__generic", JOB, "qrt.runtime.cpu:executor")
 LEAD = Kernel("team_lead__generic", TEAM, "qrt.runtime.cpu:lead")
 WORKER = Kernel("team_worker__generic", TEAM, "qrt.runtime.cpu:worker")
+RUNTIME = (EXECUTOR, LEAD, WORKER)

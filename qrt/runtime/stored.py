@@ -1,7 +1,7 @@
 """Plans as plain data and arrays of bytes, and back: what a compiled model's file holds of them.
 
 Reading one checks every index and length, so that a damaged plan is an error. What it cannot check is what kernels make of their
-records: a plan is as good as code, and is only to be read from a file that is trusted like code.
+records, and what their object code does: a plan is only to be read from a file that is trusted like code.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import numpy as np
 
 from qrt.core.sections import Piece, Sections, check
 from qrt.core.target import Target
-from qrt.jit import Kernel, record_dtype
+from qrt.jit import Kernel, host_target, record_dtype
+from qrt.jit.cache import unwrapped, wrapped
+from qrt.jit.load import code_of, provide
 from qrt.ops.op import Array, Base, Spec
 from qrt.runtime.arena import ALIGNMENT
-from qrt.runtime.kernels import STEP
+from qrt.runtime.kernels import RUNTIME, STEP
 from qrt.runtime.plan import Plan
 
-__all__ = ["Writer", "read_plan", "read_specs", "write_specs"]
+__all__ = ["Writer", "read_plan", "read_runtime", "read_specs", "write_specs"]
 
 _BASES = list(Base)
 _SOURCE = re.compile(r"qrt\.ops(\.[a-z0-9_]+)*\.cpu[a-z0-9_]*:[a-z0-9_]+")
@@ -29,16 +31,27 @@ _MAX_ARENA = 1 << 40
 
 
 class Writer:
-    """Collects plans; constants that they share are written once."""
+    """Collects plans for `target`; constants and kernels that they share are written once."""
 
-    def __init__(self) -> None:
+    def __init__(self, target: Target) -> None:
         self.sections: list[Piece] = []
+        self._target = target
         self._constants: dict[int, int] = {}
+        self._objects: dict[Kernel, int] = {}
 
     def section(self, data: Piece) -> int:
         """The index of a new section."""
         self.sections.append(data)
         return len(self.sections) - 1
+
+    def runtime(self) -> list[int]:
+        """The sections of the object code of what runs plans."""
+        return [self._object(kernel) for kernel in RUNTIME]
+
+    def _object(self, kernel: Kernel) -> int:
+        if kernel not in self._objects:
+            self._objects[kernel] = self.section(wrapped(code_of(kernel, self._target)))
+        return self._objects[kernel]
 
     def plan(self, plan: Plan) -> dict[str, Any]:
         """A plan without taps, as plain data that refers to sections."""
@@ -59,7 +72,7 @@ class Writer:
             "outputs": write_specs(plan.outputs),
             "names": plan.names,
             "rules": [[step, rule] for step, rule in plan.rules.items()],
-            "kernels": [_write_kernel(kernel) for kernel in positions],
+            "kernels": [[*_write_kernel(kernel), self._object(kernel)] for kernel in positions],
             "constants": [self._constants[id(array)] for array in plan.constants],
             "table": self.section(table.astype("<i8").tobytes()),
             "records": self.section(plan.blob.tobytes()),
@@ -87,8 +100,10 @@ def read_specs(data: Any) -> list[Spec]:
 
 
 def read_plan(data: dict[str, Any], sections: Sections, inputs: Sequence[Spec], target: Target) -> Plan:
-    """The plan that `data` describes, for `inputs`. Raises what `sections.damaged` catches; KernelError if a kernel does not compile."""
-    kernels = [_read_kernel(target, *row) for row in data["kernels"]]
+    """The plan that `data` describes, for `inputs`. Raises what `sections.damaged` catches; KernelError if a kernel does not load."""
+    kernels = [_read_kernel(target, *row) for *row, _ in data["kernels"]]
+    for kernel, (*_, code) in zip(kernels, data["kernels"], strict=True):
+        provide(kernel, target, _read_object(sections, code))
     constants: list[Array] = [sections[index] for index in data["constants"]]
     outputs, arena, threads, names = read_specs(data["outputs"]), data["arena"], data["threads"], data["names"]
     check(type(arena) is int and 0 <= arena <= _MAX_ARENA, "its slab has no size")
@@ -122,6 +137,19 @@ def read_plan(data: dict[str, Any], sections: Sections, inputs: Sequence[Spec], 
     rules = {step: str(rule) for step, rule in data["rules"]}
     check(set(rules) <= set(refusing), "its rules are those of other steps")
     return Plan(target, functions, table, blob, relocations, arena, constants, outputs, threads, names, rules)
+
+
+def read_runtime(data: list[int], sections: Sections) -> None:
+    """Lets this process run plans by the code in the file: any machine that can run its plans can run it."""
+    for kernel, code in zip(RUNTIME, data, strict=True):
+        provide(kernel, host_target(), _read_object(sections, code))
+
+
+def _read_object(sections: Sections, index: int) -> bytes:
+    code = unwrapped(sections[index].tobytes())
+    if code is None:
+        raise ValueError("the object code of a kernel is damaged")
+    return code
 
 
 def _read_kernel(target: Target, name: str, source: str, params: list[Any], fields: list[list[str]]) -> Kernel:

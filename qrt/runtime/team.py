@@ -19,7 +19,7 @@ import numpy as np
 from qrt.core.target import Target
 from qrt.jit import host_target
 from qrt.jit.load import address
-from qrt.runtime.kernels import EXECUTOR, LEAD, SEMAPHORE_BYTES, TEAM, WORKER
+from qrt.runtime.kernels import EXECUTOR, LEAD, RUNTIME, SEMAPHORE_BYTES, TEAM, WORKER
 
 __all__ = ["available_cpus", "run_job", "team"]
 
@@ -44,7 +44,7 @@ def available_cpus() -> int:
 
 @functools.cache
 def _entry(kernel_name: str, target: Target) -> ctypes._FuncPointer:
-    kernel = {k.name: k for k in (EXECUTOR, LEAD, WORKER)}[kernel_name]
+    kernel = {k.name: k for k in RUNTIME}[kernel_name]
     return _ENTRY(address(kernel, target))
 
 

@@ -1,5 +1,5 @@
-"""Compiled models that are damaged, or made to look sound: a typed error or a right result, never a crash, and no plan that this user
-has not made."""
+"""Compiled models that are damaged, or made to look sound: a typed error or a right result, never a crash, and no code that this user
+has not sealed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import contextlib
 import hashlib
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +23,9 @@ from hypothesis import strategies as st
 import qrt
 from qrt.artifact import CompiledModel, read_compiled
 from qrt.core.errors import ModelError, QrtError
-from qrt.core.sections import MAGIC, pack, read
+from qrt.core.sections import MAGIC, SEAL_BYTES, pack, read
 from qrt.jit.host import host_target
+from qrt.seal import is_sealed, seal
 
 TARGET = host_target()
 Change = Callable[[dict[str, Any], list[bytes]], object]
@@ -37,8 +40,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def path(whole: bytes, tmp_path: Path) -> Path:
-    """The sound file in a place of its own."""
+def path(whole: bytes, tmp_path: Path, plans: Path) -> Path:
+    """The sound file in a place of its own, of which no plans were kept."""
     path = tmp_path / "m.qrt"
     path.write_bytes(whole)
     path.chmod(0o600)
@@ -67,7 +70,8 @@ def test_truncated_and_too_long(path: Path, whole: bytes) -> None:
 def test_a_flipped_bit(whole: bytes, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     path = tmp_path_factory.getbasetemp() / "flipped.qrt"
     damaged = bytearray(whole)
-    damaged[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    seal = range(len(MAGIC) + 32, len(MAGIC) + 32 + SEAL_BYTES)
+    damaged[data.draw(st.integers(0, len(whole) - 1).filter(lambda at: at not in seal))] ^= 1 << data.draw(st.integers(0, 7))
     path.write_bytes(damaged)
     with pytest.raises(ModelError, match="damaged"):
         qrt.InferenceSession(path)
@@ -81,7 +85,7 @@ def test_another_version(path: Path, whole: bytes) -> None:
 
 def sealed(body: bytes) -> bytes:
     """A file with this after the digest, which fits."""
-    return MAGIC + hashlib.sha256(body).digest() + body
+    return MAGIC + hashlib.sha256(body).digest() + bytes(SEAL_BYTES) + body
 
 
 @pytest.mark.parametrize(
@@ -142,7 +146,67 @@ def test_the_model_inside_is_hostile_input_too(path: Path) -> None:
         qrt.InferenceSession(path)
 
 
-# ---- plans that this user has not made
+# ---- plans that this user has not sealed
+
+
+@pytest.mark.parametrize("bit", [0, 100, 255])
+def test_a_flipped_bit_of_the_seal(path: Path, whole: bytes, bit: int, wanted: list[bytes]) -> None:
+    damaged = bytearray(whole)
+    damaged[len(MAGIC) + 32 + bit // 8] ^= 1 << bit % 8
+    path.write_bytes(damaged)
+    session = qrt.InferenceSession(path)
+    assert not isinstance(session._executable, CompiledModel)
+    assert [y.tobytes() for y in session.run(None, feeds())] == wanted
+
+
+def test_the_seal_of_another_key_or_version_is_none(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = read(path)
+    assert is_sealed(file.digest, file.seal)
+    assert not is_sealed(file.digest[::-1], file.seal)
+    with monkeypatch.context() as patch:
+        patch.setattr("qrt.seal.own_digest", lambda: b"other code")
+        assert not is_sealed(file.digest, file.seal)
+    monkeypatch.setenv("QRT_KEY_FILE", str(tmp_path / "another"))
+    assert not is_sealed(file.digest, file.seal)  # there is none
+    assert not is_sealed(file.digest, bytes(SEAL_BYTES))
+    assert seal(file.digest) != file.seal
+    assert is_sealed(file.digest, seal(file.digest))
+    assert (tmp_path / "another").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("mode", "sound"), [(0o600, True), (0o400, True), (0o640, True), (0o620, False), (0o604, False), (0o602, False)])
+def test_a_key_that_others_know_seals_nothing(path: Path, key: Path, mode: int, sound: bool) -> None:
+    file = read(path)
+    key.chmod(mode)
+    try:
+        assert is_sealed(file.digest, file.seal) == sound
+        with contextlib.nullcontext() if sound else pytest.raises(qrt.OutputError, match="mend its rights"):
+            seal(file.digest)
+    finally:
+        key.chmod(0o600)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(31), bytes(33)])
+def test_a_key_that_is_none_is_not_written_over(tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "key"
+    place.write_bytes(content)
+    place.chmod(0o600)
+    monkeypatch.setenv("QRT_KEY_FILE", str(place))
+    with pytest.raises(qrt.OutputError, match="is no key"):
+        qrt.compile(network(), tmp_path / "m.qrt", {"x": (3, 8), "z": (3, 16)})
+    assert place.read_bytes() == content
+    assert not (tmp_path / "m.qrt").exists()
+    monkeypatch.setenv("QRT_KEY_FILE", str(place / "below"))
+    with pytest.raises(qrt.OutputError, match=r"cannot make the key.*QRT_KEY_FILE"):
+        qrt.compile(network(), tmp_path / "m.qrt", {"x": (3, 8), "z": (3, 16)})
+
+
+def test_processes_that_make_the_key_at_once_have_one(tmp_path: Path) -> None:
+    program = "import qrt.seal; print(qrt.seal.require_key().hex())"
+    environment = {**os.environ, "QRT_KEY_FILE": str(tmp_path / "new" / "key")}
+    started = [subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE) for _ in range(4)]
+    assert len({process.communicate()[0] for process in started}) == 1
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["key"]
 
 
 def test_a_plan_made_to_look_sound_is_not_run(path: Path, wanted: list[bytes]) -> None:
@@ -181,16 +245,6 @@ def test_somebody_else_s_file_gives_no_plan(path: Path, monkeypatch: pytest.Monk
     owner = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: owner + 1)
     assert read(path).private == (owner == 0)  # root's files are the system's
-
-
-def test_a_note_of_another_version_of_the_code_is_none(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QRT_CACHE_DIR", str(tmp_path / "cache"))
-    qrt.InferenceSession(path)
-    (note,) = (tmp_path / "cache" / "models").iterdir()
-    assert note.name == read(path).digest
-    assert note.stat().st_mode & 0o777 == 0o600
-    monkeypatch.setattr("qrt.jit.cache.own_digest", lambda: b"other code")
-    assert not qrt.artifact.is_vouched(note.name)
 
 
 # ---- plans that are not whole
@@ -254,6 +308,10 @@ CHANGES: dict[str, Change] = {
     "a record of objects": lambda c, s: plan_of(c)["kernels"][0].__setitem__(3, [["x", "O"]]),
     "a kernel without a name": lambda c, s: plan_of(c)["kernels"][0].__setitem__(0, "x"),
     "a kernel for another machine": lambda c, s: plan_of(c)["kernels"][0].__setitem__(0, "x__neon_dot"),
+    "object code that is not there": lambda c, s: plan_of(c)["kernels"][0].__setitem__(-1, len(s)),
+    "object code that is none": lambda c, s: plan_of(c)["kernels"][0].__setitem__(-1, c["model"]),
+    "object code that is cut off": lambda c, s: s.__setitem__(c["runtime"][0], s[c["runtime"][0]][:-1]),
+    "no runtime": lambda c, s: c["runtime"].pop(),
     "a kernel too short": lambda c, s: plan_of(c)["kernels"][0].pop(),
     "no plans": lambda c, s: c.update(plans=None),
     "a plan that is none": lambda c, s: c["plans"].append(3),

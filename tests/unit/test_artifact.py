@@ -19,7 +19,6 @@ import qrt
 from qrt.artifact import CompiledModel
 from qrt.core.sections import read
 from qrt.graph import Model
-from qrt.jit.cache import is_vouched
 from qrt.jit.host import host_target
 
 DIGITS = ASSETS / "digits.onnx"
@@ -41,11 +40,15 @@ def equal(left: qrt.InferenceSession, right: qrt.InferenceSession, given: dict[s
 
 
 @pytest.mark.parametrize("threads", [None, 1, 2])
-def test_a_compiled_model_gives_the_same_bytes(int8: Path, threads: int | None) -> None:
+def test_a_compiled_model_gives_the_same_bytes(int8: Path, threads: int | None, plans: Path) -> None:
     ours, plain = qrt.InferenceSession(int8, num_threads=threads), qrt.InferenceSession(int8.with_suffix(".onnx"), num_threads=threads)
     assert isinstance(ours._executable, CompiledModel) == (threads != 1)  # planned for two
+    again = qrt.InferenceSession(int8, num_threads=threads)  # the plans for one thread were kept
+    assert isinstance(again._executable, CompiledModel)
+    assert plans.exists() == (threads == 1)
     for n in (1, 5, 3):  # 3: planned when it is met
         assert equal(ours, plain, {"image": digits()["test"][0][:n]})
+        assert equal(again, plain, {"image": digits()["test"][0][:n]})
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -121,15 +124,16 @@ def start(path: Path, image: Path, **environment: str) -> dict[str, object]:
 def test_a_start_brings_neither_the_compiler_nor_onnx(int8: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", digits()["test"][0][:5])
     wanted = qrt.InferenceSession(int8.with_suffix(".onnx")).run(None, {"image": digits()["test"][0][:5]})[0].tobytes().hex()
-    # Where nothing is known of the file, it is made again from its model, found to be the same, and known from then on.
+    light = {"modules": [] if OWN_LINKER else ["llvmlite.binding"], "y": wanted}
+    # All code is in the file, so that not even the kernel cache is asked.
     elsewhere = {"QRT_CACHE_DIR": str(tmp_path / "cache")}
-    first, second = (start(int8, tmp_path / "x.npy", **elsewhere) for _ in range(2))
-    assert first == {"modules": ["google.protobuf", "llvmlite.binding", "numba", "onnx", "onnx_ir"], "y": wanted}
-    assert second == {"modules": [] if OWN_LINKER else ["llvmlite.binding"], "y": wanted}
-    # For another target, the model takes over.
-    lower = start(int8, tmp_path / "x.npy", QRT_TARGET="generic")
-    assert lower["y"] == wanted
-    assert "onnx" in lower["modules"] or host_target().isa == "generic"  # type: ignore[operator]
+    assert start(int8, tmp_path / "x.npy", **elsewhere) == light
+    assert not (tmp_path / "cache").exists()
+    # Without the key that it was sealed with, and for another target, it is made again from its model, and kept.
+    for other in ({"QRT_KEY_FILE": str(tmp_path / "key")}, {"QRT_TARGET": "generic"}):
+        first, second = (start(int8, tmp_path / "x.npy", **elsewhere, **other) for _ in range(2))
+        assert first == {"modules": ["google.protobuf", "llvmlite.binding", "numba", "onnx", "onnx_ir"], "y": wanted}
+        assert second == light
 
 
 def test_weights_are_mapped_and_shared_by_plans(int8: Path) -> None:
@@ -152,7 +156,6 @@ def test_the_same_model_gives_the_same_file(tmp_path: Path) -> None:
         qrt.compile(network(), tmp_path / f"{name}.qrt", {"x": (3, 8), "z": (3, 16)}, num_threads=2)
     assert (tmp_path / "a.qrt").read_bytes() == (tmp_path / "b.qrt").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.qrt", "b.qrt"]
-    assert is_vouched(read(tmp_path / "a.qrt").digest)
 
 
 def test_a_lower_target(tmp_path: Path) -> None:
@@ -214,3 +217,15 @@ def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
         qrt.compile(fixed, tmp_path / "m.qrt", target="abacus")
     assert list(tmp_path.iterdir()) == []
     assert Model.savers.keys() == {".qrt"}
+
+
+def test_plans_are_not_made_again_where_they_could_not_be_kept(tmp_path: Path, plans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    qrt.compile(network(), tmp_path / "m.qrt", {"x": (3, 8), "z": (3, 16)}, num_threads=2)
+    plain = qrt.InferenceSession(network().SerializeToString())
+    monkeypatch.setattr("qrt.kept.plan_all", lambda *_: pytest.fail("planned for nothing"))
+    monkeypatch.setenv("QRT_PLAN_CACHE_MB", "0")
+    assert equal(qrt.InferenceSession(tmp_path / "m.qrt", num_threads=1), plain, feeds())
+    assert not plans.exists()
+    monkeypatch.delenv("QRT_PLAN_CACHE_MB")
+    plans.write_text("a file where the folder should be")
+    assert equal(qrt.InferenceSession(tmp_path / "m.qrt", num_threads=1), plain, feeds())
