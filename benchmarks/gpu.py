@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.contest import Measured
 from qrt.jit import record_dtype
 from qrt.jit.cuda import DeviceKernel
-from qrt.jit.driver import Driver
+from qrt.jit.driver import Driver, within
 from qrt.ops.gemm.device import HOPPER, MULTIPROCESSORS
 from qrt.ops.op import Array
 from qrt.runtime.device_memory import Held
@@ -36,9 +36,9 @@ class Gpu(Driver):
         cuda = f"{number.value // 1000}.{number.value % 1000 // 10}"
         return f"{text.value.decode()}, compute capability {self.cc[0]}.{self.cc[1]}, CUDA {cuda}"
 
+    @within
     def time(self, run: Callable[[], object]) -> float:
         """Milliseconds that the device takes for what `run` gives to its stream, by events before and after."""
-        self._enter()
         events = ctypes.c_void_p(), ctypes.c_void_p()
         for event in events:
             self._call("cuEventCreate", ctypes.byref(event), ctypes.c_uint(0))
@@ -54,9 +54,9 @@ class Gpu(Driver):
                 self._call("cuEventDestroy_v2", event)
         return taken.value
 
+    @within
     def copy(self, to: int, address: int, nbytes: int) -> None:
         """Copies bytes within the device."""
-        self._enter()
         places = ctypes.c_uint64(to), ctypes.c_uint64(address)
         self._call("cuMemcpyDtoDAsync_v2", *places, ctypes.c_size_t(nbytes), self._stream(None))
 

@@ -5,18 +5,20 @@ Names, values and calls: "CUDA Driver API", NVIDIA's reference manual.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import threading
 import weakref
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from qrt.core.errors import DeviceError
 from qrt.jit.cuda import DeviceKernel, cubin, missing, symbol
 
-__all__ = ["Driver"]
+__all__ = ["Driver", "within"]
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_…
 _MAX_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -43,6 +45,38 @@ class _Node(ctypes.Structure):
     )
 
 
+_D, _P, _R = TypeVar("_D", bound="Driver"), ParamSpec("_P"), TypeVar("_R")
+
+
+def within(method: Callable[Concatenate[_D, _P], _R]) -> Callable[Concatenate[_D, _P], _R]:
+    """The method of a Driver, with that one's context current to the thread; then again the one before, which may be another library's."""
+
+    @functools.wraps(method)
+    def entered(self: _D, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with _current(self._library, self._context):
+            return method(self, *args, **kwargs)
+
+    return entered
+
+
+@contextlib.contextmanager
+def _current(library: Any, context: ctypes.c_void_p) -> Iterator[None]:
+    _checked(library, "cuCtxPushCurrent_v2", context)
+    try:
+        yield
+    finally:
+        library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+
+
+def _checked(library: Any, name: str, *args: Any) -> None:
+    """Calls the driver. Raises DeviceError where it refuses."""
+    if status := getattr(library, name)(*args):
+        text = ctypes.c_char_p()
+        library.cuGetErrorString(status, ctypes.byref(text))
+        said = text.value.decode() if text.value else "no explanation"
+        raise DeviceError(f"NVIDIA's driver refuses {name}: {said} (CUresult {status})")
+
+
 # Kernels that are loaded, by context and name: sessions share them.
 _functions: dict[tuple[int | None, str], ctypes.c_void_p] = {}
 _loading = threading.Lock()
@@ -66,50 +100,42 @@ class Driver:
         if self.cc < _LEAST:
             raise DeviceError(f"target 'cuda' cannot be used: the device is of compute capability {self.cc[0]}.{self.cc[1]}; qrt needs 8.0")
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), device)
-        self._enter()
-        self._call("cuStreamCreate", ctypes.byref(stream), ctypes.c_uint(_NON_BLOCKING))
         self._ordering = threading.Lock()
-        for event in (self._mark, self._between):
-            self._call("cuEventCreate", ctypes.byref(event), ctypes.c_uint(_NO_TIMING))
+        with _current(self._library, self._context):
+            self._call("cuStreamCreate", ctypes.byref(stream), ctypes.c_uint(_NON_BLOCKING))
+            for event in (self._mark, self._between):
+                self._call("cuEventCreate", ctypes.byref(event), ctypes.c_uint(_NO_TIMING))
         self.stream: int = stream.value or 0
         made = (("cuEventDestroy_v2", self._mark), ("cuEventDestroy_v2", self._between), ("cuStreamDestroy_v2", stream))
         weakref.finalize(self, _destroy, self._library, self._context, made).atexit = False
 
     def _call(self, name: str, *args: Any) -> None:
-        if status := getattr(self._library, name)(*args):
-            text = ctypes.c_char_p()
-            self._library.cuGetErrorString(status, ctypes.byref(text))
-            said = text.value.decode() if text.value else "no explanation"
-            raise DeviceError(f"NVIDIA's driver refuses {name}: {said} (CUresult {status})")
+        _checked(self._library, name, *args)
 
     def _attribute(self, which: int, device: ctypes.c_int) -> int:
         value = ctypes.c_int()
         self._call("cuDeviceGetAttribute", ctypes.byref(value), which, device)
         return value.value
 
-    def _enter(self) -> None:
-        """Makes the context this thread's: every thread needs it for itself."""
-        self._call("cuCtxSetCurrent", self._context)
-
     def _stream(self, stream: int | None) -> ctypes.c_void_p:
         return ctypes.c_void_p(self.stream if stream is None else stream)
 
     # -- memory -----------------------------------------------------------------------------------------------------------
+    @within
     def allocate(self, nbytes: int) -> int:
         """The address of new memory, a multiple of 256."""
-        self._enter()
         address = ctypes.c_uint64()
         self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(nbytes, 1)))
         return address.value
 
+    @within
     def free(self, address: int) -> None:
         """Gives memory back, once the device has done what it was given so far."""
-        self._enter()
         self._call("cuMemFree_v2", ctypes.c_uint64(address))
 
+    @within
     def holds(self, address: int, nbytes: int) -> bool:
         """Whether both ends of these bytes are memory of this device, as far as the driver knows."""
-        self._enter()
         return all(self._holds(byte) for byte in (address, address + max(nbytes, 1) - 1))
 
     def _holds(self, address: int) -> bool:
@@ -119,43 +145,46 @@ class Driver:
                 return False
         return kind.value == _ON_DEVICE and ordinal.value == self.ordinal
 
+    @within
     def upload(self, address: int, array: np.ndarray[Any, Any], stream: int | None = None) -> None:
         """Copies a C-contiguous array to the device; the array may change afterwards."""
         if array.nbytes:
             self.send(address, array, stream)
             self._call("cuStreamSynchronize", self._stream(stream))
 
+    @within
     def download(self, array: np.ndarray[Any, Any], address: int, stream: int | None = None) -> None:
         """Fills a C-contiguous array from the device."""
         if array.nbytes:
             self.fetch(array, address, stream)
             self._call("cuStreamSynchronize", self._stream(stream))
 
+    @within
     def pin(self, nbytes: int) -> np.ndarray[Any, Any]:
         """Page-locked memory of the CPU's: uint8 [nbytes], until `unpin` is given its address."""
-        self._enter()
         address = ctypes.c_void_p()
         self._call("cuMemHostAlloc", ctypes.byref(address), ctypes.c_size_t(nbytes), ctypes.c_uint(0))
         return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address.value or 0))
 
+    @within
     def unpin(self, address: int) -> None:
         """Gives page-locked memory back, once the device has done what it was given so far."""
-        self._enter()
         self._call("cuCtxSynchronize")
         self._call("cuMemFreeHost", ctypes.c_void_p(address))
 
+    @within
     def send(self, address: int, array: np.ndarray[Any, Any], stream: int | None = None) -> None:
         """Starts to copy a C-contiguous array to the device; if it is page-locked, this may return before it is read."""
-        self._enter()
         source, count = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
         self._call("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), source, count, self._stream(stream))
 
+    @within
     def fetch(self, array: np.ndarray[Any, Any], address: int, stream: int | None = None) -> None:
         """Starts to fill a C-contiguous array from the device; if it is page-locked, this may return before it is filled."""
-        self._enter()
         to, count = ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes)
         self._call("cuMemcpyDtoHAsync_v2", to, ctypes.c_uint64(address), count, self._stream(stream))
 
+    @within
     def tensor_map(self, address: int, rows: int, columns: int, row_bytes: int, box_rows: int) -> np.ndarray[Any, Any]:
         """How the copy engine finds boxes of `box_rows` rows of 128 bytes in the matrix of bytes at `address`, which it puts into shared
         memory with their 16-byte chunks permuted ("128-byte swizzle"): uint8 [128], which belongs into the device's memory."""
@@ -170,35 +199,35 @@ class Driver:
         return made
 
     # -- streams ------------------------------------------------------------------------------------------------------------
+    @within
     def wait(self, stream: int | None = None) -> None:
         """Returns once a stream has done what it was given so far."""
-        self._enter()
         self._call("cuStreamSynchronize", self._stream(stream))
 
+    @within
     def order(self, first: int, then: int | None) -> None:
         """What the stream `then` is given from now on waits for what `first` was given so far."""
-        self._enter()
         with self._ordering:  # another thread's event is not the one to wait for
             self._call("cuEventRecord", self._between, self._stream(first))
             self._call("cuStreamWaitEvent", self._stream(then), self._between, ctypes.c_uint(0))
 
+    @within
     def mark(self, stream: int | None) -> None:
         """Notes how far a stream was told to go, for `follow`."""
-        self._enter()
         self._call("cuEventRecord", self._mark, self._stream(stream))
 
+    @within
     def follow(self, stream: int | None) -> None:
         """What a stream is given from now on waits for the mark that was set last."""
-        self._enter()
         self._call("cuStreamWaitEvent", self._stream(stream), self._mark, ctypes.c_uint(0))
 
     # -- graphs -------------------------------------------------------------------------------------------------------------
+    @within
     def record(self, launches: Sequence[Launch]) -> int:
         """The launches as one CUDA graph, each after the one before.
 
         Node by node: while a stream were captured, nobody in this process might wait for the device.
         """
-        self._enter()
         graph, executable, last = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p()
         self._call("cuGraphCreate", ctypes.byref(graph), ctypes.c_uint(0))
         try:
@@ -222,14 +251,14 @@ class Driver:
         self._call("cuGraphAddKernelNode_v2", ctypes.byref(node), graph, *after, ctypes.byref(params))
         return node
 
+    @within
     def replay(self, graph: int, stream: int | None = None) -> None:
         """Starts a recorded graph."""
-        self._enter()
         self._call("cuGraphLaunch", ctypes.c_void_p(graph), self._stream(stream))
 
+    @within
     def destroy(self, graph: int) -> None:
         """Gives a recorded graph back; if it is running, once it has run."""
-        self._enter()
         self._call("cuGraphExecDestroy", ctypes.c_void_p(graph))
 
     def _function(self, kernel: DeviceKernel) -> ctypes.c_void_p:
@@ -237,7 +266,6 @@ class Driver:
         key = (self._context.value, symbol(kernel))
         with _loading:
             if key not in _functions:
-                self._enter()
                 module, function, code = ctypes.c_void_p(), ctypes.c_void_p(), cubin(kernel, self.cc)
                 self._call("cuModuleLoadData", ctypes.byref(module), ctypes.c_char_p(code))
                 self._call("cuModuleGetFunction", ctypes.byref(function), module, key[1].encode())
@@ -249,6 +277,6 @@ class Driver:
 
 def _destroy(library: Any, context: ctypes.c_void_p, made: Sequence[tuple[str, ctypes.c_void_p]]) -> None:
     """Gives back what a Driver made. What the driver says of it no longer matters to anybody."""
-    library.cuCtxSetCurrent(context)
-    for name, handle in made:
-        getattr(library, name)(handle)
+    with contextlib.suppress(DeviceError), _current(library, context):
+        for name, handle in made:
+            getattr(library, name)(handle)

@@ -17,10 +17,19 @@ from qrt.jit.driver import Driver
 from qrt.ops.gemm.device import PAD_ROWS, PRODUCTS
 
 STREAM, GRAPH = 0x51, 0x61
+# Contexts: the device's, and one that another library made current.
+OURS, OTHER = 0x31, 0x32
+# What needs no context.
+FREE_CALLS = ("cuDeviceGet", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain", "cuCtxPushCurrent_v2", "cuGetErrorString")
 
 
 class Pretended:
-    """libcuda. `calls`: names, in order; `launches`: function's name, the seven extents, the parameter buffer."""
+    """libcuda. `calls`: names, in order; `launches`: function's name, the seven extents, the parameter buffer; `contexts`: the stack of
+    those that were current to the thread."""
+
+    def asked(self) -> list[str]:
+        """The calls, without those that only change the context."""
+        return [name for name in self.calls if not name.startswith("cuCtxP")]
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -29,18 +38,30 @@ class Pretended:
         self.failing = ""
         self.nodes = 0
         self.capability = {75: 9, 76: 0}
+        self.contexts: list[int | None] = [OTHER]
         self._memory: dict[int, Any] = {}
         self._names: dict[int, str] = {}
 
     def __getattr__(self, name: str) -> Any:
         def call(*args: Any) -> int:
             self.calls.append(name)
+            if self.contexts[-1] != OURS and name not in FREE_CALLS:
+                return 201  # CUDA_ERROR_INVALID_CONTEXT
             if name == self.failing:
                 return 2
             act = getattr(type(self), f"_{name}", None)
             return (act(self, *args) or 0) if act else 0
 
         return call
+
+    def _cuDevicePrimaryCtxRetain(self, to: Any, device: Any) -> None:
+        to._obj.value = OURS
+
+    def _cuCtxPushCurrent_v2(self, context: Any) -> None:
+        self.contexts.append(context.value)
+
+    def _cuCtxPopCurrent_v2(self, to: Any) -> None:
+        to._obj.value = self.contexts.pop()
 
     def _cuDeviceGetAttribute(self, to: Any, which: int, device: Any) -> None:
         to._obj.value = self.capability[which]
@@ -139,7 +160,7 @@ def test_memory(library: Pretended) -> None:
     np.testing.assert_array_equal(y, x)
     device.free(address)
     assert not library._memory
-    assert library.calls[-2:] == ["cuCtxSetCurrent", "cuMemFree_v2"]
+    assert library.asked()[-1] == "cuMemFree_v2"
 
 
 def test_a_graph(library: Pretended) -> None:
@@ -156,11 +177,37 @@ def test_a_graph(library: Pretended) -> None:
     assert library.attributes == [(symbol(product), 8, product.shared)]
     assert library.calls.count("cuModuleLoadData") == 2
     device.replay(graph)
-    assert library.calls[-1] == "cuGraphLaunch"
+    assert library.asked()[-1] == "cuGraphLaunch"
     device.destroy(graph)
-    assert library.calls[-1] == "cuGraphExecDestroy"
+    assert library.asked()[-1] == "cuGraphExecDestroy"
     Driver().record([(PAD_ROWS, (3, 1), record_of(PAD_ROWS))])
     assert library.calls.count("cuModuleLoadData") == 2
+
+
+def test_the_callers_context_stays(library: Pretended) -> None:
+    """Whatever is asked for, also by what is given back late, and where the driver refuses."""
+    device = Driver()
+    assert library.contexts == [OTHER]
+    address, array = device.allocate(64), np.zeros(4, np.float32)
+    made = device.record([(PAD_ROWS, (1, 1), record_of(PAD_ROWS))])
+    device.tensor_map(0x700000000, 70, 200, 208, 64)
+    device.wait()
+    device.mark(None)
+    device.follow(3)
+    device.order(1, 2)
+    device.upload(address, array)
+    device.replay(made)
+    device.destroy(made)
+    device.unpin(device.pin(16).ctypes.data)
+    assert device.holds(address, 64)
+    device.free(address)
+    assert library.contexts == [OTHER]
+    library.failing = "cuMemAlloc_v2"
+    with pytest.raises(DeviceError, match="refuses cuMemAlloc_v2"):
+        device.allocate(1)
+    del device
+    assert library.asked()[-1] == "cuStreamDestroy_v2"
+    assert library.contexts == [OTHER]
 
 
 def test_what_an_address_is(library: Pretended) -> None:
@@ -181,11 +228,10 @@ def test_streams(library: Pretended) -> None:
     device.mark(0x99)
     device.follow(None)
     device.wait(0x99)
-    asked = [name for name in library.calls if name != "cuCtxSetCurrent"]
-    assert asked == ["cuEventRecord", "cuStreamWaitEvent", "cuEventRecord", "cuStreamWaitEvent", "cuStreamSynchronize"]
-    assert library.calls.count("cuCtxSetCurrent") == 4
+    expected = ["cuEventRecord", "cuStreamWaitEvent", "cuEventRecord", "cuStreamWaitEvent", "cuStreamSynchronize"]
+    assert library.asked() == expected
     del device
-    assert library.calls[-3:] == ["cuEventDestroy_v2", "cuEventDestroy_v2", "cuStreamDestroy_v2"]
+    assert library.asked()[-3:] == ["cuEventDestroy_v2", "cuEventDestroy_v2", "cuStreamDestroy_v2"]
 
 
 def test_two_threads_order_streams(library: Pretended, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,11 +261,11 @@ def test_page_locked_memory(library: Pretended) -> None:
     library.calls.clear()
     device.send(address, there)
     device.fetch(back, address)
-    assert [name for name in library.calls if name != "cuCtxSetCurrent"] == ["cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2"]
+    assert library.asked() == ["cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2"]
     assert back.tolist() == [0, 1, 2, 3]
     library.calls.clear()
     device.unpin(memory.ctypes.data)
-    assert library.calls == ["cuCtxSetCurrent", "cuCtxSynchronize", "cuMemFreeHost"]
+    assert library.asked() == ["cuCtxSynchronize", "cuMemFreeHost"]
     library.failing = "cuMemHostAlloc"
     with pytest.raises(DeviceError, match="refuses cuMemHostAlloc: out of memory"):
         device.pin(1 << 60)
