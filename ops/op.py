@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from qrt.core.errors import UnsupportedOp
+from qrt.core.record import record
 from qrt.core.target import Target
 from qrt.jit import Kernel
 from qrt.ops.strides import contiguous
@@ -28,7 +28,7 @@ __all__ = ["Array", "Base", "Boxes", "DeviceSteps", "Op", "Operand", "Ref", "Spe
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
+@record
 class Spec:
     """Shape and dtype of a value."""
 
@@ -60,7 +60,7 @@ class Base(Enum):
     OUTPUT = "output"  # index: which output of the run
 
 
-@dataclass(frozen=True)
+@record
 class Ref:
     """An address that is known only when a run starts: a base and a byte offset."""
 
@@ -72,7 +72,7 @@ class Ref:
         return Ref(self.base, self.index, self.offset + nbytes)
 
 
-@dataclass(frozen=True)
+@record
 class Boxes:
     """A matrix of bytes that a GPU's copy engine reads box by box; what lies outside of it reads as 0. A launch gets the address of its
     description ("tensor map").
@@ -87,7 +87,7 @@ class Boxes:
     box_rows: int
 
 
-@dataclass(frozen=True)
+@record
 class Operand:
     """A value as `emit` sees it: what it is, where it is, and its contents where they are known.
 
@@ -205,7 +205,7 @@ class Op(ABC):
         return 0
 
 
-@dataclass(frozen=True)
+@record
 class View(Op):
     """The same bytes under another shape: costs nothing, the planner aliases them."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qrt.core.errors import InvalidInput, ModelError, QrtError
+from qrt.core.record import record
 from qrt.ops.op import Array, Op, Spec, View
 
 __all__ = ["Call", "Program", "interpret", "require_memory"]
@@ -22,7 +23,7 @@ def require_memory(nbytes: int, what: str) -> None:
         raise ModelError(f"{what} takes {nbytes / 1e9:.3g} GB, and this machine has {_MEMORY / 1e9:.3g} GB of memory")
 
 
-@dataclass(frozen=True)
+@record
 class Call:
     """One op applied to values; `name` is the model's node it comes from."""
 

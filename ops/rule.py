@@ -5,8 +5,9 @@ Where Q/DQ goes (qrt/quantization) and the backend config that users can read ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+from qrt.core.record import record
 
 __all__ = ["Kind", "QuantRule"]
 
@@ -21,7 +22,7 @@ class Kind(Enum):
     JOIN = "puts its inputs side by side"
 
 
-@dataclass(frozen=True)
+@record
 class QuantRule:
     """How one operator is quantized. `inputs`: the activations, all inputs where empty; `weight`, `bias`: inputs that may be constant;
     `fixed`: the scale and zero point (quint8) of a result whose range is known by nature; `dynamic`: whether it has a form whose

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from qrt.core.errors import InvalidInput
+from qrt.core.record import record
 from qrt.ops.op import Array
 
 __all__ = ["Contract", "Declared", "Shapes"]
@@ -17,7 +17,7 @@ __all__ = ["Contract", "Declared", "Shapes"]
 Shapes = tuple[tuple[int, ...], ...]
 
 
-@dataclass(frozen=True)
+@record
 class Declared:
     """An input as its model declares it.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qrt.core.errors import UnsupportedOp
+from qrt.core.record import record
 from qrt.feeds import Declared
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Interface", "ModelMetadata", "NodeArg", "declared", "interface_of"]
 
 
-@dataclass(frozen=True)
+@record
 class NodeArg:
     """An input or output. `shape`: ints, names of symbolic dimensions, None for what is not known; [] also for an unknown rank.
 
@@ -28,7 +28,7 @@ class NodeArg:
     type: str
 
 
-@dataclass(frozen=True)
+@record
 class ModelMetadata:
     """What a model file says about itself."""
 
@@ -41,7 +41,7 @@ class ModelMetadata:
     custom_metadata_map: dict[str, str]
 
 
-@dataclass(frozen=True)
+@record
 class Interface:
     """`feeds`: what is fed, as it is checked; `inputs` and `outputs`: the same and what comes out, as it is told."""
 

@@ -14,13 +14,13 @@ import mmap
 import os
 import stat
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qrt.artifact import CompiledModel, fits, pack_plans, plan_all, planned_shapes, read_compiled
 from qrt.core.errors import InvalidInput, ModelError, OutputError, QrtError, UnsupportedOp
 from qrt.core.files import write_whole
+from qrt.core.record import record
 from qrt.core.sections import Packed, check, damaged, read
 from qrt.core.target import Target
 from qrt.feeds import Shapes
@@ -50,7 +50,7 @@ def _limit() -> int:
     return int(text) * 10**6
 
 
-@dataclass(frozen=True)
+@record
 class _Seen:
     """A file's SHA-256, its place on the disk, size and times when it was read, and whether a change since would have changed these."""
 

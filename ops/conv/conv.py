@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from qrt.core.errors import ModelError
+from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.conv.lines import lines_of, padded, phases_of, pixel_stride
 from qrt.ops.conv.window import Window
@@ -25,7 +25,7 @@ __all__ = ["FILL", "Conv"]
 FILL = Kernel("fill_u8_flat__generic", record_dtype(("y", "i8"), ("n", "i8"), ("code", "i8")), "qrt.ops.conv.cpu:fill")
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Conv(Op):
     """y[n, o…, g, c] = epilogue(Σ over taps and channels of (x − x_zero_point) · w + bias), channels last.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from qrt.core.errors import ModelError
+from qrt.core.record import record
 from qrt.core.target import LADDERS, Target
 from qrt.jit import Kernel, record_dtype
 from qrt.jit.lanes import LANES, QUAD_ORDER
@@ -91,7 +91,7 @@ INTERLEAVED: tuple[Kernel, ...] = tuple(
 LANES_OF_CODES = 64
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Depthwise(Op):
     """y[n, o…, c] = epilogue(Σ over taps of (x − x_zero_point)[…, c] · w[tap, c] + bias[c]), channels last.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import product
 
+from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.conv.window import Window
 from qrt.ops.gemm.amx import K_STEP, Lines
@@ -44,7 +45,7 @@ def gap_of(look: Window, space: Sequence[int]) -> int:
     return max(look.pads[len(space) - 1], look.pads[-1], look.out_space(space)[-1] - space[-1])
 
 
-@dataclass(frozen=True)
+@record
 class Phases:
     """An image under a window of strides (down, across), its pixels sorted by phase: what a tap reads lies side by side, as if the window
     moved by single pixels. `rows` by `pitch` pixels a phase; of each axis only phases that a tap reads."""

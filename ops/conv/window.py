@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
 from math import prod
 
 import numpy as np
 
 from qrt.core.errors import ModelError, UnsupportedOp
+from qrt.core.record import record
 from qrt.ops.op import Array
 
 __all__ = ["Window"]
@@ -18,7 +18,7 @@ __all__ = ["Window"]
 MAX_OFFSETS = 1 << 28
 
 
-@dataclass(frozen=True)
+@record
 class Window:
     """Extents per space axis. `pads`: all begins, then all ends. A `transposed` window scatters where a plain one
     gathers; its `output_padding` adds rows at the end."""

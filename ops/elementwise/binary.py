@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from qrt.core.errors import ModelError, UnsupportedOp
+from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import broadcast_shape, in_rows, threads_for, walk_fields, walk_record
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
@@ -21,7 +21,7 @@ NUMBER = (*FLOAT, *INTEGER)
 BOOL = ("bool",)
 
 
-@dataclass(frozen=True)
+@record
 class Row:
     """One binary function: its definition, dtypes of both operands, and the result's dtype if another."""
 
@@ -95,7 +95,7 @@ _WHERE_KERNELS = {
 KERNELS: tuple[Kernel, ...] = (*_BINARY_KERNELS.values(), *_WHERE_KERNELS.values())
 
 
-@dataclass(frozen=True)
+@record
 class Binary(Op):
     """y = f(a, b), f a row of BINARY; operands of one rank and dtype, extents of 1 repeat."""
 
@@ -140,7 +140,7 @@ class Binary(Op):
         return (0, 1) if BINARY[self.name].result is None else ()
 
 
-@dataclass(frozen=True)
+@record
 class Where(Op):
     """y = a where the bool c holds, else b; operands of one rank, extents of 1 repeat."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import erf
 from typing import Any
 
 import numpy as np
 
 from qrt.core.errors import UnsupportedOp
+from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import ROWS, row_fields, threads_for
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
@@ -30,7 +30,7 @@ LANES = 16
 _ERF = np.vectorize(erf, otypes=[np.float64])
 
 
-@dataclass(frozen=True)
+@record
 class Row:
     """One unary function: its definition (of an array and up to two parameters), dtypes, and the result's dtype if another."""
 
@@ -123,7 +123,7 @@ _CAST_KERNELS = {
 KERNELS: tuple[Kernel, ...] = (*_UNARY_KERNELS.values(), *_CAST_KERNELS.values())
 
 
-@dataclass(frozen=True)
+@record
 class Unary(Op):
     """y = f(x) element by element, f a row of UNARY with its parameters."""
 
@@ -187,7 +187,7 @@ def bounds(source: np.dtype[Any], wide: np.dtype[Any]) -> tuple[Any, Any]:
     return low, past - 1 if past - 1 != past else np.nextafter(past, source.type(0))
 
 
-@dataclass(frozen=True)
+@record
 class Cast(Op):
     """The same numbers in another dtype; see `cast`."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qrt.core.record import record
 from qrt.core.target import Target
 from qrt.jit import Kernel, cache_bytes, record_dtype
 from qrt.ops.gemm.table import CODES, EPILOGUES, choose_tile, cost
@@ -52,7 +52,7 @@ KERNELS: tuple[Kernel, ...] = tuple(
 )
 
 
-@dataclass(frozen=True)
+@record
 class Lines:
     """Rows that tiles can load where they are. An image has `count` lines, `line` bytes apart, of `length` positions, `position` bytes
     apart; `width` of each `pitch` positions are rows, in order, and what is computed for the others is dropped. `taps`: where
@@ -72,7 +72,7 @@ class Lines:
         return Lines(1, 0, m, row, m, m, (0,))
 
 
-@dataclass(frozen=True)
+@record
 class Sharing:
     """How threads share a product: whole columns of its blocks, or the blocks, of `rows` rows, row after row."""
 
@@ -117,7 +117,7 @@ def columns_of_line(epilogue: str) -> int:
     return 2 if epilogue in CODES else 1
 
 
-@dataclass(frozen=True)
+@record
 class Blocks:
     """How tiles take the rows of an image. `places`: int64, for each block: where its first row lies, in bytes; the result's row that its
     first pair belongs to; where its pairs begin, and how many they are. `pairs`: uint8 [..., 16, 4]: two rows of accumulators, and their

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from qrt.core.errors import ModelError, UnsupportedOp
+from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.gemm.dense import check_operand, product_reference
 from qrt.ops.gemm.epilogue import Epilogue
@@ -57,7 +57,7 @@ def _merge(walks: Sequence[Walk]) -> list[Walk]:
     return merged
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class BatchedMatMul(Op):
     """y = epilogue(Σ_k (a − a_zero_point)[…, m, k] · (b − b_zero_point)[…, k, n] + bias[n]); batches broadcast.
 

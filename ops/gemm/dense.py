@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from qrt.core.errors import ModelError, UnsupportedOp
+from qrt.core.record import record
 from qrt.ops.gemm.amx import Lines
 from qrt.ops.gemm.epilogue import Epilogue
 from qrt.ops.gemm.product import Product, Weights, emit_table_apart, overread_safe
@@ -48,7 +48,7 @@ def product_reference(a: Array, b: Array) -> Array:
     return product
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Dense(Op):
     """y[…, n] = epilogue(Σ_k (x − x_zero_point)[…, k] · w[k, n] + bias[n]).
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from qrt.core.errors import UnsupportedOp
+from qrt.core.record import record
 from qrt.jit import record_dtype
 from qrt.jit.cuda import DeviceKernel
 from qrt.ops.gemm.device_float import emit_float_product
@@ -70,7 +70,7 @@ MULTIPROCESSORS = 132
 EPILOGUES = ("u8", "u8t", "u8add", "u8radd", "s32", "f32d")
 
 
-@dataclass(frozen=True)
+@record
 class Tile:
     """What a block of threads makes, `m` × `n`, by `warps_m` × `warps_n` warps, in steps of `k` bytes through `stages` buffers."""
 
@@ -114,7 +114,7 @@ HOPPER_RECORD = record_dtype(
 HOPPER = (9, 0)
 
 
-@dataclass(frozen=True)
+@record
 class HopperTile:
     """What a block makes at a time, `m` × `n`: a warpgroup for each 64 rows, and a warp that copies, in steps of `k` bytes through
     `stages` buffers."""

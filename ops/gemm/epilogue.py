@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from qrt.core.numerics import round_clamp
+from qrt.core.record import record
 from qrt.ops.op import Array, Operand, Ref
 
 __all__ = ["Codes", "CodesAdd", "DynamicFloat", "Epilogue", "Float", "Int32", "Padder"]
@@ -72,7 +73,7 @@ def _code_bounds(zero_point: int, qmin: int, qmax: int) -> tuple[float, float]:
     return float(qmin - zero_point), float(qmax - zero_point)
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Float(Epilogue):
     """float32 in, float32 out: bias, a residual if `residual`, then the bounds of a fused Relu or Clip."""
 
@@ -99,7 +100,7 @@ class Float(Epilogue):
         return {"lo": self.lo, "hi": self.hi} | ({"r": extra[0].ref} if self.residual else {})
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Int32(Epilogue):
     """The accumulators themselves."""
 
@@ -114,7 +115,7 @@ class Int32(Epilogue):
         return {}
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Codes(Epilogue):
     """uint8 codes: core.numerics.requantize with one multiplier a column, bounded by a fused Relu or Clip; then, if there is a `table`,
     its entries for them."""
@@ -154,7 +155,7 @@ class Codes(Epilogue):
         return {"scale": pad(self.multiplier, "scale", self.multiplier), "lo": lo, "hi": hi, "y_zero_point": self.zero_point}
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class CodesAdd(Epilogue):
     """uint8 codes of a sum: `conv` rounds the product to its own codes, then the residual's codes are added.
 
@@ -222,7 +223,7 @@ class CodesAdd(Epilogue):
         return bounds | sums | {"scale": pad(self.conv.multiplier, "scale", self.conv.multiplier), "r": extra[0].ref}
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class DynamicFloat(Epilogue):
     """float32 from integer accumulators whose input scale and zero point are computed in the run (extra inputs):
     float32(acc − a_zero_point · Σb) · (a_scale · b_scale[n]) + bias[n]."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype, tuned
 from qrt.jit.lanes import LANES, ORDERS
 from qrt.ops.gemm import amx
@@ -72,7 +73,7 @@ def emit_table_apart(op: Any, steps: Steps, inputs: Sequence[Operand], outputs: 
     emit_lut(steps, outputs[0], steps.packed(table, "table", table.copy), outputs[0])
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Weights:
     """A constant B with its bias.
 
@@ -102,7 +103,7 @@ class Weights:
         return sums if self.zero_point is None else sums - taps * k * self.zero_point.astype(np.int64)
 
 
-@dataclass(frozen=True)
+@record
 class Product:
     """Sizes of a product (`k` elements a group and tap), and what becomes of it."""
 

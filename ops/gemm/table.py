@@ -7,8 +7,7 @@ one float32. B is packed [N / NR][taps][K4][NR][4 bytes].
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from qrt.core.record import record
 from qrt.core.target import LADDERS, Target
 from qrt.jit import Kernel, cache_bytes, record_dtype
 from qrt.jit.lanes import LANES
@@ -106,7 +105,7 @@ CODES = ("u8", "u8t", *SUMS)
 SATURATED = ("zero", "half")
 
 
-@dataclass(frozen=True)
+@record
 class Tile:
     """A micro-kernel's block of accumulators: `rows` of A times `vectors` of the ISA's lanes."""
 

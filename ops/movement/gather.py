@@ -7,12 +7,13 @@ index is clamped, so that native code never leaves a buffer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from math import prod
 
 import numpy as np
 
 from qrt.core.errors import InvalidInput, ModelError, UnsupportedOp
+from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.movement.strided import SERIAL_BYTES, contiguous, emit_strided
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps, refusal
@@ -77,7 +78,7 @@ def _padded(values: Sequence[int], count: int, filler: int, name: str) -> dict[s
     return {f"{name}{k}": v for k, v in enumerate([*values, *[filler] * (count - len(values))])}
 
 
-@dataclass(frozen=True)
+@record
 class Gather(Op):
     """x, index → x with `axis` replaced by the axes of index. `label`, here and below: what errors call the indices."""
 
@@ -129,7 +130,7 @@ class Gather(Op):
             emit_gather(steps, x, index, y, extents, _rule(self.label, [shape[axis]]))
 
 
-@dataclass(frozen=True)
+@record
 class GatherND(Op):
     """x, index → for each tuple along the last axis of index the part of x that it points at, `batch` leading axes in step."""
 
@@ -182,7 +183,7 @@ class GatherND(Op):
         steps.rule(_rule(self.label, x.spec.shape[self.batch : self.batch + depth]))
 
 
-@dataclass(frozen=True)
+@record
 class ScatterND(Op):
     """x, index, updates → x with the part that each tuple of index points at replaced by its update; the last one wins."""
 
@@ -268,7 +269,7 @@ def _check_along(x: Spec, index: Spec, axis: int) -> None:
     _check_index(index, x.shape)
 
 
-@dataclass(frozen=True)
+@record
 class GatherElements(Op):
     """x, index → x at the position of each index, with the coordinate on `axis` replaced by it."""
 
@@ -293,7 +294,7 @@ class GatherElements(Op):
             _walk_along(_PICK[x.spec.dtype.itemsize, index.spec.dtype.itemsize], steps, threads, self, x, y, index, x.spec)
 
 
-@dataclass(frozen=True)
+@record
 class ScatterElements(Op):
     """x, index, updates → x with one element for each index replaced, as GatherElements finds them; the last one wins."""
 
@@ -325,7 +326,7 @@ class ScatterElements(Op):
             _walk_along(kernel, steps, 1, self, updates, outputs[0], index, x.spec)
 
 
-@dataclass(frozen=True)
+@record
 class Triangle(Op):
     """The upper or lower triangle of matrices (the last two axes), from the diagonal `diagonal` above the main one; 0 elsewhere."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from qrt.core.errors import ModelError
+from qrt.core.record import record
 from qrt.ops.movement.strided import contiguous, emit_strided
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 
@@ -35,7 +35,7 @@ class _Copies(Op):
         self.copies(partial(emit_strided, steps), inputs, outputs[0])
 
 
-@dataclass(frozen=True)
+@record
 class Concat(_Copies):
     """The inputs one after the other along `axis`."""
 
@@ -69,7 +69,7 @@ class Concat(_Copies):
         return True
 
 
-@dataclass(frozen=True)
+@record
 class Pad(_Copies):
     """`before` and `after` new elements along each axis: the second input (one element) in mode "constant"; in mode "edge"
     the nearest element of x, in mode "reflect" x mirrored about its first and last element."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from qrt.core.errors import ModelError
+from qrt.core.record import record
 from qrt.ops.movement.strided import emit_strided
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 
@@ -41,7 +41,7 @@ class _Strided(Op):
         emit_strided(steps, x, outputs[0], *self.walk(x.spec.shape, x.strides))
 
 
-@dataclass(frozen=True)
+@record
 class Transpose(_Strided):
     """y axis k is x axis perm[k]."""
 
@@ -60,7 +60,7 @@ class Transpose(_Strided):
         return [strides[axis] for axis in self.perm], 0
 
 
-@dataclass(frozen=True)
+@record
 class Copy(_Strided):
     """The same values in a buffer of their own."""
 
@@ -74,7 +74,7 @@ class Copy(_Strided):
         return list(strides), 0
 
 
-@dataclass(frozen=True)
+@record
 class Slice(_Strided):
     """y[i, j, …] = x[starts[0] + i · strides[0], …] for each index into `shape`; strides may be negative, not 0."""
 
@@ -98,7 +98,7 @@ class Slice(_Strided):
         return [s * step for s, step in zip(strides, self.strides, strict=True)], start
 
 
-@dataclass(frozen=True)
+@record
 class Expand(_Strided):
     """Axes of extent 1 repeated to those of `shape`, which has the same rank."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 
 from qrt.core.errors import ModelError, UnsupportedOp
+from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import threads_for
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
@@ -25,7 +25,7 @@ KERNEL = Kernel("image_norm_f32__generic", _RECORD, "qrt.ops.normalization.cpu:i
 KERNELS: tuple[Kernel, ...] = (KERNEL,)
 
 
-@dataclass(frozen=True)
+@record
 class ImageNorm(Op):
     """(x − mean) / sqrt(variance + epsilon) · scale + bias, over each image's space and each of `groups` runs of channels.
 

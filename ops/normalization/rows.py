@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from qrt.core.errors import ModelError, UnsupportedOp
+from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import threads_for
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
@@ -44,7 +44,7 @@ def _emit(steps: Steps, kernel: Kernel, inputs: Sequence[Operand], y: Operand, a
         steps.step(kernel, threads_for(2 * x.spec.nbytes), **vectors, rows=rows, n=n, epsilon=epsilon)
 
 
-@dataclass(frozen=True)
+@record
 class LayerNorm(Op):
     """(x − mean) / sqrt(variance + epsilon) · scale + bias over the axes from `axis` on. Inputs: x, scale, bias (optional), float32."""
 
@@ -79,7 +79,7 @@ class LayerNorm(Op):
         return (0,)
 
 
-@dataclass(frozen=True)
+@record
 class RmsNorm(Op):
     """x / sqrt(mean(x²) + epsilon) · scale over the axes from `axis` on. Inputs: x, scale, float32."""
 
@@ -111,7 +111,7 @@ class RmsNorm(Op):
         return (0,)
 
 
-@dataclass(frozen=True)
+@record
 class LpNorm(Op):
     """x over its norm along the last axis: Σ|x| (p = 1) or sqrt(Σx²) (p = 2). Where the norm is 0, y is 0; float32."""
 

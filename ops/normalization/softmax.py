@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from qrt.core.errors import UnsupportedOp
+from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import threads_for
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
@@ -29,7 +29,7 @@ _KERNELS = {
 KERNELS: tuple[Kernel, ...] = tuple(_KERNELS.values())
 
 
-@dataclass(frozen=True)
+@record
 class Softmax(Op):
     """exp(x − max) / Σ exp(x − max) along `axis`, or its logarithm x − max − log Σ exp(x − max); float32."""
 

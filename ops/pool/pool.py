@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from qrt.core.dtypes import quint8
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.core.numerics import requantize
+from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.conv import Window
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
@@ -93,7 +93,7 @@ class _Pool(Op):
         return row_stride(y.shape, strides) is not None
 
 
-@dataclass(frozen=True)
+@record
 class MaxPool(_Pool):
     """The largest of each window; padding does not count, a NaN neither. A window on padding alone gives the lowest value."""
 
@@ -167,7 +167,7 @@ def _emit_average_device(
     emit_pool(steps, window, x, y, _counts(window, counted, x.spec)[1], codes)
 
 
-@dataclass(frozen=True)
+@record
 class AveragePool(_Pool):
     """The mean of each window, float32. `counted`: the padding whose zeros count, as pads; None: no padding counts.
 
@@ -196,7 +196,7 @@ class AveragePool(_Pool):
         _emit_average_device(steps, inputs[0], outputs[0], self.window, self.counted, {})
 
 
-@dataclass(frozen=True)
+@record
 class QAveragePool(_Pool):
     """AveragePool of uint8 codes to uint8 codes: requantize(Σ (x − x_zero_point), x_scale / (y_scale · count)), float32."""
 

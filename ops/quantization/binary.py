@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from qrt.core.errors import UnsupportedOp
 from qrt.core.numerics import round_clamp
+from qrt.core.record import record
 from qrt.jit import Kernel, choose, record_dtype
 from qrt.ops.elementwise.walk import broadcast_shape, in_rows, threads_for, walk_fields, walk_record
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
@@ -38,7 +38,7 @@ def fma(code: Any, factor: Any, addend: Any) -> Any:
     return (np.asarray(code, np.float64) * np.asarray(factor, np.float64) + np.asarray(addend, np.float64)).astype(F32)
 
 
-@dataclass(frozen=True)
+@record
 class QBinary(Op):
     """Codes of a + b or a · b; operands of one rank, extents of 1 repeat.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from qrt.core.errors import UnsupportedOp
 from qrt.core.numerics import round_clamp
+from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import threads_for
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
@@ -26,7 +26,7 @@ QUANTIZE = Kernel("dynamic_quantize_f32__generic", _RECORD, "qrt.ops.quantizatio
 KERNELS: tuple[Kernel, ...] = (RANGE, QUANTIZE)
 
 
-@dataclass(frozen=True)
+@record
 class DynamicQuantize(Op):
     """ONNX DynamicQuantizeLinear: float32 x → codes (uint8), scale (float32 ()), zero point (uint8 ()).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -12,6 +11,7 @@ from qrt.core.dtypes import quint8
 from qrt.core.errors import UnsupportedOp
 from qrt.core.numerics import dequantize, quantize
 from qrt.core.qparams import QParams
+from qrt.core.record import record
 from qrt.jit import Kernel, choose, record_dtype
 from qrt.ops.elementwise.walk import ROWS, row_fields, threads_for
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Ref, Spec, Steps
@@ -42,7 +42,7 @@ def emit_lut(steps: Steps, x: Operand, table: Ref, y: Operand) -> None:
     steps.step(choose(KERNELS, steps.target)[0], threads_for(y.spec.nbytes), **row_fields(x, y), table=table)
 
 
-@dataclass(frozen=True)
+@record
 class Lut(Op):
     """y = table[x]. Inputs: x (uint8 or int8, of any shape; an int8 is read as its bits), table (256 codes of one byte).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -12,6 +11,7 @@ from qrt.core.dtypes import QDType
 from qrt.core.errors import UnsupportedOp
 from qrt.core.numerics import dequantize, quantize
 from qrt.core.qparams import QParams
+from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import threads_for
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Ref, Spec, Steps
@@ -57,7 +57,7 @@ def _extents(qparams: QParams, shape: tuple[int, ...]) -> dict[str, int]:
     return dict(zip(("outer", "channels", "inner"), _channels(qparams, shape), strict=True))
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Quantize(Op):
     """Codes of float32 x: clamp(rint(x / scale) + zero_point, qmin, qmax); `qmin`, `qmax` narrow the range of the codes' dtype."""
 
@@ -104,7 +104,7 @@ class Quantize(Op):
             emit_quantize(steps, fields, _channels(self.qparams, x.spec.shape), y.spec.dtype.name)
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Dequantize(Op):
     """float32 of codes: float32(code − zero_point) · scale."""
 

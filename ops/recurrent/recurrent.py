@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from qrt.core.errors import InvalidInput, ModelError, UnsupportedOp
+from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps, refusal
 
@@ -40,7 +40,7 @@ def _sigmoid(x: Array) -> Array:
         return ONE / (ONE + np.exp(-x))
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Recurrent(Op):
     """Inputs: projected inputs with biases [T, B, D, G·n] and the first states [D, B, n] (h; for an LSTM also c), float32; perhaps the
     lengths of the sequences [B], int32 in 0 … T: past its length a sequence has states of 0, and its last ones are those before (0 if

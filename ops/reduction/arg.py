@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from qrt.core.errors import UnsupportedOp
+from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import threads_for
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
@@ -28,7 +28,7 @@ _KERNELS = {
 KERNELS: tuple[Kernel, ...] = tuple(_KERNELS.values())
 
 
-@dataclass(frozen=True)
+@record
 class ArgReduce(Op):
     """int64 index along `axis`, which stays with extent 1, of the largest ("max") or smallest ("min") element: of the first of
     equals, or of the last. A NaN is larger and smaller than every number."""

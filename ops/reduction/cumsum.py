@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from qrt.core.errors import UnsupportedOp
+from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import threads_for
 from qrt.ops.op import Array, Op, Operand, Spec, Steps
@@ -21,7 +21,7 @@ _KERNELS = {dtype: Kernel(f"cumsum_{dtype}__generic", _RECORD, "qrt.ops.reductio
 KERNELS: tuple[Kernel, ...] = tuple(_KERNELS.values())
 
 
-@dataclass(frozen=True)
+@record
 class CumSum(Op):
     """y[i] = x[0] + … + x[i] along `axis`; without x[i] if `exclusive`; from the other end if `reverse`. One after the other."""
 

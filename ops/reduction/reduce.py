@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from qrt.core.errors import UnsupportedOp
+from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import threads_for
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
@@ -22,7 +22,7 @@ NUMBER = ("float32", "int64", "int32")
 COLUMNS = 512
 
 
-@dataclass(frozen=True)
+@record
 class Row:
     """One fold: its definition (array, axes), dtypes, and whether no elements at all have a result."""
 
@@ -57,7 +57,7 @@ def extents(shape: tuple[int, ...], first: int, last: int) -> tuple[int, int, in
     return prod(shape[:first]), prod(shape[first:last]), prod(shape[last:])
 
 
-@dataclass(frozen=True)
+@record
 class Reduce(Op):
     """Axes first … last − 1 folded by a row of KINDS; they stay, with extent 1. Sums are in a fixed order."""
 

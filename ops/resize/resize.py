@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
@@ -12,6 +11,7 @@ import numpy as np
 from qrt.core.dtypes import quint8
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.core.numerics import round_clamp
+from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Ref, Spec, Steps
 from qrt.ops.strides import agreed, row_stride, viewed
@@ -87,7 +87,7 @@ class _Resize(Op):
         return _pixel(y, strides, self.axis) is not None
 
 
-@dataclass(frozen=True)
+@record
 class Nearest(_Resize):
     """y[…, i, j, …] = x[…, rows[i], columns[j], …] for axes `axis` and `axis` + 1."""
 
@@ -165,7 +165,7 @@ def _emit_linear(
     )
 
 
-@dataclass(frozen=True)
+@record
 class Linear(_Resize):
     """x at the places (rows[i], columns[j]) of axes `axis` and `axis` + 1, float32 and not always whole: between four elements
     their mean, weighted by how near they are, along columns first."""
@@ -192,7 +192,7 @@ class Linear(_Resize):
             emit_linear(steps, inputs[0], outputs[0], self.axis, _tables(steps, self.rows, self.columns), {})
 
 
-@dataclass(frozen=True)
+@record
 class QLinear(_Resize):
     """Linear on uint8 codes: the mean of x − x_zero_point in float32, times x_scale / y_scale (float32), rounded to a code."""
 

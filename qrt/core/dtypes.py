@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
+
+from qrt.core.record import record
 
 __all__ = [
     "QDType",
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@record
 class QDType:
     """A quantized dtype: its name, its NumPy storage and the range of its codes (both ends included)."""
 

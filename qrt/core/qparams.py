@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from qrt.core.dtypes import QDType
 from qrt.core.errors import QuantizationError
+from qrt.core.record import record
 
 __all__ = ["QParams"]
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class QParams:
     """real = scale · (code − zero_point). Unpacks as `scale, zero_point = qparams`.
 

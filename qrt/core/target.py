@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from qrt.core.errors import InvalidInput
+from qrt.core.record import record
 
 __all__ = ["LADDERS", "TARGETS", "Target"]
 
@@ -15,7 +14,7 @@ LADDERS: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True)
+@record
 class Target:
     """One rung: LLVM's CPU and feature strings for it, and the host features that it needs.
 

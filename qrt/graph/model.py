@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from qrt.core.files import write_together, write_whole
+from qrt.core.record import record
 from qrt.graph.nodes import all_graphs
 
 __all__ = ["Model", "TensorInfo"]
@@ -22,7 +22,7 @@ _EMBED_LIMIT = 2**31 - 2**26
 _ORT_NAMES = {ir.DataType.FLOAT: "float", ir.DataType.DOUBLE: "double"}
 
 
-@dataclass(frozen=True)
+@record
 class TensorInfo:
     """One input or output of a model.
 

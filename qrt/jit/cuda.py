@@ -14,13 +14,13 @@ import importlib
 import re
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qrt.core.errors import KernelError
+from qrt.core.record import record
 from qrt.jit import cache
 
 __all__ = ["DeviceKernel", "Usage", "available", "compile_cubin", "cubin", "missing", "ptx", "symbol"]
@@ -30,7 +30,7 @@ _PACKAGES = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink
 _LOCK = threading.Lock()
 
 
-@dataclass(frozen=True)
+@record
 class DeviceKernel:
     """A kernel of the GPU, written in Python: one row of a family's table.
 
@@ -53,7 +53,7 @@ class DeviceKernel:
         return max(offset + kind.itemsize for kind, offset, *_ in (self.record.fields or {}).values())
 
 
-@dataclass(frozen=True)
+@record
 class Usage:
     """What a thread of a compiled kernel takes: registers, and bytes of stack and of spills (which should be 0). `losses`: what the linker
     says of performance that may be lost."""

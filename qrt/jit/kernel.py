@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
 from qrt.core.errors import KernelError
+from qrt.core.record import record
 from qrt.core.target import LADDERS, Target
 
 __all__ = ["Kernel", "choose", "record_dtype"]
@@ -24,7 +25,7 @@ def record_dtype(*fields: tuple[str, str]) -> np.dtype[np.void]:
     return np.dtype([(name, np.dtype(kind)) for name, kind in fields], align=True)
 
 
-@dataclass(frozen=True)
+@record
 class Kernel:
     """`void kernel(record*, int64 tid, int64 nthreads)`, written in Python, compiled for a Target.
 

@@ -10,12 +10,12 @@ op asks for another order. Images therefore flow channels-last between convoluti
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from qrt.core.errors import ModelError, QrtError, UnsupportedOp
+from qrt.core.record import record
 from qrt.graph import has_subgraph, ir
 from qrt.ops.movement import Copy, Transpose
 from qrt.ops.op import Array, Op, Spec, View
@@ -37,7 +37,7 @@ class NotConstant(NotNative):
         self.value = value
 
 
-@dataclass(frozen=True)
+@record
 class Tensor:
     """Where a logical value lives: program value `value`, whose axis k is the logical axis perm[k]."""
 

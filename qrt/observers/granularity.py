@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 from qrt.core.errors import QuantizationError
+from qrt.core.record import record
 
 __all__ = [
     "Granularity",
@@ -51,41 +51,41 @@ class TorchAODType(Enum):
     INT7 = 7
 
 
-@dataclass(frozen=True)
+@record
 class Granularity:
     """Base of the following."""
 
 
-@dataclass(frozen=True)
+@record
 class PerTensor(Granularity):
     """One scale for the whole array."""
 
 
-@dataclass(frozen=True)
+@record
 class PerAxis(Granularity):
     """One scale for each index of `axis`."""
 
     axis: int
 
 
-@dataclass(frozen=True)
+@record
 class PerGroup(Granularity):
     """One scale for each `group_size` elements in a row along the last axis."""
 
     group_size: int
 
 
-@dataclass(frozen=True)
+@record
 class PerRow(Granularity):
     """One scale for each row along the last axis."""
 
 
-@dataclass(frozen=True)
+@record
 class PerToken(Granularity):
     """One scale for each vector along the last axis, which is a token's."""
 
 
-@dataclass(frozen=True)
+@record
 class PerBlock(Granularity):
     """One scale for each block of this shape; axes in front of it are blocks of one."""
 

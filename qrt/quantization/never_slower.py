@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from glob import escape
 
 import numpy as np
 
+from qrt.core.record import record
 from qrt.graph import Model, ir, is_op
 from qrt.graph.passes import prepare
 from qrt.graph.rules import fuse
@@ -40,7 +41,7 @@ _PRODUCTS = frozenset({*_FLOAT, "QConv", "QConvAdd", "QConvTranspose", "QConvFlo
 _MAX_ROUNDS = 8
 
 
-@dataclass(frozen=True)
+@record
 class LayerTimes:
     """A layer that could be int8. `name`, `op_type`: its product; `float_us`, `int8_us`: microseconds a run; `kept`: "int8" or "float"."""
 
@@ -51,7 +52,7 @@ class LayerTimes:
     kept: str = "int8"
 
 
-@dataclass(frozen=True)
+@record
 class NeverSlower:
     """What was found. `layers`: those that could be int8, in the model's order; `float_us`, `int8_us`: microseconds a run of the float
     model, and of that with int8 in the layers that are kept so; `all_float`: whether those are none, for nothing makes the model faster.
@@ -128,7 +129,7 @@ def _slow(layers: Mapping[str, LayerTimes]) -> list[str]:
 
 
 # -- layers ---------------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
+@record
 class _Form:
     """A model, float or int8, ready to run. `owners`: node → the product whose layer it is in; `int8`: products of codes → operator."""
 
@@ -184,7 +185,7 @@ def _by_layer(form: _Form, times: Times) -> dict[str, float]:
 
 
 # -- the clock ------------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
+@record
 class Times:
     """Least microseconds of the steps of each node, by its name."""
 

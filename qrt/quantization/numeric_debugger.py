@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 
 from qrt.core.accuracy import compute_sqnr, mean_squared_error
 from qrt.core.errors import InvalidInput, ModelError
+from qrt.core.record import record
 from qrt.graph import Model, ir
 from qrt.graph.passes import prepare
 from qrt.jit.host import host_target
@@ -53,7 +54,7 @@ Recorded = np.ndarray | tuple[np.ndarray, ...]
 Results = Mapping["NodeSourceDebugInfo", tuple[str, str, list[Recorded]]]
 
 
-@dataclass(frozen=True)
+@record
 class NodeSourceDebugInfo:
     """Which node of the original model a recording belongs to.
 
@@ -160,7 +161,7 @@ def extract_results_from_loggers(model: LoggedModel) -> dict[NodeSourceDebugInfo
     return found
 
 
-@dataclass(frozen=True)
+@record
 class QuantizationComparisonResult:
     """What a node gave in one run of either model. Raises InvalidInput for arrays of different shapes."""
 
@@ -192,7 +193,7 @@ class QuantizationComparisonResult:
         return f"QuantizationComparisonResult(mse_loss={self.mse_loss}, sqnr={self.sqnr})"
 
 
-@dataclass(frozen=True)
+@record
 class NodeAccuracySummary:
     """A node of the reference beside its counterpart; `results`: a comparison for each run."""
 

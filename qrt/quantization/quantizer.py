@@ -15,6 +15,7 @@ import numpy as np
 
 from qrt.core.dtypes import QDType, QScheme, per_channel_affine_float_qparams, quint8
 from qrt.core.errors import InvalidInput, QuantizationError
+from qrt.core.record import record
 from qrt.graph import Model, ir
 from qrt.observers import PerChannelMinMaxObserver
 from qrt.quantization.rules import is_embedding
@@ -53,7 +54,7 @@ def _check_range(quant_min: int | None, quant_max: int | None) -> None:
         raise QuantizationError(f"quant_min {quant_min} is above quant_max {quant_max}: exchange them")
 
 
-@dataclass(frozen=True)
+@record
 class QuantizationSpec(QuantizationSpecBase):
     """A tensor becomes codes, with qparams that an observer learns.
 
@@ -76,7 +77,7 @@ class QuantizationSpec(QuantizationSpecBase):
             raise QuantizationError(f"ch_axis is {self.ch_axis}: count the channel axis from the first, from 0 on")
 
 
-@dataclass(frozen=True)
+@record
 class FixedQParamsQuantizationSpec(QuantizationSpecBase):
     """A tensor whose range is known: these qparams, and no observer. `scale` > 0; `zero_point` within the codes of `dtype`."""
 
@@ -92,14 +93,14 @@ class FixedQParamsQuantizationSpec(QuantizationSpecBase):
         _check_range(self.quant_min, self.quant_max)
 
 
-@dataclass(frozen=True)
+@record
 class SharedQuantizationSpec(QuantizationSpecBase):
     """A tensor has the observer, and so the qparams, of another. `edge_or_node`: that other."""
 
     edge_or_node: EdgeOrNode
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class DerivedQuantizationSpec(QuantizationSpecBase):
     """A tensor's qparams follow from those of others, as those of a bias from its input's and its weight's.
 

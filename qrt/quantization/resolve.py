@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from qrt.core.dtypes import QDType, qint8, quint8
 from qrt.core.errors import InvalidInput, QuantizationError
+from qrt.core.record import record
 from qrt.graph import Model, constant, ir
 from qrt.ops.rule import Kind
 from qrt.quantization.quantizer import (
@@ -30,7 +31,7 @@ __all__ = ["Group", "OwnSpec", "Site", "resolve"]
 OwnSpec = QuantizationSpec | FixedQParamsQuantizationSpec | DerivedQuantizationSpec
 
 
-@dataclass(frozen=True)
+@record
 class Site:
     """A value that becomes codes: on its way to the node `reader`, or, where that is "", for everyone."""
 

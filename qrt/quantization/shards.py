@@ -14,7 +14,6 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import numpy as np
 
 from qrt.core.errors import InvalidInput, ModelError, QuantizationError
 from qrt.core.files import write_whole
+from qrt.core.record import record
 from qrt.graph import Model
 from qrt.graph.proto import skeleton
 from qrt.observers import ObserverBase
@@ -35,7 +35,7 @@ _KEY = "calibration"
 _DTYPES = frozenset({"F32", "F64", "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64"})
 
 
-@dataclass(frozen=True)
+@record
 class _Shard:
     path: Path
     number: int

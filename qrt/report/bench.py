@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from qrt.core.errors import InvalidInput, QrtError
+from qrt.core.record import record
 from qrt.graph import Model
 from qrt.ops.op import Array
 from qrt.report.example import example_feeds
@@ -27,7 +28,7 @@ ROUND_SECONDS = 0.02
 TOLERANCE = 0.05
 
 
-@dataclass(frozen=True)
+@record
 class Engine:
     """A runtime with a model loaded, ready to run it on one feed. `error`: largest difference to qrt's outputs, relative to their range."""
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qrt.api import compile_model, fuse_model
+from qrt.core.record import record
 from qrt.graph import Model, ir
 from qrt.jit import host_target, wants_cuda
 from qrt.ops.op import View
@@ -21,7 +22,7 @@ from qrt.runtime.segments import judge
 __all__ = ["NodeReport", "inspect_model"]
 
 
-@dataclass(frozen=True)
+@record
 class NodeReport:
     """One node of the fused model.
 

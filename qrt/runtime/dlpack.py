@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from qrt.core.errors import InvalidInput
+from qrt.core.record import record
 
 __all__ = ["CPU", "CUDA", "Seen", "export", "look"]
 
@@ -59,7 +59,7 @@ _is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(("
 _pointer_of_dying = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(("PyCapsule_GetPointer", _python))
 
 
-@dataclass(frozen=True)
+@record
 class Seen:
     """An array somewhere. `strides` are in bytes, None if it is C-contiguous. `stream`: where work on it may be under way, or None.
     `array`: what was given; `owner`: keeps the memory alive."""

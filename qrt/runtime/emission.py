@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from qrt.core.errors import KernelError
+from qrt.core.record import record
 from qrt.ops.op import Array, Base, Op, Operand, Ref, Spec
 from qrt.ops.program import Call, Program
 from qrt.runtime.arena import Buffer
@@ -51,7 +51,7 @@ class Packs:
         return sum(packed.nbytes for _, packed in self._made.values())
 
 
-@dataclass(frozen=True)
+@record
 class Tap:
     """A value to look at while a plan runs: after step `after`, at `ref`."""
 

@@ -8,8 +8,8 @@ lies in its part of the result from the start, if whoever makes it can write the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from qrt.core.record import record
 from qrt.ops.op import View
 from qrt.ops.program import Call, Program
 from qrt.ops.strides import is_contiguous, viewed
@@ -17,7 +17,7 @@ from qrt.ops.strides import is_contiguous, viewed
 __all__ = ["Place", "places_of"]
 
 
-@dataclass(frozen=True)
+@record
 class Place:
     """In the memory of the value `root`, `start` bytes behind its beginning, with `strides` in elements."""
 

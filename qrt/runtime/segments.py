@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qrt.core.errors import KernelError, UnsupportedOp
+from qrt.core.record import record
 from qrt.jit.cuda import DeviceKernel
 from qrt.ops.op import Array, Base, Boxes, Op, Operand, Ref, Spec, Steps, View
 from qrt.ops.program import Call, Program
@@ -118,7 +119,7 @@ def _runs(work: Iterable[tuple[Call, Verdict]]) -> list[list[tuple[Call, Verdict
     return runs
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class HostRun(Op):
     """A run of calls on the CPU. `given`, `made`: its inputs and outputs, as values of the program around it."""
 

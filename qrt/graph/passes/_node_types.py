@@ -7,13 +7,13 @@ Inference is asked node by node, never for a whole graph: between two nodes stan
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import onnx
 from onnx import NodeProto, TensorProto, TypeProto, defs, helper, shape_inference
 
 from qrt.core.errors import ModelError
+from qrt.core.record import record
 
 __all__ = ["check_dims", "infer_node"]
 
@@ -30,7 +30,7 @@ _LIKE_INPUT = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
 _NAMES: dict[int, str] = {TensorProto.FLOAT: "float", TensorProto.DOUBLE: "double"}
 
 
-@dataclass(frozen=True)
+@record
 class _Formal:
     """A parameter of an operator: the type variable it shares with others, what that may be, whether all of a variadic one are alike."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from qrt.core.record import record
 from qrt.graph.model import Model
 from qrt.graph.nodes import naming
 from qrt.graph.passes.drop_dead import drop_dead
@@ -56,7 +57,7 @@ FLOAT_RULES = (QCONV_FLOAT, QMATMUL_FLOAT, GELU, LAYER_NORM, FLOAT_FUSION)
 _MAX_ROUNDS = 100
 
 
-@dataclass(frozen=True)
+@record
 class Miss:
     """A node that could have been int8 and is not: the rule that nearly matched, and why it did not."""
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
 
+from qrt.core.record import record
 from qrt.graph.nodes import attr_int, constant, is_op, producer
 from qrt.graph.rules.geometry import conv_attributes
 from qrt.graph.rules.quant import constant_of, flip
@@ -18,7 +17,7 @@ _UINT8 = ir.DataType.UINT8
 Operand = ir.Value | np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class _Dynamic:
     """`inputs`: those of the fused node, `end`: the node whose result it computes."""
 
@@ -27,7 +26,7 @@ class _Dynamic:
     end: ir.Node
 
 
-@dataclass(frozen=True)
+@record
 class _Result:
     """A product's result: how many axes and channels it has, and which axis, counted from the end, is that of the channels."""
 

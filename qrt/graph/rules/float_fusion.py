@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
 
+from qrt.core.record import record
 from qrt.graph.nodes import attr_float, constant, is_op
 from qrt.graph.rules.bias import float_bias
 from qrt.graph.rules.geometry import conv_attributes
@@ -20,7 +19,7 @@ _ROOTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _FLOAT = ir.DataType.FLOAT
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class _Fused:
     """What follows the root, up to `end`."""
 

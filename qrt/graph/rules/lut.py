@@ -7,14 +7,13 @@ Gelu), tables inside included, so that a quantized SiLU keeps the rounding of it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
 
 from qrt.core.dtypes import quint8
 from qrt.core.numerics import dequantize, quantize
 from qrt.core.qparams import QParams
+from qrt.core.record import record
 from qrt.graph.evaluate import evaluate
 from qrt.graph.nodes import constant, is_op, producer
 from qrt.graph.rules.quant import constant_of, dequantized, qparams_of, same
@@ -30,7 +29,7 @@ _BINARY = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "PRelu"})
 _MAX_NODES = 64
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class _Function:
     """`codes` (uint8) go through `table`; `identity`: they come out as they went in."""
 

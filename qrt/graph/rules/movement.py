@@ -5,13 +5,12 @@ Exact: both act element by element and keep order, so it does not matter on whic
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
 
 from qrt.core.numerics import dequantize, quantize
 from qrt.core.qparams import QParams
+from qrt.core.record import record
 from qrt.graph.nodes import attr_ints, attr_str, constant, is_constant, is_op, producer
 from qrt.graph.rules.quant import Quant, arrays, clip_bounds, constant_of, dequantized, qparams_of
 from qrt.graph.rules.rule import Rule, WhyNot, add_node, kept, single_use, substitute
@@ -46,7 +45,7 @@ _PICKERS = frozenset({"Gather", "GatherElements", "GatherND", "Slice", "Split"})
 _BOUNDED = frozenset({"Add", "Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class _Move:
     """What a node moves, as codes; `fill`: the code that a Pad fills in."""
 

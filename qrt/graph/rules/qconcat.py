@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_ir as ir
 
+from qrt.core.record import record
 from qrt.graph.nodes import is_op
 from qrt.graph.rules.quant import Output, Quant, activation, output
 from qrt.graph.rules.rule import Attributes, Rule, WhyNot, add_node, kept, substitute
@@ -13,7 +12,7 @@ from qrt.graph.rules.rule import Attributes, Rule, WhyNot, add_node, kept, subst
 __all__ = ["QCONCAT"]
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class _Concat:
     parts: list[Quant]
     y: Output

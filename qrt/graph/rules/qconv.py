@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
 
+from qrt.core.record import record
 from qrt.graph.nodes import attr_int, is_op
 from qrt.graph.rules.bias import float_bias, int32_bias
 from qrt.graph.rules.geometry import conv_attributes
@@ -16,7 +15,7 @@ from qrt.graph.rules.rule import Attributes, Rule, WhyNot, add_node, substitute
 __all__ = ["QCONV", "QCONV_FLOAT"]
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class _Conv:
     x: Quant
     w: Weight

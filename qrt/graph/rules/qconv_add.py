@@ -5,16 +5,15 @@ The convolution's own codes are still rounded, in a register, so that the result
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_ir as ir
 
+from qrt.core.record import record
 from qrt.graph.rules.rule import Rule, WhyNot, add_node, is_fused, kept, single_use, substitute
 
 __all__ = ["QCONV_ADD"]
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class _Residual:
     """`conv` computes operand `first` (0 or 3: its place among the inputs) of the sum."""
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
 
+from qrt.core.record import record
 from qrt.graph.nodes import attr_float, attr_int, is_op
 from qrt.graph.rules.bias import float_bias, int32_bias
 from qrt.graph.rules.quant import Output, Quant, Weight, activation, constant_of, output, weight
@@ -15,7 +14,7 @@ from qrt.graph.rules.rule import Rule, WhyNot, add_node, single_use, substitute
 __all__ = ["QMATMUL", "QMATMUL_FLOAT", "added_bias"]
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class _Product:
     """`bias`: the value added, `end`: the node that makes the result in float."""
 
@@ -26,7 +25,7 @@ class _Product:
     end: ir.Node
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class _Quantized:
     product: _Product
     bias: np.ndarray | None

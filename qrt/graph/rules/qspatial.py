@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_ir as ir
 
+from qrt.core.record import record
 from qrt.graph.nodes import attr_int, attr_ints, attr_str, is_op
 from qrt.graph.rules.geometry import explicit_pads
 from qrt.graph.rules.quant import Output, Quant, activation, output
@@ -16,7 +15,7 @@ __all__ = ["QSPATIAL"]
 _OPS = frozenset({"AveragePool", "GlobalAveragePool", "Resize", "Softmax", "ReduceMean"})
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class _Spatial:
     x: Quant
     attributes: Attributes

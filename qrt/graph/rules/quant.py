@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx_ir as ir
 
@@ -11,6 +9,7 @@ from qrt.core.dtypes import QDType, qint8, qint16, qint32, quint8, quint16
 from qrt.core.errors import QuantizationError
 from qrt.core.numerics import dequantize, quantize
 from qrt.core.qparams import QParams
+from qrt.core.record import record
 from qrt.graph.nodes import attr_int, constant, is_op, producer
 from qrt.graph.rules.rule import WhyNot, single_use
 
@@ -43,7 +42,7 @@ _QUINT8, _FLOAT = ir.DataType.UINT8, ir.DataType.FLOAT
 SIGNED = "qrt.signed"
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Quant:
     """A tensor of uint8 codes (or int8, int32 constants) and the qparams that give it meaning."""
 
@@ -60,7 +59,7 @@ class Quant:
         return flip(held), scale, flip(zero_point)
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Weight:
     """A constant of int8 codes: `codes` in the layout of the file, `qparams` per tensor or along one axis."""
 
@@ -73,7 +72,7 @@ class Weight:
         return self.codes, *arrays(self.qparams)
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Output:
     """The QuantizeLinear that ends a pattern, its qparams, and the first and last code that a Relu or Clip before it leaves."""
 

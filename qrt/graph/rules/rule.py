@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from qrt.core.record import record
 from qrt.graph.nodes import new_initializer, replace
 
 __all__ = ["DOMAIN", "Attributes", "Rule", "WhyNot", "add_node", "graph_of", "is_fused", "kept", "single_use", "substitute"]
@@ -25,7 +25,7 @@ class WhyNot(str):
     """Why a pattern that was nearly there did not match: one clause, for people."""
 
 
-@dataclass(frozen=True)
+@record
 class Rule:
     """One fusion.
 

@@ -6,10 +6,10 @@ x · (1 + erf(x / √2)) / 2 becomes Gelu; (x − mean) / √(variance + ε) · 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from qrt.core.record import record
 from qrt.graph.nodes import attr_int, attr_ints, constant, is_op, producer
 from qrt.graph.rules.rule import Attributes, Rule, add_node, single_use, substitute
 
@@ -50,7 +50,7 @@ def _factor(node: ir.Node | None, number: float) -> ir.Value | None:
 
 
 # -- Gelu -------------------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class _Gelu:
     """Gelu of `x`, up to `end`."""
 
@@ -84,7 +84,7 @@ def _rewrite_gelu(node: ir.Node, found: _Gelu) -> None:
 
 
 # -- LayerNormalization ---------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class _LayerNorm:
     """The norm of `x`, up to `end`."""
 
