@@ -21,14 +21,18 @@ __all__ = ["COLUMNS", "KERNELS", "K_STEP", "RECORD", "Lines", "add_step", "block
 
 # A tile register holds 16 rows of 64 bytes; a block is two by two of them.
 ROWS = COLUMNS = 32
-# Fewer rows leave tiles waiting for B longer than vectors.
-LEAST_ROWS = 6
+# Up to as many rows take one tile: see `cpu_amx`.
+NARROW = ROWS // 2
+# Fewer rows leave tiles waiting for B as long as vectors or longer: measured, from the L2 cache and from beyond it.
+LEAST_ROWS = 5
 K_STEP = 64
 TILE_BYTES = ROWS * K_STEP
 # Four products of tiles, 16 cycles each; zeroing, storing and finishing a block; configuring the registers. The first is the
 # instruction's; the others were measured on a Xeon with AMX (products of 49 to 12544 rows, 8 to 96 columns and bytes of k), where two
 # vector instructions a cycle are the measure of the vector kernels.
 STEP_CYCLES, BLOCK_CYCLES, CALL_CYCLES = 64, 350, 200
+# Of blocks of few rows a step takes as long as B comes in: measured, 1 to 8 rows, 64 to 1024 columns and bytes of k.
+NARROW_STEP_CYCLES, NARROW_BLOCK_CYCLES = 50, 130
 # How many times larger than A's rows B has to be for threads with less than two blocks of rows each to share columns: then B comes from
 # beyond the L2 cache at half the cost. Else lines that the other core wrote cost more than what B does.
 B_OVER_A = 4
@@ -46,9 +50,10 @@ RECORD = record_dtype(
     *((name, "i8") for name in ("by_columns", "blocks", "places", "pairs", "upper", "lower", "position")),
 )
 KERNELS: tuple[Kernel, ...] = tuple(
-    Kernel(f"gemm_u8s8_{epilogue}_32x32__amx", RECORD, "qrt.ops.gemm.cpu_amx:gemm", (epilogue,))
+    Kernel(f"gemm_u8s8_{epilogue}_{rows}x32__amx", RECORD, "qrt.ops.gemm.cpu_amx:gemm", (epilogue, rows))
     for epilogue, meaning in EPILOGUES.items()
     if meaning.startswith("int")
+    for rows in (ROWS, NARROW)
 )
 
 
@@ -96,7 +101,7 @@ class Sharing:
 def _rows(product: Product, threads: int) -> int:
     """Rows of a block: tiles with no more than they need, and as many blocks that threads have about as much to do each."""
     if product.lines is None:
-        return ROWS
+        return NARROW if is_narrow(product) else ROWS
     length, images = product.lines.length, product.batch * product.lines.count
     units = -(-product.n // (COLUMNS * columns_of_line(product.epilogue.name)))
 
@@ -175,7 +180,9 @@ def suits(target: Target, product: Product) -> bool:
     instructions = cost(target, tile, m, product.n, k_steps, product.epilogue.name)
     if product.taps > 1:  # vectors look every row of a tap up
         instructions += 2 * product.taps * m * -(-product.n // (tile.vectors * target.lanes))
-    return CALL_CYCLES + blocks * (BLOCK_CYCLES + STEP_CYCLES * product.k_steps) < instructions / 2
+    few = is_narrow(product)
+    block, step = (NARROW_BLOCK_CYCLES, NARROW_STEP_CYCLES) if few else (BLOCK_CYCLES, STEP_CYCLES)
+    return CALL_CYCLES + blocks * (block + step * product.k_steps) < instructions / 2
 
 
 def blocked(rows: Array) -> Array:
@@ -187,6 +194,11 @@ def blocked(rows: Array) -> Array:
 def lines_of(product: Product) -> Lines:
     """The lines that tiles load: the product's, or those of its panel."""
     return product.lines or Lines(1, 0, product.m, K_STEP, product.m, product.m, ())
+
+
+def is_narrow(product: Product) -> bool:
+    """Whether an image's rows fit one tile."""
+    return lines_of(product).length <= NARROW
 
 
 def constants(steps: Steps, product: Product, source: Array) -> dict[str, Ref]:
@@ -229,18 +241,19 @@ def _order(product: Product, blocks: int) -> dict[str, int]:
 
 def add_step(steps: Steps, product: Product, fields: dict[str, int | float | Ref]) -> None:
     """Appends the kernel call; `fields` as for the vector kernels."""
-    kernel = next(k for k in KERNELS if k.params == (product.epilogue.name,))
-    sharing, lines = Sharing.of(product, steps.threads), lines_of(product)
+    sharing, lines, narrow = Sharing.of(product, steps.threads), lines_of(product), is_narrow(product)
+    kernel = next(k for k in KERNELS if k.params == (product.epilogue.name, NARROW if narrow else ROWS))
     blocks = lines.count * -(-lines.length // sharing.rows)
     each = product.batch * blocks if sharing.by_columns else -(-product.batch * blocks // sharing.threads)
     order, panels = _order(product, each), 0
     if product.lines is None:
         order["chunk"] = min(order["chunk"], each)
         panels = order["chunk"] * product.k_steps * TILE_BYTES
+    upper, lower = (sharing.rows,) * 2 if narrow else (-(-sharing.rows // 2), sharing.rows // 2)
     filled: dict[str, int | float | Ref] = dict.fromkeys(RECORD.names or (), 0)
     filled |= fields
     filled |= {"k": product.k, "run": product.run, "k_steps": product.k_steps, "by_columns": int(sharing.by_columns), **order}
-    filled |= {"blocks": blocks, "position": lines.position, "upper": -(-sharing.rows // 2), "lower": sharing.rows // 2}
+    filled |= {"blocks": blocks, "position": lines.position, "upper": upper, "lower": lower}
     # A block's accumulators take 4096 bytes. Behind them there is room for a tile that nobody reads, and for the lines that a core that
     # walks them asks for.
     acc = steps.scratch(8192 * sharing.threads)

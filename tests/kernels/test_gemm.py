@@ -262,7 +262,10 @@ def test_tile_registers_at_their_edges(m: int, n: int, k: int) -> None:
 
 
 @pytest.mark.skipif(not AMX, reason="this machine has no AMX")
-@pytest.mark.parametrize(("m", "n", "k"), [(6, 64, 2100), (7, 100, 2048), (9, 64, 1030), (15, 95, 200), (49, 256, 2048), (98, 33, 640)])
+@pytest.mark.parametrize(
+    ("m", "n", "k"),
+    [(5, 70, 900), (6, 64, 2100), (7, 100, 2048), (9, 64, 1030), (15, 95, 200), (16, 96, 200), (49, 256, 2048), (98, 33, 640)],
+)
 def test_tiles_have_as_many_rows_as_there_are(m: int, n: int, k: int) -> None:
     assert amx.suits(AMX[0], Product(m, n, k, Int32(), lines=amx.Lines.of_rows(m, k)))
     for epilogue in integer_epilogues(n, k):
