@@ -22,14 +22,14 @@ from qrt.jit.kernel import Kernel
 
 __all__ = ["assembly", "object_code"]
 
-# A vector that is kept on the stack, on x86-64; and how many of them are worth the register that an aligned stack takes: products have 9
+# A vector that is kept on the stack, on x86-64; and how many of them are worth the register that an aligned stack takes: products have 4
 # at most, outside their inner loops, convolutions by depth 15 and more.
 _SPILLED = re.compile(r"%[yz]mm\d+, -?\d*\(%r[sb]p")
 FEW = 12
 
 # What object code may leave to the loader: the C library. Anything else (Python's or numba's runtime) means that the
 # kernel can raise or allocate, and it must do neither.
-_LIBC = ("memcpy", "memset", "memmove", "sched_yield", "sem_post", "sem_wait", "fmod", "fmodf")
+_LIBC = ("memcpy", "memset", "memmove", "sched_yield", "sem_post", "sem_wait", "usleep", "fmod", "fmodf")
 _LIBM = (
     "acos acosh asin asinh atan atanh ceil cos cosh erf exp expm1 floor fma log log10 log1p log2 nearbyint pow rint round roundeven "
     "sin sinh tan tanh trunc"
@@ -76,9 +76,9 @@ def _front_end(kernel: Kernel) -> tuple[str, str]:
 
 
 def _optimised(kernel: Kernel, target: Target) -> tuple[llvm.ModuleRef, llvm.TargetMachine]:
+    _initialize()  # before numba compiles what the kernel calls, which may pause
     with _LOCK:
         text, entry = _front_end(kernel)
-    _initialize()
     triple = llvm.get_process_triple() if target.arch in llvm.get_process_triple() else f"{target.arch}-unknown-linux-gnu"
     machine = llvm.Target.from_triple(triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"

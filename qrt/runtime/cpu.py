@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qrt.jit.lang import fields, i64
+from qrt.jit.lang import device, fields, i64
 from qrt.jit.lang.atomic import (
     atomic_add,
     atomic_exchange,
@@ -14,11 +14,27 @@ from qrt.jit.lang.atomic import (
     sched_yield,
     semaphore_post,
     semaphore_wait,
+    usleep,
 )
 from qrt.runtime.kernels import SEMAPHORE_BYTES
 
-# About 10 µs: a barrier between two threads that run takes less than one; longer, and the other is not running.
-SPINS_BEFORE_YIELD = 200
+# About 10 µs: a barrier between two threads that run takes less than one; longer, and the other is not running. Where it waits for the
+# core of another program, or of another session's run, yields do not help: this core has to idle before the system moves anybody to it.
+SPINS, YIELDS, NAP = 200, 100, 20
+
+
+@device
+def reach(word, count):  # type: ignore[no-untyped-def]
+    """Waits until the int64 at address `word` is `count` or more: spins, then yields, then naps, each a few microseconds."""
+    looks = 0
+    while atomic_load(word) < count:
+        looks += 1
+        if looks <= SPINS:
+            pause()
+        elif looks <= SPINS + YIELDS:
+            sched_yield()
+        else:
+            usleep(NAP)
 
 
 def executor():  # type: ignore[no-untyped-def]
@@ -41,12 +57,7 @@ def executor():  # type: ignore[no-untyped-def]
             if nthreads > 1 and table[4 * i + 3] != 0:
                 generation += 1
                 atomic_add(r.barrier, 1)
-                spins = 0
-                while atomic_load(r.barrier) < generation * nthreads:
-                    pause()
-                    spins += 1
-                    if spins > SPINS_BEFORE_YIELD:
-                        sched_yield()
+                reach(r.barrier, generation * nthreads)
             if r.clock != 0 and tid == 0:
                 clock[i + 1] = cycles()
 
@@ -70,12 +81,7 @@ def lead():  # type: ignore[no-untyped-def]
             if atomic_exchange(r.parked + 8 * worker, 0) != 0:
                 semaphore_post(r.beds + SEMAPHORE_BYTES * worker)
         call(r.executor, r.new_job, 0, nthreads)
-        spins = 0
-        while atomic_load(r.done) < nthreads - 1:
-            pause()
-            spins += 1
-            if spins > SPINS_BEFORE_YIELD:
-                sched_yield()
+        reach(r.done, nthreads - 1)
 
     return kernel
 

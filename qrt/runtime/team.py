@@ -1,8 +1,8 @@
 """The thread team: one per process, shared by every session.
 
-Workers live inside native code, without the GIL: they spin, then yield, then sleep on a semaphore. A run that finds the
-team busy carries on alone, so two sessions never wait for each other; results do not depend on the number of
-threads.
+Workers live inside native code, without the GIL: they spin, then yield, then sleep on a semaphore. Runs that are under way
+at once share the processors: each leaves one to each other, and one that finds the team busy carries on alone, so sessions never
+wait for each other. Results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -81,8 +81,10 @@ class Team:
 
 _teams: dict[int, Team] = {}
 _making = threading.Lock()
+# The threads of Python that are in a run. A key that an interrupt left behind goes with that thread's next run.
+_running: dict[int, None] = {}
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_teams.clear)  # threads do not survive a fork
+    os.register_at_fork(after_in_child=lambda: (_teams.clear(), _running.clear()))  # threads do not survive a fork
 
 
 def team() -> Team:
@@ -103,12 +105,19 @@ def _executor() -> ctypes._FuncPointer:
 
 def run_job(job: int, threads: int) -> None:
     """Runs the steps that the JOB record at address `job` names, on up to `threads` threads; without the GIL."""
-    if threads > 1:
-        crew = team()
-        if crew.busy.acquire(blocking=False):
+    if threads == 1:
+        _executor()(job, 0, 1)
+        return
+    crew, caller = team(), threading.get_ident()
+    _running[caller] = None
+    try:
+        share = min(threads, crew.size + 1 - len(_running))
+        if share > 1 and crew.busy.acquire(blocking=False):
             try:
-                crew.run(job, min(threads, crew.size))
+                crew.run(job, share)
             finally:
                 crew.busy.release()
-            return
-    _executor()(job, 0, 1)
+        else:
+            _executor()(job, 0, 1)
+    finally:
+        _running.pop(caller, None)

@@ -97,6 +97,26 @@ def test_a_run_that_finds_the_team_busy_carries_on_alone() -> None:
     assert job.counts[1, 0] == 4
 
 
+def test_runs_at_once_leave_a_processor_to_each_other(crew: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(team_module, "team", lambda: crew)
+    for others in range(7):
+        monkeypatch.setattr(team_module, "_running", dict.fromkeys(range(others)))
+        job = Job(steps=3, sharers=5)
+        run_job(job.address, 5)
+        share = max(5 - others, 1)
+        np.testing.assert_array_equal(job.counts[:6, 0], [3] * share + [0] * (6 - share))
+        assert team_module._running == dict.fromkeys(range(others))
+
+
+def test_a_run_that_was_interrupted_is_counted_no_longer_than_to_the_next(crew: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(team_module, "team", lambda: crew)
+    monkeypatch.setattr(team_module, "_running", {threading.get_ident(): None})
+    job = Job(steps=3, sharers=5)
+    run_job(job.address, 5)
+    assert (job.counts[:5, 0] == 3).all()
+    assert team_module._running == {}
+
+
 def test_runs_from_many_python_threads() -> None:
     jobs = [Job(steps=3, sharers=2) for _ in range(6)]
 

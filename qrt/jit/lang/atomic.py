@@ -19,6 +19,7 @@ __all__ = [
     "sched_yield",
     "semaphore_post",
     "semaphore_wait",
+    "usleep",
 ]
 
 _I64 = ir.IntType(64)
@@ -105,6 +106,19 @@ def sched_yield(typing_context):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(), codegen
+
+
+@intrinsic
+def usleep(typing_context, microseconds):  # type: ignore[no-untyped-def]
+    """Leaves the core to itself for so long, and what the system lets pass beside."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        word = ir.IntType(32)
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(word, [word]), "usleep")
+        builder.call(function, [builder.trunc(args[0], word)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
 
 
 def _semaphore(name: str) -> Any:
