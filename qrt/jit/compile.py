@@ -19,6 +19,7 @@ from numba.core.ccallback import CFunc
 from qrt.core.errors import KernelError
 from qrt.core.target import Target
 from qrt.jit.kernel import Kernel
+from qrt.jit.lang.exact_fma import with_exact_fma
 
 __all__ = ["assembly", "object_code"]
 
@@ -83,7 +84,7 @@ def _optimised(kernel: Kernel, target: Target) -> tuple[llvm.ModuleRef, llvm.Tar
     machine = llvm.Target.from_triple(triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
     )
-    module = llvm.parse_assembly(text.replace(entry, symbol(kernel)))
+    module = llvm.parse_assembly(with_exact_fma(text.replace(entry, symbol(kernel)), target))
     module.triple = triple
     module.data_layout = str(machine.target_data)
     # Nothing but the kernel is seen from outside; numba's names count what this process compiled before, so they go too.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from qrt.jit.lang.cuda import as_bits, as_float, device, int32, round_down, round_even, round_up, square_root
+from qrt.jit.lang.cuda import as_bits, as_float, device, fma, int32, round_down, round_even, round_up, square_root
 from qrt.jit.lang.formulas import binary, elementary, unary
 
 __all__ = ["BINARY", "UNARY", "exp", "log", "sigmoid", "tanh"]
 
-_FORMULAS = elementary(device, as_bits, as_float, int32)
+_FORMULAS = elementary(device, as_bits, as_float, int32, fma)
 exp, log, sigmoid, tanh = _FORMULAS["exp"], _FORMULAS["log"], _FORMULAS["sigmoid"], _FORMULAS["tanh"]
-_ROUNDINGS = {"sqrt": square_root, "floor": round_down, "ceil": round_up, "nearest": round_even}
-UNARY, BINARY = unary(device, {**_FORMULAS, **_ROUNDINGS}), binary(device)
+_WORDS = {"fma": fma, "sqrt": square_root, "floor": round_down, "ceil": round_up, "nearest": round_even}
+UNARY, BINARY = unary(device, {**_FORMULAS, **_WORDS}), binary(device)

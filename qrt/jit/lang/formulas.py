@@ -1,9 +1,9 @@
 """Functions of one or two numbers, for kernels of every kind of processor: branch-free, so that loops over them vectorise, and made of
-single roundings only (plain multiply, add and divide), so that all give the same bits.
+single roundings only (multiply, add, divide, and `fma`, which rounds once everywhere), so that all give the same bits.
 
 They are made for the language of the kernels that call them: `device` is its decorator of functions, `bits` and `number` take a float32 to
-the int32 of the same bits and back, `int32` wraps. Errors stand in the docstrings in units in the last place, as tests/kernels/test_math.py
-holds them.
+the int32 of the same bits and back, `int32` wraps, fma(x, y, z) is x · y + z. Errors stand in the docstrings in units in the last place, as
+tests/kernels/test_math.py holds them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 __all__ = ["binary", "elementary", "unary"]
 
 F = np.float32
-_ROUNDER = F(12582912.0)  # 1.5 · 2**23: see rounding.py
+# 1.5 · 2**23 rounds to integers (see rounding.py), whose exponent's bias less 1 this adds to them: they end as bits of a power of two.
+_ROUNDER = F(12582912.0 + 126)
 _LOG2E = F(1.4426950408889634)
 # ln 2 in two parts; the first has 9 bits, so that its product with an exponent is exact.
 _LN2_HIGH, _LN2_LOW = F(0.693359375), F(-2.12194440e-4)
@@ -25,11 +26,11 @@ _INF, _NAN = F(np.inf), F(np.nan)
 _TINY = F(1.17549435e-38)  # the smallest normal number
 _SQRT_HALF = F(0.70710678)
 _TWO, _SIXTH = F(2), F(1 / 6)
-_GELU_A, _GELU_B = F((2 / np.pi) ** 0.5), F(0.044715)
+_GELU_A, _GELU_B = F((2 / np.pi) ** 0.5), F((2 / np.pi) ** 0.5 * 0.044715)
 
 # The logarithm's is the minimax polynomial of the Cephes library (S. Moshier); the others were fitted for this file by
-# reweighted least squares in float64. Highest power first.
-_EXP = (F(1.395062966e-3), F(8.368970049e-3), F(4.166620373e-2), F(1.666651817e-1), F(5.000000096e-1))
+# reweighted least squares in float64. Highest power first. That of exp is of 2 · e**x.
+_EXP = (F(2.7687214e-3), F(1.6748391e-2), F(8.333601e-2), F(3.333286e-1), F(9.999999e-1), F(2), F(2))
 _LOG = (
     F(7.0376836292e-2),
     F(-1.1514610310e-1),
@@ -56,7 +57,7 @@ _ERF_P = (
 _ERF_Q = (F(9.559096407e-4), F(1.435228969e-2), F(1.149941727e-1), F(5.105011607e-1), F(1.0))
 
 
-def elementary(device: Callable[[Any], Any], bits: Any, number: Any, int32: Any) -> dict[str, Any]:
+def elementary(device: Callable[[Any], Any], bits: Any, number: Any, int32: Any, fma: Any) -> dict[str, Any]:
     """By name: exp, log, log1p, sigmoid, tanh, erf."""
 
     @device
@@ -67,16 +68,13 @@ def elementary(device: Callable[[Any], Any], bits: Any, number: Any, int32: Any)
 
     @device
     def exp(x):  # type: ignore[no-untyped-def]
-        """e**x; 1.5 ulp. Results below 2**-125 are 0."""
-        near = between(x, F(-87.0), F(88.8))  # e**88.8 is infinity already
-        shifted = near * _LOG2E + _ROUNDER
+        """e**x; 1.1 ulp. Results below 2**-125.5 are 0."""
+        near = between(x, F(-87.3), F(88.8))  # n is −126 there, whose scale is 0; e**88.8 is infinity already
+        shifted = fma(near, _LOG2E, _ROUNDER)
         n = shifted - _ROUNDER
-        r = (near - n * _LN2_HIGH) - n * _LN2_LOW
-        p = (((_EXP[0] * r + _EXP[1]) * r + _EXP[2]) * r + _EXP[3]) * r + _EXP[4]
-        y = (p * (r * r) + r) + _ONE
-        # The low bits of `shifted` are n, shifted out above; 2**(n − 1) is normal for n in −125 … 128.
-        scale = number(int32(int32(bits(shifted) << 23) + int32(126 << 23)))
-        return _ZERO if x < F(-86.98) else (y + y) * scale
+        r = fma(n, -_LN2_LOW, fma(n, -_LN2_HIGH, near))
+        p = fma(fma(fma(fma(_EXP[0], r, _EXP[1]), r, _EXP[2]), r, _EXP[3]), r, _EXP[4])
+        return fma(fma(p, r, _EXP[5]), r, _EXP[6]) * number(int32(bits(shifted) << 23))  # 2**(n − 1)
 
     @device
     def log(x):  # type: ignore[no-untyped-def]
@@ -91,10 +89,10 @@ def elementary(device: Callable[[Any], Any], bits: Any, number: Any, int32: Any)
         e = e - F(23.0) if subnormal else e
         m = (m + m - _ONE) if small else (m - _ONE)
         z = m * m
-        p = (((((((_LOG[0] * m + _LOG[1]) * m + _LOG[2]) * m + _LOG[3]) * m + _LOG[4]) * m + _LOG[5]) * m + _LOG[6]) * m + _LOG[7]) * m
-        y = ((p + _LOG[8]) * m) * z
-        y = (y + e * _LN2_LOW) - _HALF * z
-        y = (m + y) + e * _LN2_HIGH
+        p = fma(fma(fma(fma(_LOG[0], m, _LOG[1]), m, _LOG[2]), m, _LOG[3]), m, _LOG[4])
+        p = fma(fma(fma(fma(p, m, _LOG[5]), m, _LOG[6]), m, _LOG[7]), m, _LOG[8])
+        y = fma(p * m, z, fma(e, _LN2_LOW, -_HALF * z))
+        y = fma(e, _LN2_HIGH, m + y)
         y = y if x < _INF else x  # infinity and NaN
         y = -_INF if x == _ZERO else y
         return _NAN if x < _ZERO else y
@@ -115,18 +113,18 @@ def elementary(device: Callable[[Any], Any], bits: Any, number: Any, int32: Any)
         """Hyperbolic tangent; 6 ulp."""
         x = between(x, F(-9.0), F(9.0))
         z = x * x
-        p = (((_TANH_P[0] * z + _TANH_P[1]) * z + _TANH_P[2]) * z + _TANH_P[3]) * z + _TANH_P[4]
-        q = (((_TANH_Q[0] * z + _TANH_Q[1]) * z + _TANH_Q[2]) * z + _TANH_Q[3]) * z + _TANH_Q[4]
+        p = fma(fma(fma(fma(_TANH_P[0], z, _TANH_P[1]), z, _TANH_P[2]), z, _TANH_P[3]), z, _TANH_P[4])
+        q = fma(fma(fma(fma(_TANH_Q[0], z, _TANH_Q[1]), z, _TANH_Q[2]), z, _TANH_Q[3]), z, _TANH_Q[4])
         return between(x * p / q, -_ONE, _ONE)
 
     @device
     def erf(x):  # type: ignore[no-untyped-def]
-        """Error function; 7 ulp."""
+        """Error function; 7.5 ulp."""
         x = between(x, F(-3.92), F(3.92))  # erf(3.92) rounds to 1
         z = x * x
-        p = (((_ERF_P[0] * z + _ERF_P[1]) * z + _ERF_P[2]) * z + _ERF_P[3]) * z + _ERF_P[4]
-        p = (p * z + _ERF_P[5]) * z + _ERF_P[6]
-        q = (((_ERF_Q[0] * z + _ERF_Q[1]) * z + _ERF_Q[2]) * z + _ERF_Q[3]) * z + _ERF_Q[4]
+        p = fma(fma(fma(fma(_ERF_P[0], z, _ERF_P[1]), z, _ERF_P[2]), z, _ERF_P[3]), z, _ERF_P[4])
+        p = fma(fma(p, z, _ERF_P[5]), z, _ERF_P[6])
+        q = fma(fma(fma(fma(_ERF_Q[0], z, _ERF_Q[1]), z, _ERF_Q[2]), z, _ERF_Q[3]), z, _ERF_Q[4])
         return between(x * p / q, -_ONE, _ONE)
 
     return {"exp": exp, "log": log, "log1p": log1p, "sigmoid": sigmoid, "tanh": tanh, "erf": erf}
@@ -135,10 +133,10 @@ def elementary(device: Callable[[Any], Any], bits: Any, number: Any, int32: Any)
 def unary(device: Callable[[Any], Any], words: Mapping[str, Any]) -> dict[str, Any]:
     """f(x, p, q) by name, as `ops.elementwise.UNARY` has them, of float32; of other numbers too where nothing is taken from `words`.
 
-    `words`: those of `elementary`, and sqrt, floor, ceil and nearest (the nearest integer, as a float).
+    `words`: those of `elementary`, and fma, sqrt, floor, ceil and nearest (the nearest integer, as a float).
     """
     exp, log, log1p, erf, sigmoid, tanh = (words[name] for name in ("exp", "log", "log1p", "erf", "sigmoid", "tanh"))
-    sqrt, floor, ceil, nearest = (words[name] for name in ("sqrt", "floor", "ceil", "nearest"))
+    fma, sqrt, floor, ceil, nearest = (words[name] for name in ("fma", "sqrt", "floor", "ceil", "nearest"))
 
     @device
     def like(x, number):  # type: ignore[no-untyped-def]
@@ -172,8 +170,14 @@ def unary(device: Callable[[Any], Any], words: Mapping[str, Any]) -> dict[str, A
         return at_least(x, _ZERO) + log1p(exp(-abs(x)))
 
     @device
+    def gelu(x, p, q):  # type: ignore[no-untyped-def]
+        half = _HALF * x
+        return fma(half, erf(x * _SQRT_HALF), half)
+
+    @device
     def gelu_tanh(x, p, q):  # type: ignore[no-untyped-def]
-        return _HALF * x * (_ONE + tanh(_GELU_A * (x + _GELU_B * x * x * x)))
+        half = _HALF * x
+        return fma(half, tanh(x * fma(_GELU_B, x * x, _GELU_A)), half)
 
     return {
         "abs": device(lambda x, p, q: abs(x)),
@@ -185,7 +189,7 @@ def unary(device: Callable[[Any], Any], words: Mapping[str, Any]) -> dict[str, A
         "erf": device(lambda x, p, q: erf(x)),
         "exp": device(lambda x, p, q: exp(x)),
         "floor": device(lambda x, p, q: floor(x)),
-        "gelu": device(lambda x, p, q: _HALF * x * (_ONE + erf(x * _SQRT_HALF))),
+        "gelu": gelu,
         "gelu_tanh": gelu_tanh,
         "hard_sigmoid": device(lambda x, p, q: bounded(p * x + q, _ZERO, _ONE)),
         "hard_swish": device(lambda x, p, q: x * bounded(x * _SIXTH + _HALF, _ZERO, _ONE)),
