@@ -235,15 +235,15 @@ class Executable:
                     del stage.plans[next(iter(stage.plans))]
                     self.wholes.clear()
                 stage.plans[_key(stage, arrays)] = found
-                if len(stage.plans) >= MAX_PLANS and self.memory is None:
+                if len(stage.plans) >= MAX_PLANS:
                     self.packs.drop_all_but(array for plan in self._plans() for array in plan.constants)
             return found
 
-    def _plans(self) -> Iterator[Plan]:
-        """The CPU's plans that are kept."""
+    def _plans(self) -> Iterator[Plan | DevicePlan]:
+        """The plans that are kept."""
         for stage in self._stages:
             if isinstance(stage, _Native):
-                yield from (plan for plan, _, _ in stage.plans.values() if isinstance(plan, Plan))
+                yield from (plan for plan, _, _ in stage.plans.values())
 
     def _build(self, program: Program, taps: tuple[int, ...]) -> Plan | DevicePlan:
         if self.memory is None:

@@ -154,12 +154,19 @@ class DevicePlan:
         roots = program.roots()
         self._input_values, self._output_values = list(program.inputs), [roots[value] for value in program.outputs]
         self._launched = {roots[v] for c in program.calls if not isinstance(c.op, View | HostRun) for v in (*c.inputs, *c.outputs)}
+        self._crossing = _crossing(self._parts, self._input_values, self._output_values, program)
         read = {ref.index for step in builder.steps if isinstance(step, _Launch) for ref in step.reads if ref.base is Base.CONSTANT}
         self._constants = {index: self.memory.constant(builder.constants[index]) for index in sorted(read)}
         self._rules, self._words = builder.rules, builder.words
         self._copies: dict[tuple[Base, int], Held] = {}
         self._staging: Staging | None = None
         self._recordings: OrderedDict[tuple[int, ...], _Recording] = OrderedDict()
+
+    @property
+    def constants(self) -> list[Array]:
+        """What it reads that no run changes, on the device and in its runs on the CPU."""
+        hosts = [part.plan for part in self._parts if isinstance(part, _Host)]
+        return [*(held.array for held in self._constants.values()), *(array for plan in hosts for array in plan.constants)]
 
     def run(
         self, inputs: Sequence[Array], tap: Callable[[int, Array], None] | None = None, clock: list[Array] | None = None
@@ -189,7 +196,7 @@ class DevicePlan:
                 device.follow(stream)
             try:
                 results = self._run(inputs, outputs, at, recording, stream, times)
-                memory.pending = stream is not None
+                memory.pending = stream is not None and None not in outputs
                 if memory.pending:
                     device.mark(stream)
                 else:
@@ -214,11 +221,10 @@ class DevicePlan:
         host: dict[int, Array] = {}
         if times is not None:
             times.append(cycles())
-        for index, array in enumerate(inputs):
+        for value, array in zip(self._input_values, inputs, strict=True):
             if not isinstance(array, int):
-                host[self._input_values[index]] = array
-                if at[Base.INPUT][index]:
-                    self._send(index, at[Base.INPUT][index], array, stream)
+                host[value] = array
+                self._send(value, array, at, stream)
         graphs = iter(recording.graphs)
         for part in self._parts:
             if isinstance(part, _Host):
@@ -228,10 +234,8 @@ class DevicePlan:
             if times is not None:
                 device.wait(stream)
                 times.append(cycles())
-        fetched = {index: self._fetch(index, host, at, stream) for index, wanted in enumerate(outputs) if wanted is None}
-        if any(room is not None for room in fetched.values()):
-            device.wait(stream)
-        return [self._result(index, host, wanted, fetched.get(index), at, stream) for index, wanted in enumerate(outputs)]
+        self._bring([value for value, wanted in zip(self._output_values, outputs, strict=True) if wanted is None], host, at, stream)
+        return [self._result(index, host, wanted, stream) for index, wanted in enumerate(outputs)]
 
     def _check_refusals(self) -> None:
         """Raises InvalidInput for the first input that a launch refused; the words that say so become 0 again."""
@@ -245,33 +249,27 @@ class DevicePlan:
             raise InvalidInput(f"node {node!r}: {refusal(rule, int(words[first]))}")
 
     def _run_host(self, part: _Host, host: dict[int, Array], at: Addresses, stream: int | None) -> None:
-        """A run on the CPU: what it reads is fetched unless it is there, what it makes is sent if launches read it."""
-        for value, operand in part.reads:
-            if value not in host:
-                host[value] = self._download(operand.spec, at[operand.ref.base][operand.ref.index], stream)
+        """A run on the CPU: what it reads is brought there, what it makes is sent if launches read it."""
+        self._bring([value for value, _ in part.reads], host, at, stream)
         made = part.plan.run([host[value] for value, _ in part.reads])
-        for (value, operand), array in zip(part.makes, made, strict=True):
+        for (value, _), array in zip(part.makes, made, strict=True):
             host[value] = array
-            if value in self._launched:
-                self._device.upload(at[operand.ref.base][operand.ref.index], array, stream)
+            self._send(value, array, at, stream)
 
-    # -- inputs and outputs -----------------------------------------------------------------------------------------------
-    def _rooms(self) -> dict[tuple[Base, int], Array]:
-        """Page-locked memory for inputs and outputs that launches touch: made for the first run that needs it, if there is any."""
+    # -- values that cross ------------------------------------------------------------------------------------------------
+    def _rooms(self) -> dict[int, Array]:
+        """Page-locked memory for values that both the CPU and launches touch: made for the first run that needs it, if there is any."""
         if self._staging is None:
-            sides = (Base.INPUT, self._input_values, self.inputs), (Base.OUTPUT, self._output_values, self.outputs)
-            crossing = {
-                (base, index): spec
-                for base, values, specs in sides
-                for index, (value, spec) in enumerate(zip(values, specs, strict=True))
-                if value in self._launched and spec.nbytes
-            }
-            self._staging = Staging(self._device, crossing)
+            touched = {value: spec for value, (_, spec) in self._crossing.items() if value in self._launched and spec.nbytes}
+            self._staging = Staging(self._device, touched)
         return self._staging.rooms
 
-    def _send(self, index: int, address: int, array: Array, stream: int | None) -> None:
-        """Sends input `index`, which may change once this returns."""
-        room = self._rooms().get((Base.INPUT, index))
+    def _send(self, value: int, array: Array, at: Addresses, stream: int | None) -> None:
+        """Sends a value to the device, if launches touch it; `array` may change once this returns."""
+        if value not in self._launched:
+            return
+        ref, _ = self._crossing[value]
+        address, room = at[ref.base][ref.index], self._rooms().get(value)
         if room is None:
             self._device.upload(address, array, stream)
             return
@@ -280,30 +278,31 @@ class DevicePlan:
         room[...] = array
         self._device.send(address, room, stream)
 
-    def _fetch(self, index: int, host: Mapping[int, Array], at: Addresses, stream: int | None) -> Array | None:
-        """Where output `index` is once the stream has come so far; None for one that is on the CPU, or has to be copied at once."""
-        room = self._rooms().get((Base.OUTPUT, index)) if self._output_values[index] not in host else None
-        if room is not None:
-            self._device.fetch(room, at[Base.OUTPUT][index], stream)
-        return room
+    def _bring(self, values: Sequence[int], host: dict[int, Array], at: Addresses, stream: int | None) -> None:
+        """Brings values to the CPU that are not there; in page-locked memory they are there until the next run."""
+        waits = False
+        for value in values:
+            if value in host:
+                continue
+            (ref, spec), room = self._crossing[value], self._rooms().get(value)
+            if room is None:
+                host[value] = np.empty(spec.shape, spec.dtype)
+                self._device.download(host[value], at[ref.base][ref.index], stream)
+            else:
+                host[value], waits = room, True
+                self._device.fetch(room, at[ref.base][ref.index], stream)
+        if waits:
+            self._device.wait(stream)
 
-    def _result(
-        self, index: int, host: Mapping[int, Array], wanted: int | None, fetched: Array | None, at: Addresses, stream: int | None
-    ) -> Array | None:
+    def _result(self, index: int, host: Mapping[int, Array], wanted: int | None, stream: int | None) -> Array | None:
         """Output `index`, unless it is `wanted` on the device, where it then is."""
-        value, spec = self._output_values[index], self.outputs[index]
+        value = self._output_values[index]
         if wanted is None:
-            if fetched is not None:
-                return fetched.copy()
-            return host[value].reshape(spec.shape) if value in host else self._download(spec, at[Base.OUTPUT][index], stream)
+            array = host[value].reshape(self.outputs[index].shape)
+            return array.copy() if value in self._rooms() else array
         if value in host and value not in self._launched:
             self._device.upload(wanted, host[value], stream)
         return None
-
-    def _download(self, spec: Spec, address: int, stream: int | None) -> Array:
-        array = np.empty(spec.shape, spec.dtype)
-        self._device.download(array, address, stream)
-        return array
 
     # -- addresses ------------------------------------------------------------------------------------------------------------
     def _recorded(self, inputs: Sequence[Array | int], outputs: Sequence[int | None]) -> tuple[Addresses, _Recording]:
@@ -353,6 +352,15 @@ class DevicePlan:
 def plan_mixed(program: Program, memory: DeviceMemory, packs: Packs, on_cpu: Callable[[Program], Plan]) -> DevicePlan:
     """The plan of `program` in `memory`, with what the device has no kernels for planned by `on_cpu`."""
     return DevicePlan(cut(program, memory.device.cc, on_cpu), memory.device, packs, memory)
+
+
+def _crossing(parts: Sequence[_Part], inputs: Sequence[int], outputs: Sequence[int], program: Program) -> dict[int, tuple[Ref, Spec]]:
+    """The values that the CPU may touch, and where they are on the device."""
+    found = {value: (Ref(Base.INPUT, index), program.specs[value]) for index, value in enumerate(inputs)}
+    found |= {value: (Ref(Base.OUTPUT, index), program.specs[value]) for index, value in enumerate(outputs)}
+    hosts = [part for part in parts if isinstance(part, _Host)]
+    crossing = {value: (operand.ref, operand.spec) for part in hosts for value, operand in (*part.reads, *part.makes)}
+    return crossing | found
 
 
 def _parted(steps: Sequence[_Launch | _Host]) -> list[_Part]:

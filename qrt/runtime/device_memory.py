@@ -11,7 +11,7 @@ from qrt.core.errors import InvalidInput
 from qrt.jit.cuda import DeviceKernel
 from qrt.ops.op import Array
 
-__all__ = ["Device", "DeviceMemory", "Held"]
+__all__ = ["Constant", "Device", "DeviceMemory", "Held"]
 
 
 class Device(Protocol):
@@ -84,7 +84,7 @@ class DeviceMemory:
         self.device = device
         self.lock = threading.RLock()
         self.pending = False
-        self._constants: weakref.WeakValueDictionary[int, _Constant] = weakref.WeakValueDictionary()
+        self._constants: weakref.WeakValueDictionary[int, Constant] = weakref.WeakValueDictionary()
         self._arena: Held | None = None
         self._closed = False
 
@@ -93,12 +93,12 @@ class DeviceMemory:
         if self._closed:
             raise InvalidInput("the session is closed; make a new one")
 
-    def constant(self, array: Array) -> Held:
+    def constant(self, array: Array) -> Constant:
         """Where `array` is on the device: uploaded the first time, for as long as anybody holds what this gives."""
         with self.lock:
             found = self._constants.get(id(array))
             if found is None:
-                found = self._constants[id(array)] = _Constant(self.device, array)
+                found = self._constants[id(array)] = Constant(self.device, array)
             return found
 
     def settle(self) -> None:
@@ -131,7 +131,7 @@ class DeviceMemory:
                 self._arena.free()
 
 
-class _Constant(Held):
+class Constant(Held):
     """An array on a device. It is kept, so that its id is no other's."""
 
     def __init__(self, device: Device, array: Array) -> None:

@@ -6,26 +6,24 @@ import weakref
 from collections.abc import Callable, Mapping
 
 from qrt.core.errors import DeviceError
-from qrt.ops.op import Array, Base, Spec
+from qrt.ops.op import Array, Spec
 from qrt.runtime.arena import ALIGNMENT
 from qrt.runtime.device_memory import Device
 
 __all__ = ["Staging"]
 
-Side = tuple[Base, int]  # an input's or output's number
-
 
 class Staging:
-    """One piece of page-locked memory with room for the inputs and outputs `specs`; none where the system refuses so much of it.
+    """One piece of page-locked memory with room for values of `specs`, by their numbers; none where the system refuses so much of it.
 
     `rooms`: arrays in it, which are gone once it is given back: by `free`, or when nobody holds this any more.
     """
 
-    def __init__(self, device: Device, specs: Mapping[Side, Spec]) -> None:
-        starts, end = dict[Side, int](), 0
+    def __init__(self, device: Device, specs: Mapping[int, Spec]) -> None:
+        starts, end = dict[int, int](), 0
         for key, spec in specs.items():
             starts[key], end = end, end + -(-spec.nbytes // ALIGNMENT) * ALIGNMENT
-        self.rooms: dict[Side, Array] = {}
+        self.rooms: dict[int, Array] = {}
         self._release: Callable[[], object] = lambda: None
         if not end:
             return

@@ -33,5 +33,7 @@ def test_an_index_out_of_range_is_refused_and_the_next_run_is_right(device: Any)
     for wrong in (7, -6):
         with pytest.raises(InvalidInput, match=f"node 'op': the words must be within -5 … 4; one is {wrong}"):
             plan.run([x, np.array([3, wrong])])
+        with pytest.raises(InvalidInput, match=f"the words must be within -5 … 4; one is {wrong}"):
+            plan.carry_out([x, np.array([wrong, 3])], [None], device.stream)  # on a caller's stream, whose end the CPU awaits
         np.testing.assert_array_equal(plan.run(feeds)[0], interpret(program, feeds)[0])
     plan.close()

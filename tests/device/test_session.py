@@ -77,9 +77,44 @@ def test_only_what_crosses_is_copied(mixed: qrt.InferenceSession, emulation: Emu
         check(mixed, rows, seed=rows)
         n = 4 * 5 * rows
         copies = [word for word in device.noted if word[0] in ("upload", "download", "send", "fetch", "replay")]
-        up, down, graph = ("upload", n), ("download", n), ("replay", None)
+        up, down, graph = ("send", n), ("fetch", n), ("replay", None)
         # x; a, b; c, d; y, as b and a are there already
-        assert copies == [("send", n), graph, down, up, graph, down, up, graph, ("fetch", n)]
+        assert copies == [up, graph, down, up, graph, down, up, graph, down]
+    assert [memory.nbytes for memory in device.pinned.values()] == [6 * 64, 6 * 64]  # x, a, b, c, d, y of each plan
+
+
+def test_results_are_the_callers(mixed: qrt.InferenceSession) -> None:
+    """Also those that the CPU read on their way, in memory that the next run uses again."""
+    x = np.arange(10, dtype=np.float32).reshape(2, 5)
+    first = mixed.run(None, {"x": x})
+    mixed.run(None, {"x": 3 * x + 1})
+    for found, expected in zip(first, wanted(x), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_what_crosses_where_no_memory_is_locked(mixed: qrt.InferenceSession, emulation: Emulation) -> None:
+    emulation.device.lockable = 0
+    for rows in (3, 3, 1):
+        check(mixed, rows, seed=rows)
+    assert not {word[0] for word in emulation.device.noted} & {"send", "fetch"}
+
+
+def test_tables_of_shapes_go_with_their_plans(emulation: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here and on the device: a server that meets ever new image sizes keeps only those of the last ones."""
+    monkeypatch.setattr("qrt.lower.executable.MAX_PLANS", 2)
+    attributes = "<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>"
+    text = f"(float[1,4,H,W] x) => (float[1,4,A,B] y) {{ a = Conv {attributes} (x, w) y = Atan (a) }}"
+    w = np.random.default_rng(0).standard_normal((4, 4, 3, 3)).astype(np.float32)
+    session = qrt.InferenceSession(make(text, w=w), target="cuda", num_threads=1)
+    on_cpu, kept, held = qrt.InferenceSession(make(text, w=w), target="generic", num_threads=1), [], []
+    for width in (5, 6, 7, 8, 9, 10, 5, 6):
+        x = np.random.default_rng(width).standard_normal((1, 4, 3, width)).astype(np.float32)
+        np.testing.assert_allclose(session.run(None, {"x": x})[0], on_cpu.run(None, {"x": x})[0], rtol=1e-4, atol=1e-5)
+        gc.collect()
+        kept.append(session._executable.packs.nbytes)  # type: ignore[union-attr]
+        held.append(sum(emulation.device.sizes.values()))
+    for sizes in (kept, held):
+        assert sizes[-1] < 1.3 * sizes[1]
 
 
 def test_the_arena_grows(mixed: qrt.InferenceSession, emulation: Emulation) -> None:
