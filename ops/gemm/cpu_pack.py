@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 from qrt.jit.lang import f32, fields, i8, i32, share, u8
+from qrt.jit.lang.streams import read, write
+from qrt.ops.movement.cpu import square
+from qrt.ops.movement.strided import SIDES
 
 
 def pack_float():  # type: ignore[no-untyped-def]
-    """B [k, n] by strides (in elements) → [n / nr][k][nr], zeros beyond n."""
+    """B [k, n] by strides (in elements) → [n / nr][k][nr], zeros beyond n. Squares are transposed in registers where k has stride 1."""
+    side = SIDES[4]
+    tile = square(4, side)
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        nr = r.nr
+        nr, k_stride, n_stride = r.nr, r.b_k, r.b_n
         blocks = (r.n + nr - 1) // nr
         lo, hi = share(r.batch * r.groups * blocks, tid, nthreads)
         for item in range(lo, hi):
             block = item % blocks
             group = item // blocks % r.groups
             image = item // blocks // r.groups
-            b = f32(r.b + 4 * (image * r.b_batch + group * r.b_group + block * nr * r.b_n))
-            w = f32(r.w + 4 * item * r.k * nr)
+            source = r.b + 4 * (image * r.b_batch + group * r.b_group + block * nr * n_stride)
+            target = r.w + 4 * item * r.k * nr
+            b, w = f32(source), f32(target)
             count = min(nr, r.n - block * nr)
+            k_whole, n_whole = (r.k // side * side, count // side * side) if k_stride == 1 else (0, 0)
+            for n in range(0, n_whole, side):
+                for k in range(0, k_whole, side):
+                    tile(source + 4 * (n * n_stride + k), 4 * n_stride, target + 4 * (k * nr + n), 4 * nr)
             for k in range(r.k):
-                for n in range(count):
-                    w[k * nr + n] = b[k * r.b_k + n * r.b_n]
+                if n_stride == 1:
+                    for n in range(count):
+                        write(w, k * nr + n, read(b, k * k_stride + n))
+                else:
+                    for n in range(n_whole if k < k_whole else 0, count):
+                        w[k * nr + n] = b[k * k_stride + n * n_stride]
                 for n in range(count, nr):
                     w[k * nr + n] = 0
 

@@ -81,7 +81,7 @@ def rows(size):  # type: ignore[no-untyped-def]
     return kernel
 
 
-def _tile(size: int, rows: int) -> Any:
+def square(size: int, rows: int) -> Any:
     """The intrinsic tile(x, x_stride, y, y_stride), all in bytes: `rows` rows of x, SIDES[size] elements each, are written transposed.
 
     log2(side) rounds of interleaving row i with row i + side / 2 transpose a square; rows that are missing are as good as any other.
@@ -119,8 +119,8 @@ def tiles(size, ragged):  # type: ignore[no-untyped-def]
     """As `rows`, where x has stride 1 along axis 4 and y along axis 5: squares are transposed in registers; `ragged`: also quarters of
     squares that are left along axis 5, one to three."""
     pointer, side = _POINTER[size], SIDES[size]
-    tile, quarter = _tile(size, side), side // 4
-    tile3, tile2, tile1 = (_tile(size, k * quarter) for k in (3, 2, 1))
+    tile, quarter = square(size, side), side // 4
+    tile3, tile2, tile1 = (square(size, k * quarter) for k in (3, 2, 1))
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)

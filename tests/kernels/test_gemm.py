@@ -385,6 +385,7 @@ def test_blocks_of_tiles_follow_the_caches(l1: int, l2: int, monkeypatch: pytest
 LAYOUTS = [
     ((2, 3, 5, 8), (2, 3, 8, 7), (0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3)),
     ((2, 5, 3, 8), (2, 7, 3, 8), (0, 2, 1, 3), (0, 3, 1, 2), (0, 2, 1, 3)),  # heads in the middle, b transposed
+    ((2, 5, 3, 20), (2, 77, 3, 20), (0, 2, 1, 3), (0, 3, 1, 2), (0, 2, 1, 3)),  # in squares, and what is left of them
     ((5, 8), (8, 7), (0, 1), (0, 1), (0, 1)),
     ((4, 5, 6), (6, 7), (0, 1, 2), (0, 1), (0, 1, 2)),  # b broadcasts
     ((5, 6), (4, 6, 7), (0, 1), (0, 1, 2), (0, 1, 2)),  # a broadcasts
