@@ -169,7 +169,7 @@ class DeviceSteps(Protocol):
 
 
 class Op(ABC):
-    """Base of every operator: a frozen dataclass of typed attributes."""
+    """Base of every operator: a record of typed attributes."""
 
     @abstractmethod
     def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:

@@ -1,9 +1,9 @@
 """onnx_ir as `ir`, imported without what it and onnx bring along and a model's start has no use for.
 
 That takes more time than all else that a first start imports: SymPy (onnx_ir's arithmetic with symbolic dimensions), protobuf's text
-formats and its implementation in Python, onnx's printers, parsers and tools. While onnx and onnx_ir are imported, stand-ins take the
-places of these modules; the first look at anything in one imports what it stands for, so that whoever needs it finds it. If another
-version lays this out otherwise, such a module comes at once, and nothing else changes.
+formats and its implementation in Python, onnx's printers, parsers and tools, and what all of them handle files with. While onnx and
+onnx_ir are imported, stand-ins take the places of these modules; the first look at anything in one imports what it stands for, so that
+whoever needs it finds it. If another version lays this out otherwise, such a module comes at once, and nothing else changes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ __all__ = ["ir"]
 _METADATA = "importlib.metadata"
 _LATER = (
     _METADATA,
+    "calendar",
+    "concurrent.futures",
     "google.protobuf.internal.python_message",
     "google.protobuf.json_format",
     "google.protobuf.text_format",
@@ -31,7 +33,10 @@ _LATER = (
     "onnx_ir._symbolic_shapes",
     "onnx_ir.schemas",
     "packaging.version",
+    "shutil",
     "sympy",
+    "tempfile",
+    "uuid",
 )
 
 

@@ -57,3 +57,12 @@ def test_the_version_of_onnx_is_what_importlib_says() -> None:
     for first in ("import qrt.graph", "import importlib.metadata, qrt.graph", "import onnx, qrt.graph"):
         assert run(program.format(first))[0] == "True"
     assert run("import qrt.graph; from importlib import metadata; print(metadata.__spec__.name)") == ["importlib.metadata"]
+
+
+def test_modules_of_the_standard_library_come_when_they_are_used() -> None:
+    names = ["calendar", "concurrent.futures", "shutil", "tempfile", "uuid"]
+    assert run(f"import sys, qrt.graph; print(*[name in sys.modules for name in {names}])") == ["False"] * 5
+    used = "calendar.timegm, concurrent.futures.ThreadPoolExecutor, shutil.rmtree, tempfile.mkdtemp, uuid.uuid4"
+    assert run(f"import qrt.graph; import {', '.join(names)}; print(*[thing.__name__ for thing in ({used})])")[0] == "timegm"
+    assert run("import qrt.graph, concurrent; print(concurrent.futures.Future.__name__)") == ["Future"]
+    assert run("from qrt.graph import ir; print(ir.external_data.shutil.rmtree is __import__('shutil').rmtree)") == ["True"]

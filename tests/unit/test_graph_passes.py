@@ -104,6 +104,23 @@ def test_what_no_output_needs_goes() -> None:
     assert not model.graph.initializers
 
 
+def test_what_no_output_needs_goes_from_branches_and_before_them() -> None:
+    text = """g (float[2] x, bool c) => (float[2] y) { r = Relu (x) s = Neg (x) y = If (c) <
+        then_branch = t () => (float[2] a) { u = Abs (r) a = Exp (s) },
+        else_branch = e () => (float[2] b) { b = Sin (s) }> }"""
+    assert ops(same(proto(text), drop_dead)) == {"Neg": 1, "If": 1}
+
+
+def test_outputs_that_nobody_reads_go_if_they_may() -> None:
+    pooled = same(proto("g (float[1,1,4] x) => (float[1,1,2] y) { y, i = MaxPool <kernel_shape = [2], strides = [2]> (x) }"), drop_dead)
+    assert [len(node.outputs) for node in pooled.graph] == [1]
+    best = same(proto("g (float[4] x) => (int64[2] i) { v, i = TopK (x, k) }", k=np.array([2])), drop_dead)
+    assert [[value.name for value in node.outputs] for node in best.graph] == [["v", "i"]]
+    given = dict.fromkeys("wr", np.ones((1, 4, 1), np.float32))
+    last = same(proto("g (float[2,1,1] x) => (float[1,1,1] h) { y, h, c = LSTM <hidden_size = 1> (x, w, r) }", **given), drop_dead)
+    assert [[value.name for value in node.outputs] for node in last.graph] == [["", "h"]]
+
+
 # ---- prepare
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import onnx_ir.passes.common as common
-
 from qrt.core.errors import ModelError
 from qrt.graph.model import Model
 
@@ -14,6 +12,8 @@ def inline_functions(model: Model) -> bool:
     """Ensures: the model holds no functions. Raises ModelError where they call each other in a ring."""
     if not model.ir.functions:
         return False
+    import onnx_ir.passes.common as common  # here: it brings every pass, and few models have functions
+
     try:
         common.InlinePass()(model.ir)
     except Exception as error:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from qrt.core.record import record
 from qrt.graph.model import Model
 from qrt.graph.nodes import naming
-from qrt.graph.passes.drop_dead import drop_dead
+from qrt.graph.passes.drop_dead import drop_dead, drop_unread
 from qrt.graph.passes.name_everything import name_everything
 from qrt.graph.rules.dynamic import DYNAMIC
 from qrt.graph.rules.float_fusion import FLOAT_FUSION
@@ -102,20 +102,10 @@ def _until_settled(model: Model, rules: Iterable[Rule], report: FusionReport) ->
             count = sum(_apply(rule, node) for node in _roots(model, rule))
             if count:
                 report.fused[rule.name] = report.fused.get(rule.name, 0) + count
-                _drop_unread(model.graph)
+                drop_unread(model.graph)  # what nobody reads any more must not count as a reader
             matched += count
         if not matched:
             return
-
-
-def _drop_unread(graph: ir.Graph) -> None:
-    """What nobody reads any more must not count as a reader. `drop_dead` asks for more, and takes longer."""
-    for node in reversed(graph):
-        if not any(value.uses() or value.is_graph_output() for value in node.outputs):
-            graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and not value.is_graph_output():
-            del graph.initializers[name]
 
 
 def _apply(rule: Rule, node: ir.Node) -> bool:
