@@ -192,6 +192,11 @@ class Op(ABC):
         """Inputs whose memory output 0 may take over, element by element, when nobody needs them any more."""
         return ()
 
+    @property
+    def repeats(self) -> bool:
+        """Whether output 0 holds elements of input 0 and no others, so that each may as well be computed with before."""
+        return False
+
     def reads(self, index: int, x: Spec, strides: Sequence[int]) -> bool:
         """Whether `emit` can read input `index` where it lies with `strides` as a part of a larger value."""
         return False
@@ -215,6 +220,10 @@ class View(Op):
         if prod(self.shape) != inputs[0].size:
             raise UnsupportedOp(f"cannot view {inputs[0].shape} as {self.shape}")
         return (Spec(self.shape, inputs[0].dtype),)
+
+    @property
+    def repeats(self) -> bool:
+        return True
 
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         return (inputs[0].reshape(self.shape),)

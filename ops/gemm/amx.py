@@ -133,31 +133,36 @@ class Blocks:
     pairs: Array
 
     @staticmethod
-    @lru_cache(256)  # many layers have the same lines
     def of(lines: Lines, rows: int, in_panel: bool) -> Blocks:
         """Blocks of `rows` positions of `lines`. A panel has room past its last row; in place nothing past a line's end may be read: its
         last block begins early."""
-        starts = np.arange(0, lines.length, rows)
-        first = starts if in_panel else np.minimum(starts, lines.length - rows)
-        row = np.arange(ROWS)
-        position = first[:, None] + row
-        wanted = (row < rows) & (position >= starts[:, None]) & (position < lines.length) & (position % lines.pitch < lines.width)
-        result = position // lines.pitch * lines.width + position % lines.pitch
-        count = wanted.sum(1)
-        acc = np.argsort(~wanted, 1, kind="stable")
-        acc = np.take_along_axis(acc, np.minimum(row, np.maximum(count - 1, 0)[:, None]), 1)
-        result = np.take_along_axis(result, acc, 1)
-        half = np.arange(ROWS // 2)
-        rows_of_pairs = np.stack([acc, result - result[:, :1]], 2).reshape(-1, ROWS // 2, 2, 2).transpose(0, 1, 3, 2)
-        pairs = rows_of_pairs.reshape(-1, ROWS // 2, 4).astype(np.uint8)
-        straight = (2 * half[:, None] + [0, 1, 0, 1]).astype(np.uint8)
-        is_straight = ((pairs == straight).all(2) | (2 * half >= count[:, None])).all(1)
-        kinds, kind = np.unique(pairs, axis=0, return_inverse=True)
-        kinds = np.concatenate([straight[None], kinds])
-        begin = np.where(is_straight, 0, (kind.reshape(-1) + 1) * straight.nbytes)
-        one = np.stack([first * lines.position, result[:, 0], begin, (count + 1) // 2], 1)
+        first, result, begin, count, pairs = _blocks_of_line(lines.length, lines.pitch, lines.width, rows, in_panel)
+        one = np.stack([first * lines.position, result, begin, count], 1)
         each = np.arange(lines.count)[:, None, None] * np.array([lines.line, lines.width, 0, 0])
-        return Blocks((one + each).reshape(-1, 4).astype(np.int64), kinds)
+        return Blocks((one + each).reshape(-1, 4).astype(np.int64), pairs)
+
+
+@lru_cache(256)  # many layers have images of one size
+def _blocks_of_line(length: int, pitch: int, width: int, rows: int, in_panel: bool) -> tuple[Array, Array, Array, Array, Array]:
+    """Of each block: its first position, its row of the result, where its pairs begin, how many they are. Then the pairs of all."""
+    starts = np.arange(0, length, rows)
+    first = starts if in_panel else np.minimum(starts, length - rows)
+    row = np.arange(ROWS)
+    position = first[:, None] + row
+    wanted = (row < rows) & (position >= starts[:, None]) & (position < length) & (position % pitch < width)
+    result = position // pitch * width + position % pitch
+    count = wanted.sum(1)
+    acc = np.argsort(~wanted, 1, kind="stable")
+    acc = np.take_along_axis(acc, np.minimum(row, np.maximum(count - 1, 0)[:, None]), 1)
+    result = np.take_along_axis(result, acc, 1)
+    half = np.arange(ROWS // 2)
+    rows_of_pairs = np.stack([acc, result - result[:, :1]], 2).reshape(-1, ROWS // 2, 2, 2).transpose(0, 1, 3, 2)
+    pairs = rows_of_pairs.reshape(-1, ROWS // 2, 4).astype(np.uint8)
+    straight = (2 * half[:, None] + [0, 1, 0, 1]).astype(np.uint8)
+    is_straight = ((pairs == straight).all(2) | (2 * half >= count[:, None])).all(1)
+    kinds, kind = np.unique(pairs, axis=0, return_inverse=True)
+    begin = np.where(is_straight, 0, (kind.reshape(-1) + 1) * straight.nbytes)
+    return first, result[:, 0], begin, (count + 1) // 2, np.concatenate([straight[None], kinds])
 
 
 def fits(target: Target, product: Product) -> bool:

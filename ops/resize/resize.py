@@ -95,6 +95,10 @@ class Nearest(_Resize):
     rows: tuple[int, ...]
     columns: tuple[int, ...]
 
+    @property
+    def repeats(self) -> bool:
+        return True
+
     def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
         return (_check(inputs[0], self.axis, self.rows, self.columns),)
 

@@ -12,10 +12,9 @@ import numpy as np
 
 from qrt.ops.conv import Conv, Depthwise
 from qrt.ops.gemm import Codes, Dense
-from qrt.ops.op import Array, Op, Spec, View
+from qrt.ops.op import Array, Op, Spec
 from qrt.ops.program import Call, Program
 from qrt.ops.quantization import Lut
-from qrt.ops.resize import Nearest
 
 __all__ = ["join_tables"]
 
@@ -55,7 +54,7 @@ class _Tables:
             self._become(before, None)
             self._become(position, Call(maker.op, (maker.inputs[0], constant), call.outputs, call.name))
             self._settle(position)
-        elif isinstance(maker.op, (Nearest, View)):
+        elif maker.op.repeats:
             # Codes are looked up before they are repeated.
             spec = self.program.specs[maker.inputs[0]]
             looked = self.program.value(Spec(spec.shape, table.dtype))

@@ -10,7 +10,7 @@ from device.test_float import check
 from kernels.check import program_of
 
 from qrt.core.errors import InvalidInput
-from qrt.ops.movement import Gather
+from qrt.ops.movement.gather import Gather
 from qrt.ops.program import interpret
 from qrt.runtime.device import DevicePlan
 from qrt.runtime.emission import Packs

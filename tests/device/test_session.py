@@ -244,7 +244,7 @@ def test_nodes_in_python_and_views_between(emulation: Emulation, monkeypatch: py
 
 
 def test_an_index_that_the_cpu_refuses(emulation: Emulation, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qrt.ops.movement import Gather
+    from qrt.ops.movement.gather import Gather
 
     monkeypatch.setattr(Gather, "emit_device", Op.emit_device)
     session = qrt.InferenceSession(

@@ -7,20 +7,8 @@ import pytest
 from kernels.check import TARGETS_HERE, check, program_of
 
 from qrt.core.errors import InvalidInput, ModelError
-from qrt.ops.movement import (
-    Concat,
-    Copy,
-    Expand,
-    Gather,
-    GatherElements,
-    GatherND,
-    Pad,
-    ScatterElements,
-    ScatterND,
-    Slice,
-    Transpose,
-    Triangle,
-)
+from qrt.ops.movement import Concat, Copy, Expand, Pad, Slice, Transpose
+from qrt.ops.movement.gather import Gather, GatherElements, GatherND, ScatterElements, ScatterND, Triangle
 from qrt.ops.op import Op, Spec
 from qrt.ops.program import interpret
 from qrt.runtime.plan import Packs, build

@@ -396,8 +396,9 @@ def test_why_a_node_runs_in_python_is_told() -> None:
 
 def test_operators_bring_their_own_families_and_few_others() -> None:
     program = (
-        "import sys; from qrt.lower.handlers import HANDLERS; HANDLERS[('', 'Conv')]; loaded = [n for n in ('convolution', 'reduction') "
-        "if 'qrt.lower.handlers.' + n in sys.modules]; print(*loaded, ('', 'Nothing') in HANDLERS, ('', 'LSTM') in HANDLERS, "
+        "import sys; from qrt.lower.handlers import HANDLERS; HANDLERS[('', 'Conv')]; "
+        "loaded = [n for n in ('convolution', 'reduction', 'resize') if 'qrt.lower.handlers.' + n in sys.modules]; "
+        "print(*loaded, ('', 'Nothing') in HANDLERS, ('', 'LSTM') in HANDLERS, "
         "len(HANDLERS) == len(list(HANDLERS)) == len({*HANDLERS}) > 100)"
     )
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ __all__ = ["HANDLERS"]
 
 _Key = tuple[str, str]
 # The families that most models need first.
-_FAMILIES = ("convolution", "gemm", "quantized", "spatial", "movement", "elementwise", "reduction", "recurrent")
+_FAMILIES = ("convolution", "gemm", "quantized", "spatial", "movement", "elementwise", "indexing", "resize", "reduction", "recurrent")
 
 
 class _Union(Mapping[_Key, Handler]):

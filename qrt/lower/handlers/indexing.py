@@ -10,7 +10,8 @@ from qrt.core.errors import InvalidInput, ModelError
 from qrt.graph import attr_int, attr_str, ir
 from qrt.lower.handlers.reading import axis_of, optional, required, sized
 from qrt.lower.lowering import Handler, Lowering, NotNative
-from qrt.ops.movement import Gather, GatherElements, GatherND, ScatterElements, ScatterND, Slice, Triangle, require_indices
+from qrt.ops.movement import Slice
+from qrt.ops.movement.gather import Gather, GatherElements, GatherND, ScatterElements, ScatterND, Triangle, require_indices
 from qrt.ops.op import View
 
 __all__ = ["HANDLERS"]

@@ -9,7 +9,6 @@ import numpy as np
 
 from qrt.core.errors import ModelError
 from qrt.graph import attr_int, attr_ints, attr_str, ir
-from qrt.lower.handlers import indexing
 from qrt.lower.handlers.products import code_qparams, requantized
 from qrt.lower.handlers.reading import axis_of, common_layout, optional, required, sized
 from qrt.lower.lowering import Handler, Lowering, NotNative, Tensor, identity
@@ -316,7 +315,6 @@ def _space_to_depth(low: Lowering, node: ir.Node) -> None:
 
 
 HANDLERS: dict[tuple[str, str], Handler] = {
-    **indexing.HANDLERS,
     ("", "Concat"): _concat,
     ("", "ConstantOfShape"): _constant_of_shape,
     ("", "DepthToSpace"): _depth_to_space,

@@ -8,7 +8,6 @@ import numpy as np
 
 from qrt.core.errors import ModelError
 from qrt.graph import attr_float, attr_int, attr_ints, ir
-from qrt.lower.handlers import resize
 from qrt.lower.handlers.convolution import window
 from qrt.lower.handlers.products import QRT, scalar
 from qrt.lower.handlers.reading import optional, required
@@ -114,7 +113,6 @@ def _lrn(low: Lowering, node: ir.Node) -> None:
 
 
 HANDLERS: dict[tuple[str, str], Handler] = {
-    **resize.HANDLERS,
     ("", "AveragePool"): _average_pool,
     ("", "LRN"): _lrn,
     ("", "MaxPool"): _max_pool,
