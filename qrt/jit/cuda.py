@@ -28,6 +28,8 @@ __all__ = ["DeviceKernel", "Usage", "available", "compile_cubin", "cubin", "miss
 # Whatever of these changes may change code.
 _PACKAGES = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")
 _LOCK = threading.Lock()
+# CUDA 13.0 as cuDriverGetVersion says it. A driver loads code of its own major version and of older ones.
+_DRIVER = 13000
 
 
 @record
@@ -76,7 +78,10 @@ def missing() -> str | None:
         return "NVIDIA's driver (libcuda.so.1) is not installed: install a driver for CUDA 13 (580 or later)"
     if status := driver.cuInit(0):
         return f"NVIDIA's driver does not start (cuInit gave {status}): see whether nvidia-smi finds a device"
-    count = ctypes.c_int()
+    count, version = ctypes.c_int(), ctypes.c_int()
+    if driver.cuDriverGetVersion(ctypes.byref(version)) or version.value < _DRIVER:
+        said = f"{version.value // 1000}.{version.value % 1000 // 10}"
+        return f"NVIDIA's driver is for CUDA {said}, and does not load code of CUDA 13: install one of 580 or later"
     if (status := driver.cuDeviceGetCount(ctypes.byref(count))) or count.value == 0:
         return "NVIDIA's driver finds no device: see nvidia-smi and CUDA_VISIBLE_DEVICES"
     return None

@@ -29,13 +29,16 @@ LEAST_MACS = 1 << 20
 # Blocks along the axes of a grid ("CUDA C++ Programming Guide", table "Technical Specifications per Compute Capability").
 MOST_BLOCKS = (2**31 - 1, 65535)
 
+# Counts of 32 bits leave kernels room to round them up to whole tiles and blocks.
+MOST_COUNTED = 2**31 - 4096
+
 
 def check_launch(kernel: DeviceKernel, grid: tuple[int, int], fields: Mapping[str, int | float | Ref | Boxes]) -> None:
     """Raises UnsupportedOp for more blocks than a launch may have, and for counts that the kernel's record has no room for."""
     if any(blocks > most for blocks, most in zip(grid, MOST_BLOCKS, strict=True)):
         raise UnsupportedOp(f"{kernel.name} would need {grid} blocks: a launch has at most {MOST_BLOCKS}")
     for name, value in fields.items():
-        if kernel.record[name] == np.int32 and not isinstance(value, Ref | Boxes) and not -(2**31) <= value < 2**31:
+        if kernel.record[name] == np.int32 and not isinstance(value, Ref | Boxes) and not -(2**31) <= value < MOST_COUNTED:
             raise UnsupportedOp(f"{kernel.name} counts {name!r} in 32 bits: {value} is too much")
 
 

@@ -18,15 +18,19 @@ from qrt.jit import cuda, host_target, wants_cuda
 DIGITS = ASSETS / "digits.onnx"
 
 
-def pretend(patch: pytest.MonkeyPatch, packages: bool = True, init: int = 0, devices: int = 1) -> None:
+def pretend(patch: pytest.MonkeyPatch, packages: bool = True, init: int = 0, devices: int = 1, version: int = 13000) -> None:
     """A machine with or without the packages, whose driver gives these answers."""
 
-    def count(pointer: Any) -> int:
-        pointer._obj.value = devices
-        return 0
+    def give(number: int) -> Callable[[Any], int]:
+        def call(pointer: Any) -> int:
+            pointer._obj.value = number
+            return 0
+
+        return call
 
     patch.setattr(cuda, "_version", lambda name: "1" if packages else None)
-    driver(patch, lambda: SimpleNamespace(cuInit=lambda flags: init, cuDeviceGetCount=count))
+    answers = {"cuInit": lambda flags: init, "cuDeviceGetCount": give(devices), "cuDriverGetVersion": give(version)}
+    driver(patch, lambda: SimpleNamespace(**answers))
 
 
 def driver(patch: pytest.MonkeyPatch, give: Callable[[], Any]) -> None:
@@ -51,6 +55,9 @@ def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, init=100)
     with pytest.raises(qrt.DeviceError, match="cuInit gave 100"):
+        qrt.InferenceSession(DIGITS, target="cuda")
+    pretend(monkeypatch, version=12090)
+    with pytest.raises(qrt.DeviceError, match=r"driver is for CUDA 12\.9, .*: install one of 580 or later"):
         qrt.InferenceSession(DIGITS, target="cuda")
 
     def absent() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.gpu import Gpu, GpuArray
 from qrt.core.errors import DeviceError
 from qrt.jit import driver
 from qrt.jit.cuda import DeviceKernel, symbol
@@ -20,7 +21,10 @@ STREAM, GRAPH = 0x51, 0x61
 # Contexts: the device's, and one that another library made current.
 OURS, OTHER = 0x31, 0x32
 # What needs no context.
-FREE_CALLS = ("cuDeviceGet", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain", "cuCtxPushCurrent_v2", "cuGetErrorString")
+FREE_CALLS = (
+    *("cuDeviceGet", "cuDeviceGetAttribute", "cuDeviceGetName", "cuDevicePrimaryCtxRetain", "cuDriverGetVersion"),
+    *("cuCtxPushCurrent_v2", "cuGetErrorString"),
+)
 
 
 class Pretended:
@@ -131,6 +135,18 @@ class Pretended:
         assert list(steps) == [1, 1]
         words = np.uint64([address.value, *sizes, *strides, *box])
         ctypes.memmove(to.value, words.ctypes.data, words.nbytes)
+
+    def _cuDeviceGetName(self, to: Any, count: int, device: int) -> None:
+        to.value = b"NVIDIA H200"
+
+    def _cuDriverGetVersion(self, to: Any) -> None:
+        to._obj.value = 13000
+
+    def _cuEventElapsedTime(self, to: Any, first: Any, then: Any) -> None:
+        to._obj.value = 2.5
+
+    def _cuMemcpyDtoDAsync_v2(self, to: Any, source: Any, count: Any, stream: Any) -> None:
+        self._cuMemcpyHtoDAsync_v2(to, source, count, stream)
 
     def _cuGetErrorString(self, status: int, to: Any) -> None:
         to._obj.value = b"out of memory"
@@ -281,6 +297,19 @@ def test_a_tensor_map(library: Pretended) -> None:
     made = Driver().tensor_map(0x700000000, 70, 200, 208, 64)
     assert made.nbytes == 128
     assert made.view(np.uint64)[:6].tolist() == [0x700000000, 200, 70, 208, 128, 64]  # columns, the inner axis, first
+
+
+def test_what_benchmarks_ask(library: Pretended) -> None:
+    device = Gpu()
+    assert device.name == "NVIDIA H200, compute capability 9.0, CUDA 13.0"
+    library.calls.clear()
+    assert device.time(lambda: library.calls.append("work")) == 2.5
+    begin, end = ["cuEventCreate"] * 2 + ["cuEventRecord"], ["cuEventRecord", "cuEventSynchronize", "cuEventElapsedTime"]
+    assert library.asked() == [*begin, "work", *end, "cuEventDestroy_v2", "cuEventDestroy_v2"]
+    x, y = GpuArray.of(device, np.arange(5, dtype=np.int32)), GpuArray(device, (5,), np.dtype(np.int32))
+    device.copy(y.address, x.address, x.nbytes)
+    assert y.numpy().tolist() == [0, 1, 2, 3, 4]
+    assert library.contexts == [OTHER]
 
 
 def test_what_the_driver_refuses(library: Pretended) -> None:

@@ -89,10 +89,10 @@ def test_nothing_is_launched_for_nothing(device: Any) -> None:
 @pytest.mark.parametrize(
     ("grid", "n", "message"),
     [
-        ((2**31 - 1, 65535), 2**31 - 1, ""),
+        ((2**31 - 1, 65535), 2**31 - 4097, ""),
         ((2**31, 1), 1, r"would need \(2147483648, 1\) blocks"),
         ((1, 65536), 1, r"would need \(1, 65536\) blocks"),
-        ((1, 1), 2**31, "counts 'n' in 32 bits: 2147483648 is too much"),
+        ((1, 1), 2**31 - 4096, "counts 'n' in 32 bits: 2147479552 is too much"),
     ],
 )
 def test_what_no_launch_can_do(grid: tuple[int, int], n: int, message: str) -> None:
