@@ -4,38 +4,73 @@ from __future__ import annotations
 
 import numpy as np
 
-from qrt.jit.lang import f32, fields, share
+from qrt.jit.lang import device, f32, fields, share
 from qrt.jit.lang import math as m
-from qrt.jit.lang.rows import row_max, row_sum, row_sum_abs, row_sum_squares
+from qrt.jit.lang.rows import LANES, add_to_lanes, read_some, row_max, row_sum, row_sum_abs, row_sum_squares, write_some
 from qrt.jit.lang.streams import read, write
 
 F = np.float32
-_ZERO, _ONE = F(0), F(1)
-_BLOCK = 64  # softmax.BLOCK
+_ZERO, _ONE, _INF = F(0), F(1), F(np.inf)
+# softmax.BLOCK and softmax.ROWS; how many elements rows that are worked on together have at most; bytes of a thread's scratch memory.
+_BLOCK, _ROWS, _TOGETHER = 64, 16, 2048
+_SCRATCH = 4 * _ROWS * (1 + 2 * LANES)
+
+
+@device
+def exp_lanes(x, at, y, to, most, total):  # type: ignore[no-untyped-def]
+    """y = exp(x − most) of as many elements as there are lanes, which are added to `total`."""
+    for j in range(LANES):
+        write(y, to + j, m.exp(read(x, at + j) - most))
+    add_to_lanes(total, y, to)
 
 
 def softmax_rows(log):  # type: ignore[no-untyped-def]
-    """Softmax along the last axis."""
+    """Softmax along the last axis. Some rows are worked on together, one step after the other: each step ends in a number that the next
+    one waits for, and the other rows' fill that time."""
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
         x, y, n = f32(r.x), f32(r.y), r.n
-        lo, hi = share(r.outer, tid, nthreads)
-        for row in range(lo, hi):
-            at = row * n
-            most = row_max(x, at, n, _ZERO)
-            for i in range(at, at + n):
-                write(y, i, m.exp(read(x, i) - most))
-            total = row_sum(y, at, n, _ZERO)
+        # Of each row its largest number; its lanes; and its end that fills no lanes, as if numbers followed whose e**x is 0.
+        largest = f32(r.scratch + tid * _SCRATCH)
+        totals = r.scratch + tid * _SCRATCH + 4 * _ROWS
+        rests = totals + 4 * LANES * _ROWS
+        whole, together = n // LANES * LANES, max(1, min(_ROWS, _TOGETHER // max(n, 1)))
+        first, hi = share(r.outer, tid, nthreads)
+        while first < hi:
+            count = min(together, hi - first)
+            for k in range(count):
+                largest[k] = row_max(x, (first + k) * n, n, _ZERO)
+            for k in range(count):
+                at, most = (first + k) * n, largest[k]
+                total, rest = f32(totals + 4 * LANES * k), f32(rests + 4 * LANES * k)
+                for j in range(LANES):
+                    total[j] = _ZERO
+                for i in range(at, at + whole, LANES):
+                    if log:
+                        exp_lanes(x, i, rest, 0, most, total)
+                    else:
+                        exp_lanes(x, i, y, i, most, total)
+                if whole < n:
+                    read_some(rest, x, at + whole, n - whole, -_INF)
+                    exp_lanes(rest, 0, rest, 0, most, total)
             # From here on y holds what was just written: plain loads, which `write` does not overtake.
-            if log:
-                total = m.log(total)
-                for i in range(at, at + n):
-                    write(y, i, read(x, i) - most - total)
-            else:
-                part = _ONE / total
-                for i in range(at, at + n):
-                    y[i] = y[i] * part
+            for k in range(count):
+                at, total, rest = (first + k) * n, f32(totals + 4 * LANES * k), f32(rests + 4 * LANES * k)
+                if log:
+                    most, power = largest[k], m.log(row_sum(total, 0, LANES, _ZERO))
+                    for i in range(at, at + n):
+                        write(y, i, read(x, i) - most - power)
+                    continue
+                factor = _ONE / row_sum(total, 0, LANES, _ZERO)
+                for i in range(at, at + whole, LANES):
+                    for j in range(LANES):
+                        y[i + j] = y[i + j] * factor
+                if whole < n:
+                    for j in range(LANES):
+                        rest[j] = rest[j] * factor
+                    write_some(y, at + whole, rest, n - whole)
+            first += count
 
     return kernel
 

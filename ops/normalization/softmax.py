@@ -15,8 +15,10 @@ from qrt.ops.reduction.reduce import extents
 
 __all__ = ["KERNELS", "Softmax"]
 
-# Columns that a thread works on at a time where the axis is not the last one.
-BLOCK = 64
+# Columns that a thread works on at a time where the axis is not the last one; rows, where it is.
+BLOCK, ROWS = 64, 16
+# Bytes of its scratch memory: of each column two numbers, of each row one and twice the lanes of qrt.jit.lang.rows.
+_SCRATCH = {"columns": 8 * BLOCK, "rows": 4 * ROWS * (1 + 2 * 32)}
 
 _RECORD = record_dtype(*((name, "i8") for name in ("x", "y", "outer", "n", "inner", "scratch")))
 _KERNELS = {
@@ -57,9 +59,11 @@ class Softmax(Op):
         if y.spec.size == 0:
             return
         outer, n, inner = extents(x.spec.shape, self.axis, self.axis + 1)
-        kernel = _KERNELS["rows" if inner == 1 else "columns", self.log]
-        scratch = steps.scratch(8 * BLOCK * steps.threads)
-        steps.step(kernel, threads_for(4 * x.spec.nbytes), x=x.ref, y=y.ref, outer=outer, n=n, inner=inner, scratch=scratch)
+        shape = "rows" if inner == 1 else "columns"
+        scratch = steps.scratch(_SCRATCH[shape] * steps.threads)
+        steps.step(
+            _KERNELS[shape, self.log], threads_for(4 * x.spec.nbytes), x=x.ref, y=y.ref, outer=outer, n=n, inner=inner, scratch=scratch
+        )
 
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         from qrt.ops.normalization.device import SOFTMAX_COLUMNS, SOFTMAX_ROWS

@@ -8,8 +8,8 @@ import numpy as np
 
 from qrt.jit.lang import device, f32, fields, i32, share, u8
 from qrt.jit.lang.math import fma
-from qrt.jit.lang.rounding import round_clamp
-from qrt.jit.lang.rows import row_max, row_min
+from qrt.jit.lang.rounding import quotient, round_clamp, rounded
+from qrt.jit.lang.rows import row_range
 from qrt.jit.lang.streams import POINTERS, read, write
 from qrt.jit.lang.tables import look_up, look_up_some
 from qrt.ops.elementwise.cpu import pairs, share_rows
@@ -18,43 +18,75 @@ F = np.float32
 _ZERO, _ONE, _LAST = F(0), F(1), F(255)
 
 
-def _by_channel(convert: Any, px: Any, py: Any) -> Any:
-    """The kernel y = convert(x, (scale, low, high, zero)) with parameters of each channel."""
+# Scales between which quotients by them, and their products with codes, are far from the ends of float32's range.
+_LEAST, _MOST = F(2.0**-60), F(2.0**60)
+
+
+def _rows(convert: Any) -> Any:
+    """The function that converts elements lo … hi − 1 of x to y with one set of parameters."""
+
+    @device
+    def row(x, y, lo, hi, p):  # type: ignore[no-untyped-def]
+        for i in range(lo, hi):
+            write(y, i, convert(read(x, i), p))
+
+    return row
+
+
+_code = device(lambda x, p: round_clamp(x / p[0], p[1], p[2], p[3]))
+_divided = _rows(_code)
+
+
+@device
+def _multiplied(x, y, lo, hi, p):  # type: ignore[no-untyped-def]
+    """The same codes without a division, which takes as long as all else together."""
+    scale, low, high, zero = p
+    if not _LEAST <= scale <= _MOST:
+        _divided(x, y, lo, hi, p)
+        return
+    # Bounds times the scale are as good as bounds of the quotient, which is rounded to an integer: they are next to it.
+    inverse, least, most = _ONE / scale, low * scale, high * scale
+    for i in range(lo, hi):
+        value = read(x, i)
+        value = value if value > least else least
+        value = value if value < most else most
+        write(y, i, rounded(quotient(value, scale, inverse), zero))
+
+
+def _by_channel(each: Any, row: Any, px: Any, py: Any) -> Any:
+    """The kernel y = each(x, (scale, low, high, zero)) with parameters of each channel; `row` does so for all that have the same."""
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
         x, y, scale, low, high, zero = px(r.x), py(r.y), f32(r.scale), f32(r.low), f32(r.high), i32(r.zero)
         channels, inner = r.channels, r.inner
         if channels == 1:
-            p = scale[0], low[0], high[0], zero[0]
             lo, hi = share(r.outer * inner, tid, nthreads)
-            for i in range(lo, hi):
-                write(y, i, convert(read(x, i), p))
+            row(x, y, lo, hi, (scale[0], low[0], high[0], zero[0]))
         elif inner == 1:
             lo, hi = share(r.outer, tid, nthreads)
-            for row in range(lo, hi):
-                at = row * channels
+            for number in range(lo, hi):
+                at = number * channels
                 for c in range(channels):
-                    write(y, at + c, convert(read(x, at + c), (read(scale, c), read(low, c), read(high, c), read(zero, c))))
+                    write(y, at + c, each(read(x, at + c), (read(scale, c), read(low, c), read(high, c), read(zero, c))))
         else:
             lo, hi = share(r.outer * channels, tid, nthreads)
-            for row in range(lo, hi):
-                c, at = row % channels, row * inner
-                p = scale[c], low[c], high[c], zero[c]
-                for i in range(inner):
-                    write(y, at + i, convert(read(x, at + i), p))
+            for number in range(lo, hi):
+                c, at = number % channels, number * inner
+                row(x, y, at, at + inner, (scale[c], low[c], high[c], zero[c]))
 
     return kernel
 
 
-def quantize(to):  # type: ignore[no-untyped-def]
+def quantize(to, has_fma):  # type: ignore[no-untyped-def]
     """Codes of float32."""
-    return _by_channel(device(lambda x, p: round_clamp(x / p[0], p[1], p[2], p[3])), f32, POINTERS[to])
+    return _by_channel(_code, _multiplied if has_fma else _divided, f32, POINTERS[to])
 
 
 def dequantize(of):  # type: ignore[no-untyped-def]
     """float32 of codes."""
-    return _by_channel(device(lambda x, p: F(np.int32(np.int32(x) - p[3])) * p[0]), POINTERS[of], f32)
+    real = device(lambda x, p: F(np.int32(np.int32(x) - p[3])) * p[0])
+    return _by_channel(real, _rows(real), POINTERS[of], f32)
 
 
 def binary(name, has_fma):  # type: ignore[no-untyped-def]
@@ -138,14 +170,14 @@ def range_of():  # type: ignore[no-untyped-def]
         for k in range(lo, hi):
             at = k * part
             count = min(part, n - at)
-            ranges[2 * k] = row_min(x, at, count, _ZERO)
-            ranges[2 * k + 1] = row_max(x, at, count, _ZERO)
+            ranges[2 * k], ranges[2 * k + 1] = row_range(x, at, count)
 
     return kernel
 
 
-def dynamic_quantize():  # type: ignore[no-untyped-def]
+def dynamic_quantize(has_fma):  # type: ignore[no-untyped-def]
     """Codes, scale and zero point, after range_of. Every thread combines the parts for itself."""
+    row = _multiplied if has_fma else _divided
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
@@ -162,7 +194,6 @@ def dynamic_quantize():  # type: ignore[no-untyped-def]
             u8(r.zero)[0] = zero
         least, most = F(-zero), F(np.int32(255 - zero))
         lo, hi = share(n, tid, nthreads)
-        for i in range(lo, hi):
-            write(y, i, round_clamp(read(x, i) / scale, least, most, zero))
+        row(x, y, lo, hi, (scale, least, most, zero))
 
     return kernel

@@ -9,7 +9,7 @@ import numpy as np
 from qrt.core.errors import UnsupportedOp
 from qrt.core.numerics import round_clamp
 from qrt.core.record import record
-from qrt.jit import Kernel, record_dtype
+from qrt.jit import Kernel, choose, record_dtype
 from qrt.ops.elementwise.walk import threads_for
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 
@@ -22,8 +22,12 @@ PART = 16384
 _RANGE_RECORD = record_dtype(*((name, "i8") for name in ("x", "n", "part", "ranges")))
 _RECORD = record_dtype(*((name, "i8") for name in ("x", "y", "scale", "zero", "n", "part", "ranges")))
 RANGE = Kernel("range_f32__generic", _RANGE_RECORD, "qrt.ops.quantization.cpu:range_of")
-QUANTIZE = Kernel("dynamic_quantize_f32__generic", _RECORD, "qrt.ops.quantization.cpu:dynamic_quantize")
-KERNELS: tuple[Kernel, ...] = (RANGE, QUANTIZE)
+# With fused multiply-adds kernels need no division.
+QUANTIZE = tuple(
+    Kernel(f"dynamic_quantize_f32__{isa}", _RECORD, "qrt.ops.quantization.cpu:dynamic_quantize", (isa != "generic",))
+    for isa in ("avx2", "neon_dot", "generic")
+)
+KERNELS: tuple[Kernel, ...] = (RANGE, *QUANTIZE)
 
 
 @record
@@ -52,7 +56,8 @@ class DynamicQuantize(Op):
         n, threads = x.spec.size, threads_for(x.spec.nbytes)
         ranges = steps.scratch(8 * -(-n // PART))
         steps.step(RANGE, threads, x=x.ref, n=n, part=PART, ranges=ranges)
-        steps.step(QUANTIZE, threads, x=x.ref, y=y.ref, scale=scale.ref, zero=zero.ref, n=n, part=PART, ranges=ranges)
+        kernel = choose(QUANTIZE, steps.target)[0]
+        steps.step(kernel, threads, x=x.ref, y=y.ref, scale=scale.ref, zero=zero.ref, n=n, part=PART, ranges=ranges)
 
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         from qrt.ops.quantization.device_dynamic import emit_dynamic_quantize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from math import prod
 
 import numpy as np
@@ -12,7 +13,7 @@ from qrt.core.errors import UnsupportedOp
 from qrt.core.numerics import dequantize, quantize
 from qrt.core.qparams import QParams
 from qrt.core.record import record
-from qrt.jit import Kernel, record_dtype
+from qrt.jit import Kernel, choose, record_dtype
 from qrt.ops.elementwise.walk import threads_for
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Ref, Spec, Steps
 
@@ -26,9 +27,16 @@ FROM = (*TO, "int32")
 # qmax − zero point, then the int32 zero point), have an entry a channel.
 _RECORD = record_dtype(*((name, "i8") for name in ("x", "y", "outer", "channels", "inner", "scale", "low", "high", "zero")))
 
-_QUANTIZE = {to: Kernel(f"quantize_f32_{to}__generic", _RECORD, "qrt.ops.quantization.cpu:quantize", (to,)) for to in TO}
+# With fused multiply-adds kernels need no division.
+_QUANTIZE = {
+    to: tuple(
+        Kernel(f"quantize_f32_{to}__{isa}", _RECORD, "qrt.ops.quantization.cpu:quantize", (to, isa != "generic"))
+        for isa in ("avx2", "neon_dot", "generic")
+    )
+    for to in TO
+}
 _DEQUANTIZE = {of: Kernel(f"dequantize_{of}_f32__generic", _RECORD, "qrt.ops.quantization.cpu:dequantize", (of,)) for of in FROM}
-KERNELS: tuple[Kernel, ...] = (*_QUANTIZE.values(), *_DEQUANTIZE.values())
+KERNELS: tuple[Kernel, ...] = (*chain(*_QUANTIZE.values()), *_DEQUANTIZE.values())
 
 
 def _channels(qparams: QParams, shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -87,7 +95,7 @@ class Quantize(Op):
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         x, y = inputs[0], outputs[0]
         if y.spec.size:
-            kernel = _QUANTIZE[y.spec.dtype.name]
+            kernel = choose(_QUANTIZE[y.spec.dtype.name], steps.target)[0]
             steps.step(
                 kernel,
                 threads_for(x.spec.nbytes),

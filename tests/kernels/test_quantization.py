@@ -40,6 +40,17 @@ def test_quantize_special_numbers_and_ties(dtype: QDType) -> None:
     check(Quantize(qparams, 5, 90), [x])
 
 
+@pytest.mark.parametrize("dtype", [quint8, qint16], ids=repr)
+@pytest.mark.parametrize("scale", [0.1, 2 - 2.0**-23, 1 + 2.0**-23, 3e-5, 1e30, 7e-20, 1e-44, 1e37])
+def test_codes_change_where_a_division_says(dtype: QDType, scale: float) -> None:
+    """Numbers around the ties between codes, whose quotients are rounded to a tie or beside it."""
+    ties = np.arange(-300, 300) + 0.5
+    with np.errstate(over="ignore", invalid="ignore"):
+        x = (ties * np.float32(scale)).astype(np.float32)
+        up, down = np.nextafter(x, np.float32(np.inf)), np.nextafter(x, np.float32(-np.inf))
+    check(Quantize(QParams(np.float32(scale), np.int32(7), dtype)), [np.concatenate([x, up, down, SPECIAL])])
+
+
 def test_dequantize_int32() -> None:
     codes = RNG.integers(-(2**31), 2**31 - 1, (4, 35), dtype=np.int32)
     check(Dequantize(QParams(np.float32(1e-4), np.int32(7), qint32)), [codes])
