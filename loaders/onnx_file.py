@@ -97,6 +97,7 @@ def _build(proto: onnx.ModelProto, where: str, in_one_file: bool) -> Model:
     for imports in (proto.opset_import, *(f.opset_import for f in proto.functions)):
         for entry in imports:
             entry.domain = "" if entry.domain == "ai.onnx" else entry.domain  # its long name
+    _forget_claims(proto.graph)
     model = ir.from_proto(proto)
     graph = model.graph
     for value in list(graph.inputs):
@@ -110,6 +111,15 @@ def _build(proto: onnx.ModelProto, where: str, in_one_file: bool) -> Model:
         except ValueError as error:
             raise ModelError(f"{where}: graph {inner.name!r} has a cycle: a node needs its own result; export the model again") from error
     return Model(model, where, in_one_file)
+
+
+def _forget_claims(graph: onnx.GraphProto) -> None:
+    """What the file says of initializers besides the tensors themselves, and many exporters say of each."""
+    names = {tensor.name for tensor in graph.initializer}
+    told = [value for value in graph.value_info if value.name not in names]
+    if len(told) < len(graph.value_info):
+        del graph.value_info[:]
+        graph.value_info.extend(told)
 
 
 def _check_graph(proto: onnx.ModelProto, model: Model) -> None:

@@ -89,6 +89,15 @@ def test_shapes_are_inferred_and_outputs_need_no_claims() -> None:
     assert load(source).outputs[0].shape == ("N", 2)
 
 
+def test_of_an_initializer_the_tensor_counts() -> None:
+    source = proto()
+    source.graph.value_info.append(helper.make_tensor_value_info("w", onnx.TensorProto.INT64, [7, 7]))
+    loaded = load(source)
+    assert loaded.graph.initializers["w"].shape == (2,)
+    assert len(source.graph.value_info) == 1
+    np.testing.assert_array_equal(InferenceSession(source).run(None, {"x": np.ones((1, 2), np.float32)})[0], [[2, 2]])
+
+
 def test_every_way_to_store_a_tensor() -> None:
     """Typed fields and raw data of each element type give the array that onnx itself reads."""
     types = [t for t in helper.get_all_tensor_dtypes() if t not in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED)]

@@ -151,6 +151,8 @@ def _learn(value: ir.Value, type_proto: onnx.TypeProto, protos: _Protos) -> bool
 
 def _settle(value: ir.Value, type_: ir.TypeProtocol | None, shape: ir.Shape | None, protos: _Protos) -> bool:
     """Lets `value` have what was inferred, as far as it is known. Gives whether that is news."""
+    if value.type == type_ and value.shape == shape:
+        return False
     protos.pop(value, None)
     before = _facts(value)
     if type_ is not None and not (isinstance(type_, ir.TensorType) and type_.dtype == ir.DataType.UNDEFINED):
