@@ -7,12 +7,12 @@ import numpy as np
 from qrt.jit.lang import device, f32, fields, share
 from qrt.jit.lang import math as m
 from qrt.jit.lang.rows import LANES, add_to_lanes, read_some, row_max, row_sum, row_sum_abs, row_sum_squares, write_some
-from qrt.jit.lang.streams import read, write
+from qrt.jit.lang.streams import prefetch, read, write
 
 F = np.float32
 _ZERO, _ONE, _INF = F(0), F(1), F(np.inf)
 # softmax.BLOCK and softmax.ROWS; how many elements rows that are worked on together have at most; bytes of a thread's scratch memory.
-_BLOCK, _ROWS, _TOGETHER = 64, 16, 2048
+_BLOCK, _ROWS, _TOGETHER = 64, 16, 512
 _SCRATCH = 4 * _ROWS * (1 + 2 * LANES)
 
 
@@ -50,6 +50,10 @@ def softmax_rows(log):  # type: ignore[no-untyped-def]
                     if log:
                         exp_lanes(x, i, rest, 0, most, total)
                     else:
+                        # Of the next rows, which begin with their largest numbers, a long time without arithmetic.
+                        for line in range(0, LANES, 16):
+                            prefetch(x, i + together * n + line)
+                            prefetch(y, i + together * n + line)
                         exp_lanes(x, i, y, i, most, total)
                 if whole < n:
                     read_some(rest, x, at + whole, n - whole, -_INF)
