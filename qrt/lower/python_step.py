@@ -30,12 +30,14 @@ class PythonStep:
             return
         from onnx.reference import ReferenceEvaluator
 
+        from qrt.lower.loops import LOOPS
+
         self.inputs, self.outputs, proto = single_node_model(model, node)
         wrong = gap(proto.graph)
         if wrong:
             raise UnsupportedOp(f"node {node.name!r}: neither qrt nor onnx.reference can run {node.op_type} with {wrong}")
         try:
-            self._evaluator = ReferenceEvaluator(proto)
+            self._evaluator = ReferenceEvaluator(proto, new_ops=LOOPS)
         except Exception as error:  # onnx.reference raises many kinds; all mean that it does not know the operator
             raise UnsupportedOp(f"node {node.name!r}: neither qrt nor onnx.reference can run {node.op_type}: {error}") from error
 
