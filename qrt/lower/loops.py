@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["LOOPS", "Loop", "Scan"]
 
 
-class Loop(ReferenceLoop):  # type: ignore[misc]  # onnx.reference has no types
+class Loop(ReferenceLoop):
     """Repeats its body, at most M times and as long as the condition holds; what is omitted does not end it."""
 
     op_domain = ""
+    body: Any  # these two the base class sets from the node's attributes
+    _run_body: Any
 
     def _run(
         self,
@@ -50,10 +52,12 @@ class Loop(ReferenceLoop):  # type: ignore[misc]  # onnx.reference has no types
         return (*carried, *(_stacked(parts, output) for parts, output in zip(scanned, outputs, strict=True)))
 
 
-class Scan(ReferenceScan):  # type: ignore[misc]  # as above
+class Scan(ReferenceScan):
     """Runs its body on each slice of its inputs, along any axis and in either direction. Of opset 9 and later."""
 
     op_domain = ""
+    body: Any
+    _run_body: Any
 
     def __init__(self, onnx_node: Any, run_params: dict[str, Any]) -> None:
         OpRun.__init__(self, onnx_node, run_params)  # that of ReferenceScan refuses axes and directions
