@@ -201,6 +201,13 @@ def _fused(op_type: str) -> Callable[[ir.Node, Arrays], np.ndarray]:
     return compute
 
 
+def _softmax(node: ir.Node, i: Arrays) -> np.ndarray:
+    scores = i[0] * F32(attr_float(node, "scale", 1.0))
+    scores = scores if len(i) == 1 else scores + i[1]
+    power = np.exp(scores - scores.max(-1, keepdims=True))
+    return power / power.sum(-1, keepdims=True)
+
+
 NODES: dict[str, Callable[[ir.Node, Arrays], np.ndarray]] = {
     "QConv": _q_conv,
     "QConvTranspose": lambda node, i: _q_conv(node, i, transposed=True),
@@ -222,4 +229,5 @@ NODES: dict[str, Callable[[ir.Node, Arrays], np.ndarray]] = {
     "FusedConvTranspose": _fused("ConvTranspose"),
     "FusedGemm": _fused("Gemm"),
     "FusedMatMul": _fused("MatMul"),
+    "FusedSoftmax": _softmax,
 }

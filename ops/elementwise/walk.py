@@ -8,7 +8,7 @@ from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.ops.op import Operand, Ref, Spec
 from qrt.ops.strides import agreed, contiguous, is_contiguous, row_stride
 
-__all__ = ["MAX_AXES", "ROWS", "SMALL", "broadcast_shape", "in_rows", "row_fields", "threads_for", "walk_fields", "walk_record"]
+__all__ = ["MAX_AXES", "ROWS", "SMALL", "broadcast_shape", "in_rows", "merge", "row_fields", "threads_for", "walk_fields", "walk_record"]
 
 MAX_AXES = 6
 # Bytes below which handing work to another thread costs more than it saves.
@@ -38,7 +38,7 @@ def broadcast_shape(shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
         if len(wide) > 1:
             raise ModelError(f"operands of shapes {list(shapes)} do not broadcast")
         result.append(wide.pop() if wide else 1)
-    if len(_merge(tuple(result), [_steps(shape, contiguous(shape)) for shape in shapes])[0]) > MAX_AXES:
+    if len(merge(tuple(result), [_steps(shape, contiguous(shape)) for shape in shapes])[0]) > MAX_AXES:
         raise UnsupportedOp(f"broadcasting {list(shapes)} takes more than {MAX_AXES} strides")
     return tuple(result)
 
@@ -48,7 +48,7 @@ def _steps(shape: Sequence[int], strides: Sequence[int]) -> list[int]:
     return [0 if n == 1 else stride for n, stride in zip(shape, strides, strict=True)]
 
 
-def _merge(shape: tuple[int, ...], strides: Sequence[list[int]]) -> tuple[list[int], list[list[int]]]:
+def merge(shape: tuple[int, ...], strides: Sequence[list[int]]) -> tuple[list[int], list[list[int]]]:
     """The same walk with fewer axes: drops extents of 1, joins neighbours that one stride an operand can walk."""
     axes: list[tuple[int, list[int]]] = []
     for axis, extent in enumerate(shape):
@@ -76,7 +76,7 @@ def walk_record(operands: str) -> tuple[tuple[str, str], ...]:
 def walk_fields(letters: str, operands: Sequence[Operand], y: Operand) -> dict[str, int | Ref]:
     """Values of `walk_record`'s fields, for operands whose shapes broadcast (`broadcast_shape`)."""
     walked = [y, *operands]
-    extents, strides = _merge(y.spec.shape, [_steps(operand.spec.shape, operand.strides) for operand in walked])
+    extents, strides = merge(y.spec.shape, [_steps(operand.spec.shape, operand.strides) for operand in walked])
     pad = MAX_AXES - len(extents)
     extents = [1] * pad + extents
     cols = min(extents[5], TILE)

@@ -2,6 +2,6 @@
 
 from qrt.ops.normalization.image import ImageNorm
 from qrt.ops.normalization.rows import LayerNorm, LpNorm, RmsNorm
-from qrt.ops.normalization.softmax import Softmax
+from qrt.ops.normalization.softmax import ScaledSoftmax, Softmax
 
-__all__ = ["ImageNorm", "LayerNorm", "LpNorm", "RmsNorm", "Softmax"]
+__all__ = ["ImageNorm", "LayerNorm", "LpNorm", "RmsNorm", "ScaledSoftmax", "Softmax"]

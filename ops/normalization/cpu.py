@@ -6,7 +6,7 @@ import numpy as np
 
 from qrt.jit.lang import device, f32, fields, share
 from qrt.jit.lang import math as m
-from qrt.jit.lang.rows import LANES, add_to_lanes, read_some, row_max, row_sum, row_sum_abs, row_sum_squares, write_some
+from qrt.jit.lang.rows import LANES, add_to_lanes, read_some, row_max, row_sum, row_sum_abs, row_sum_squares, scaled_lanes, write_some
 from qrt.jit.lang.streams import prefetch, read, write
 
 F = np.float32
@@ -24,56 +24,100 @@ def exp_lanes(x, at, y, to, most, total):  # type: ignore[no-untyped-def]
     add_to_lanes(total, y, to)
 
 
+@device
+def softmax_together(x, y, source, first, count, ahead, n, log, scratch):  # type: ignore[no-untyped-def]
+    """Softmax, or its logarithm, of `count` rows of x from `first` on, one step after the other: each step ends in a number that the next
+    one waits for, and the other rows' fill that time. What lies `ahead` in y and in the rows' `source` is asked for."""
+    # Of each row its largest number; its lanes; and its end that fills no lanes, as if numbers followed whose e**x is 0.
+    largest, totals = f32(scratch), scratch + 4 * _ROWS
+    rests = totals + 4 * LANES * _ROWS
+    whole = n // LANES * LANES
+    for k in range(count):
+        largest[k] = row_max(x, (first + k) * n, n, _ZERO)
+    for k in range(count):
+        at, most = (first + k) * n, largest[k]
+        total, rest = f32(totals + 4 * LANES * k), f32(rests + 4 * LANES * k)
+        for j in range(LANES):
+            total[j] = _ZERO
+        for i in range(at, at + whole, LANES):
+            if log:
+                exp_lanes(x, i, rest, 0, most, total)
+            else:
+                # Of the next rows, which begin with their largest numbers, a long time without arithmetic.
+                for line in range(0, LANES, 16):
+                    prefetch(source, i + ahead + line)
+                    prefetch(y, i + ahead + line)
+                exp_lanes(x, i, y, i, most, total)
+        if whole < n:
+            read_some(rest, x, at + whole, n - whole, -_INF)
+            exp_lanes(rest, 0, rest, 0, most, total)
+    # From here on y holds what was just written: plain loads, which `write` does not overtake.
+    for k in range(count):
+        at, total, rest = (first + k) * n, f32(totals + 4 * LANES * k), f32(rests + 4 * LANES * k)
+        if log:
+            most, power = largest[k], m.log(row_sum(total, 0, LANES, _ZERO))
+            for i in range(at, at + n):
+                write(y, i, read(x, i) - most - power)
+            continue
+        factor = _ONE / row_sum(total, 0, LANES, _ZERO)
+        for i in range(at, at + whole, LANES):
+            for j in range(LANES):
+                y[i + j] = y[i + j] * factor
+        if whole < n:
+            for j in range(LANES):
+                rest[j] = rest[j] * factor
+            write_some(y, at + whole, rest, n - whole)
+
+
 def softmax_rows(log):  # type: ignore[no-untyped-def]
-    """Softmax along the last axis. Some rows are worked on together, one step after the other: each step ends in a number that the next
-    one waits for, and the other rows' fill that time."""
+    """Softmax along the last axis."""
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        x, y, n = f32(r.x), f32(r.y), r.n
-        # Of each row its largest number; its lanes; and its end that fills no lanes, as if numbers followed whose e**x is 0.
-        largest = f32(r.scratch + tid * _SCRATCH)
-        totals = r.scratch + tid * _SCRATCH + 4 * _ROWS
-        rests = totals + 4 * LANES * _ROWS
-        whole, together = n // LANES * LANES, max(1, min(_ROWS, _TOGETHER // max(n, 1)))
+        x, y, n, scratch = f32(r.x), f32(r.y), r.n, r.scratch + tid * _SCRATCH
+        together = max(1, min(_ROWS, _TOGETHER // max(n, 1)))
         first, hi = share(r.outer, tid, nthreads)
         while first < hi:
             count = min(together, hi - first)
-            for k in range(count):
-                largest[k] = row_max(x, (first + k) * n, n, _ZERO)
-            for k in range(count):
-                at, most = (first + k) * n, largest[k]
-                total, rest = f32(totals + 4 * LANES * k), f32(rests + 4 * LANES * k)
-                for j in range(LANES):
-                    total[j] = _ZERO
-                for i in range(at, at + whole, LANES):
-                    if log:
-                        exp_lanes(x, i, rest, 0, most, total)
-                    else:
-                        # Of the next rows, which begin with their largest numbers, a long time without arithmetic.
-                        for line in range(0, LANES, 16):
-                            prefetch(x, i + together * n + line)
-                            prefetch(y, i + together * n + line)
-                        exp_lanes(x, i, y, i, most, total)
+            softmax_together(x, y, x, first, count, together * n, n, log, scratch)
+            first += count
+
+    return kernel
+
+
+def softmax_scaled(masked):  # type: ignore[no-untyped-def]
+    """Softmax along the last axis of x · scale + mask."""
+    scaled = scaled_lanes(masked)
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, y, mask, n, n1, n2, scratch = f32(r.x), f32(r.y), f32(r.mask), r.n, r.n1, r.n2, r.scratch + tid * _SCRATCH
+        whole, together = n // LANES * LANES, max(1, min(_ROWS, _TOGETHER // max(n, 1)))
+        rest, more = f32(scratch), f32(scratch + 4 * LANES)
+        first, hi = share(r.outer, tid, nthreads)
+        i1, i2 = first // n2 % n1, first % n2
+        given = first // n2 // n1 * r.m0 + i1 * r.m1 + i2 * r.m2
+        while first < hi:
+            count = min(together, hi - first)
+            for row in range(first, first + count):
+                at = row * n
+                for i in range(0, whole, LANES):
+                    scaled(y, at + i, x, at + i, mask, given + i, r.scale)
                 if whole < n:
-                    read_some(rest, x, at + whole, n - whole, -_INF)
-                    exp_lanes(rest, 0, rest, 0, most, total)
-            # From here on y holds what was just written: plain loads, which `write` does not overtake.
-            for k in range(count):
-                at, total, rest = (first + k) * n, f32(totals + 4 * LANES * k), f32(rests + 4 * LANES * k)
-                if log:
-                    most, power = largest[k], m.log(row_sum(total, 0, LANES, _ZERO))
-                    for i in range(at, at + n):
-                        write(y, i, read(x, i) - most - power)
-                    continue
-                factor = _ONE / row_sum(total, 0, LANES, _ZERO)
-                for i in range(at, at + whole, LANES):
-                    for j in range(LANES):
-                        y[i + j] = y[i + j] * factor
-                if whole < n:
-                    for j in range(LANES):
-                        rest[j] = rest[j] * factor
+                    read_some(rest, x, at + whole, n - whole, _ZERO)
+                    if masked:
+                        read_some(more, mask, given + whole, n - whole, _ZERO)
+                    scaled(rest, 0, rest, 0, more, 0, r.scale)
                     write_some(y, at + whole, rest, n - whole)
+                i2 += 1
+                given += r.m2
+                if i2 == n2:
+                    i1, i2 = i1 + 1, 0
+                    given += r.m1 - n2 * r.m2
+                if i1 == n1:
+                    i1 = 0
+                    given += r.m0 - n1 * r.m1
+            softmax_together(y, y, x, first, count, together * n, n, False, scratch)
             first += count
 
     return kernel

@@ -9,11 +9,12 @@ import numpy as np
 from qrt.core.errors import UnsupportedOp
 from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
-from qrt.ops.elementwise.walk import threads_for
+from qrt.ops.elementwise import Binary
+from qrt.ops.elementwise.walk import merge, threads_for
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 from qrt.ops.reduction.reduce import extents
 
-__all__ = ["KERNELS", "Softmax"]
+__all__ = ["KERNELS", "ScaledSoftmax", "Softmax"]
 
 # Columns that a thread works on at a time where the axis is not the last one; rows, where it is.
 BLOCK, ROWS = 64, 16
@@ -28,7 +29,16 @@ _KERNELS = {
     for shape in ("rows", "columns")
     for log in (False, True)
 }
-KERNELS: tuple[Kernel, ...] = tuple(_KERNELS.values())
+# The mask's row i·m0 + j·m1 + k·m2 (in elements) belongs to row (i·n1 + j)·n2 + k of x.
+_WALK = ("x", "y", "mask", "outer", "n", "n1", "n2", "m0", "m1", "m2", "scratch")
+_SCALED_RECORD = record_dtype(*((name, "i8") for name in _WALK), ("scale", "f4"))
+_SCALED = {
+    masked: Kernel(
+        f"softmax_scaled{'_masked' if masked else ''}_f32__generic", _SCALED_RECORD, "qrt.ops.normalization.cpu:softmax_scaled", (masked,)
+    )
+    for masked in (False, True)
+}
+KERNELS: tuple[Kernel, ...] = (*_KERNELS.values(), *_SCALED.values())
 
 
 @record
@@ -81,3 +91,59 @@ class Softmax(Op):
     @property
     def inplace(self) -> tuple[int, ...]:
         return () if self.log else (0,)
+
+
+@record
+class ScaledSoftmax(Op):
+    """The softmax of x · scale + mask along the last axis, as attention has it of its scores. Inputs: x, mask (optional), float32.
+
+    The mask broadcasts to x along all axes but the last.
+    """
+
+    scale: float
+
+    def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
+        x = inputs[0]
+        if any(v.dtype != np.float32 or not v.shape for v in inputs) or len(self._rows(inputs)[0]) > 3:
+            raise UnsupportedOp(f"no kernel computes the softmax of {[f'{v.dtype}{v.shape}' for v in inputs]}")
+        return (x,)
+
+    def _rows(self, inputs: Sequence[Spec]) -> tuple[list[int], list[int]]:
+        """Extents of x's axes but the last, as few as the mask can be walked with, and its strides along them. UnsupportedOp where it
+        does not broadcast."""
+        x, mask = inputs[0].shape, inputs[-1].shape
+        fits = len(x) == len(mask) and x[-1] == mask[-1] and all(m in (1, n) for n, m in zip(x, mask, strict=True))
+        if not fits:
+            raise UnsupportedOp(f"a mask of shape {mask} does not broadcast to scores of shape {x}")
+        steps = [[0 if n == 1 else stride for n, stride in zip(v.shape, v.strides, strict=True)] for v in (inputs[0], inputs[-1])]
+        extents, strides = merge(x[:-1], [walked[:-1] for walked in steps])
+        return extents, strides[1]
+
+    def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        scores = inputs[0] * np.float32(self.scale)
+        return Softmax(scores.ndim - 1).reference([scores + inputs[1] if len(inputs) > 1 else scores])
+
+    def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        x, mask, y = inputs[0], inputs[-1], outputs[0]
+        if y.spec.size == 0:
+            return
+        extents, strides = self._rows([operand.spec for operand in inputs])
+        n1, n2 = ([1, 1, *extents])[-2:]
+        fields = dict(zip(("m0", "m1", "m2"), [0, 0, 0, *strides][-3:], strict=True))
+        fields |= {"outer": y.spec.size // y.spec.shape[-1], "n": y.spec.shape[-1], "n1": n1, "n2": n2}
+        refs = {"x": x.ref, "mask": mask.ref, "y": y.ref, "scratch": steps.scratch(_SCRATCH["rows"] * steps.threads)}
+        steps.step(_SCALED[len(inputs) > 1], threads_for(4 * x.spec.nbytes), **refs, **fields, scale=self.scale)
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        """One step after the other."""
+        (x, *masks), rank = inputs, len(outputs[0].spec.shape)
+        factor = np.full((1,) * rank, self.scale, np.float32)
+        spec = Spec(factor.shape, factor.dtype)
+        Binary("mul").emit_device(steps, [x, Operand(spec, steps.packed(factor, "factor", factor.copy), spec.strides)], outputs)
+        for mask in masks:
+            Binary("add").emit_device(steps, [outputs[0], mask], outputs)
+        Softmax(rank - 1).emit_device(steps, outputs, outputs)
+
+    @property
+    def inplace(self) -> tuple[int, ...]:
+        return (0,)

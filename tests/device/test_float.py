@@ -16,7 +16,7 @@ from qrt.core.errors import UnsupportedOp
 from qrt.ops.elementwise import Binary, Cast, Unary, Where
 from qrt.ops.elementwise.device import BINARY, CAST, INTEGERS, UNARY
 from qrt.ops.elementwise.unary import UNARY as ROWS
-from qrt.ops.normalization import ImageNorm, LayerNorm, LpNorm, RmsNorm, Softmax
+from qrt.ops.normalization import ImageNorm, LayerNorm, LpNorm, RmsNorm, ScaledSoftmax, Softmax
 from qrt.ops.op import Array, Op
 from qrt.ops.program import interpret
 from qrt.ops.quantization import DynamicQuantize, device_dynamic
@@ -137,6 +137,11 @@ def test_softmax(device: Any, shape: tuple[int, ...], axis: int, log: bool) -> N
     x = floats(*shape) * 5
     x.reshape(-1)[2] = -np.inf
     check(device, Softmax(axis, log), [x])
+
+
+def test_softmax_of_scores(device: Any) -> None:
+    check(device, ScaledSoftmax(0.3), [floats(2, 3, 5, 9)])
+    check(device, ScaledSoftmax(0.3), [floats(2, 3, 5, 9), floats(2, 1, 1, 9)])
 
 
 @pytest.mark.parametrize("n", [5, 32, 70])

@@ -5,7 +5,7 @@ import pytest
 from kernels.check import TARGETS_HERE, check, program_of
 
 from qrt.core.errors import ModelError, UnsupportedOp
-from qrt.ops.normalization import ImageNorm, LayerNorm, LpNorm, RmsNorm, Softmax
+from qrt.ops.normalization import ImageNorm, LayerNorm, LpNorm, RmsNorm, ScaledSoftmax, Softmax
 from qrt.ops.op import Op, Spec
 from qrt.runtime.plan import Packs, build
 
@@ -22,6 +22,26 @@ def real(*shape: int) -> np.ndarray:
 )
 def test_softmax(shape: tuple[int, ...], axis: int, log: bool) -> None:
     check(Softmax(axis, log), [real(*shape) * 10], exact=False, rtol=1e-5, atol=1e-6 if not log else 2e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "mask"),
+    [
+        ((3, 10), None),
+        ((2, 4, 3, 130), None),
+        ((2, 4, 3, 70), (2, 1, 1, 70)),
+        ((2, 4, 3, 33), (1, 1, 3, 33)),
+        ((2, 4, 3, 16), (2, 1, 3, 16)),
+        ((2, 4, 3, 5), (1, 4, 1, 5)),
+        ((2, 4, 3, 8), (2, 4, 3, 8)),
+        ((2, 4, 3, 8), (1, 1, 1, 8)),
+        ((0, 4), None),
+    ],
+)
+def test_softmax_of_scores(shape: tuple[int, ...], mask: tuple[int, ...] | None) -> None:
+    given = [] if mask is None else [np.where(real(*mask) > 3, -np.inf, real(*mask)).astype(np.float32)]
+    check(ScaledSoftmax(0.17), [real(*shape) * 10, *given], exact=False, rtol=2e-5, atol=1e-6)
+    check(ScaledSoftmax(-2.0), [real(*shape), *given], exact=False, rtol=2e-5, atol=1e-6)
 
 
 def test_softmax_of_far_and_special_numbers() -> None:
@@ -68,6 +88,7 @@ def same_bits(op: Op, inputs: list[np.ndarray]) -> None:
 def test_results_do_not_depend_on_the_machine() -> None:
     same_bits(Softmax(1), [real(100, 101)])
     same_bits(Softmax(1), [real(5, 11, 101)])
+    same_bits(ScaledSoftmax(0.3), [real(5, 11, 101), real(1, 11, 101)])
     same_bits(LayerNorm(1, 1e-5), [real(100, 101), real(101), real(101)])
     same_bits(ImageNorm(4, 1e-5), [real(3, 5, 7, 64), real(64), real(64)])
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from graphs import images, make, ops, prepared, reference
 
+import qrt
+from qrt.graph import attr_float
 from qrt.graph.rules import fuse
 
 NUMBERS: dict[str, Any] = {
@@ -77,6 +79,45 @@ def test_what_it_becomes_and_computes(name: str) -> None:
         assert not {"Gelu", "LayerNormalization"} & set(counted)
     x = images(2, 3, 8, seed=4)
     np.testing.assert_allclose(fused.run(found, {"x": x})[0], reference(model, x=x)[0], rtol=1e-5, atol=1e-6)
+
+
+# name → (nodes from x (2, 4, 3, 8) and k (2, 4, 8, 5) to y, the operators they become, the scale)
+SCORES: dict[str, tuple[str, dict[str, int], float]] = {
+    "scaled and masked": ("a = MatMul(x, k) b = Div(a, root) c = Add(b, m) y = Softmax(c)", {"MatMul": 1, "FusedSoftmax": 1}, 0.5**0.5),
+    "the mask first": ("a = MatMul(x, k) b = Mul(half, a) c = Add(m, b) y = Softmax<axis=3>(c)", {"MatMul": 1, "FusedSoftmax": 1}, 0.5),
+    "scaled": ("a = MatMul(x, k) b = Mul(a, half) y = Softmax(b)", {"MatMul": 1, "FusedSoftmax": 1}, 0.5),
+    "masked": ("a = MatMul(x, k) c = Add(a, m) y = Softmax(c)", {"MatMul": 1, "FusedSoftmax": 1}, 1.0),
+    "a mask for each row": ("a = MatMul(x, k) c = Add(a, rows) y = Softmax(c)", {"MatMul": 1, "FusedSoftmax": 1}, 1.0),
+    "plain": ("a = MatMul(x, k) y = Softmax(a)", {"MatMul": 1, "Softmax": 1}, 1.0),
+    "divided into": ("a = MatMul(x, k) b = Div(half, a) y = Softmax(b)", {"MatMul": 1, "Div": 1, "Softmax": 1}, 1.0),
+    "times nothing": ("a = MatMul(x, k) b = Mul(a, nothing) y = Softmax(b)", {"MatMul": 1, "Mul": 1, "Softmax": 1}, 1.0),
+    "along another axis": (
+        "a = MatMul(x, k) b = Mul(a, half) y = Softmax<axis=2>(b)",
+        {"MatMul": 1, "Mul": 1, "Softmax": 1},
+        1.0,
+    ),
+    "scores that are read too": (
+        "a = MatMul(x, k) b = Mul(a, half) c = Softmax(b) y = Add(c, b)",
+        {"MatMul": 1, "Mul": 1, "Softmax": 1, "Add": 1},
+        1.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_softmax_of_scores(name: str) -> None:
+    nodes, expected, scale = SCORES[name]
+    more = {"nothing": 0.0, "m": images(2, 1, 1, 5, seed=5) * 3, "rows": images(3, 1, seed=6)}
+    model = make(f"(float[2,4,3,8] x, float[2,4,8,5] k) => (float[2,4,3,5] y) {{ {nodes} }}", **NUMBERS, **more)
+    found = prepared(model)
+    fuse(found)
+    assert ops(found) == expected
+    for node in found.graph:
+        if node.op_type == "FusedSoftmax":
+            assert attr_float(node, "scale", 0.0) == pytest.approx(scale)
+    feeds = {"x": images(2, 4, 3, 8, seed=4), "k": images(2, 4, 8, 5, seed=7)}
+    for result in (fused.run(found, feeds)[0], qrt.InferenceSession(model).run(None, feeds)[0]):
+        np.testing.assert_allclose(result, reference(model, **feeds)[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("axes", ["axes: ints = [-1]", "axes: ints = [2]"])

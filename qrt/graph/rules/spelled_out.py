@@ -1,6 +1,7 @@
 """Float operators that exporters spell out, in one node again: one pass over memory instead of five to nine.
 
-x · (1 + erf(x / √2)) / 2 becomes Gelu; (x − mean) / √(variance + ε) · scale + bias, along the last axis, becomes LayerNormalization.
+x · (1 + erf(x / √2)) / 2 becomes Gelu; (x − mean) / √(variance + ε) · scale + bias, along the last axis, becomes LayerNormalization; the
+Softmax of a product's scores, scaled by a number or masked, becomes FusedSoftmax.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from qrt.core.record import record
 from qrt.graph.nodes import attr_int, attr_ints, constant, is_op, producer
 from qrt.graph.rules.rule import Attributes, Rule, add_node, single_use, substitute
 
-__all__ = ["GELU", "LAYER_NORM"]
+__all__ = ["GELU", "LAYER_NORM", "SCALED_SOFTMAX"]
 
 _FLOAT = ir.DataType.FLOAT
 # How far a constant of float32 may be from what it stands for.
@@ -156,5 +157,56 @@ def _rewrite_layer_norm(node: ir.Node, found: _LayerNorm) -> None:
     substitute(found.end, made.outputs)
 
 
+# -- Softmax ------------------------------------------------------------------------------------------------------------------
+@record(eq=False)
+class _Scores:
+    """`x` · `scale` + `mask`."""
+
+    x: ir.Value
+    scale: float
+    mask: ir.Value | None
+
+
+def _match_softmax(node: ir.Node) -> _Scores | None:
+    value = node.inputs[0] if is_op(node, "Softmax") else None
+    if value is None or value.dtype != _FLOAT or value.shape is None or attr_int(node, "axis", -1) not in (-1, len(value.shape) - 1):
+        return None
+    add = _only_read_maker(value, "Add")
+    if add is None:
+        found = _scaled(value)
+        return found if found is not None and found.x is not value else None
+    for x, mask in (add.inputs, reversed(tuple(add.inputs))):
+        found = _scaled(x)
+        if found is not None and mask is not None and mask.shape is not None and len(mask.shape) <= len(value.shape):
+            return _Scores(found.x, found.scale, mask)
+    return None
+
+
+def _scaled(value: ir.Value | None) -> _Scores | None:
+    """A product's scores that `value` is, or a number of times of."""
+    if value is None:
+        return None
+    node, x, scale = _only_read_maker(value, "Mul", "Div"), value, 1.0
+    if node is not None:
+        pairs = (node.inputs, reversed(tuple(node.inputs))) if node.op_type == "Mul" else (node.inputs,)
+        scores, number = next(((v, n) for v, o in pairs if v is not None and (n := _number(o))), (None, 0.0))
+        if scores is None or not _keeps_rank(scores, node):
+            return None
+        x, scale = scores, number if node.op_type == "Mul" else 1 / number
+    return _Scores(x, scale, None) if _only_read_maker(x, "MatMul") is not None and math.isfinite(scale) else None
+
+
+def _only_read_maker(value: ir.Value, *op_types: str) -> ir.Node | None:
+    """The operator, one of `op_types`, that makes `value` for one reader alone."""
+    maker = producer(value)
+    return maker if is_op(maker, *op_types) and single_use(value) is not None else None
+
+
+def _rewrite_softmax(node: ir.Node, found: _Scores) -> None:
+    attributes: Attributes = {"scale": found.scale}
+    substitute(node, add_node(node, "FusedSoftmax", [found.x, found.mask], attributes, like=node.outputs).outputs)
+
+
 GELU = Rule("Gelu spelled out", frozenset({"Erf"}), _match_gelu, _rewrite_gelu)
 LAYER_NORM = Rule("layer norm spelled out", frozenset({"Sqrt"}), _match_layer_norm, _rewrite_layer_norm)
+SCALED_SOFTMAX = Rule("softmax of scaled, masked scores", frozenset({"Softmax"}), _match_softmax, _rewrite_softmax)

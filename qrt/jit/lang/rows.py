@@ -24,6 +24,7 @@ __all__ = [
     "row_sum",
     "row_sum_abs",
     "row_sum_squares",
+    "scaled_lanes",
     "write_some",
 ]
 
@@ -229,6 +230,27 @@ def add_to_lanes(typing_context, lanes, x, at):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(types.CPointer(types.float32), types.CPointer(types.float32), types.int64), codegen
+
+
+def scaled_lanes(masked: bool) -> Any:
+    """The intrinsic (y, to, x, at, mask, mask_at, scale): for all LANES y[to + k] = x[at + k] · scale, plus mask[mask_at + k] if
+    `masked`."""
+
+    @intrinsic
+    def scaled(typing_context, y, to, x, at, mask, mask_at, scale):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            y, to, x, at, mask, mask_at, scale = args
+            for k in range(2):
+                value = builder.fmul(_load(builder, _vector_at(builder, x, at, k)), _splat(builder, scale))
+                if masked:
+                    value = builder.fadd(value, _load(builder, _vector_at(builder, mask, mask_at, k)))
+                builder.store(value, builder.bitcast(_vector_at(builder, y, to, k), VECTOR.as_pointer())).align = 4
+            return context.get_dummy_value()
+
+        row = (types.CPointer(types.float32), types.int64)
+        return types.void(*row, *row, *row, types.float32), codegen
+
+    return scaled
 
 
 @intrinsic

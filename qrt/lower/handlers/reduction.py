@@ -8,12 +8,13 @@ import numpy as np
 
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.graph import attr_float, attr_int, attr_ints, ir
+from qrt.lower.handlers.elementwise import aligned
 from qrt.lower.handlers.products import QRT, code_qparams, scalar, zero_point
 from qrt.lower.handlers.reading import axis_of, optional, required
 from qrt.lower.lowering import Handler, Lowering, NotNative, Tensor, identity
 from qrt.ops.conv import Window
 from qrt.ops.elementwise import Binary, Unary
-from qrt.ops.normalization import ImageNorm, LayerNorm, LpNorm, RmsNorm, Softmax
+from qrt.ops.normalization import ImageNorm, LayerNorm, LpNorm, RmsNorm, ScaledSoftmax, Softmax
 from qrt.ops.op import View
 from qrt.ops.pool import QAveragePool
 from qrt.ops.quantization import Dequantize, Quantize
@@ -188,6 +189,22 @@ def _softmax(log: bool) -> Handler:
     return handler
 
 
+def _scaled_softmax(low: Lowering, node: ir.Node) -> None:
+    x, mask, scale = _float(low, node), optional(node, 1), attr_float(node, "scale", 1.0)
+    rank = len(low.shape(x))
+    (scores, *masks), perm = aligned(low, [x] if mask is None else [x, mask])
+    try:
+        if perm[-1] != rank - 1:
+            raise UnsupportedOp("rows do not lie in one piece")
+        y = low.call(ScaledSoftmax(scale), [scores, *masks])[0]
+    except UnsupportedOp:
+        y = low.call(Binary("mul"), [scores, low.constant(np.full((1,) * len(perm), scale, np.float32))])[0]
+        for index in masks:
+            y = low.call(Binary("add"), [y, index])[0]
+        y = low.call(Softmax(perm.index(len(perm) - 1)), [y])[0]
+    low.bind(node.outputs[0], y, perm)
+
+
 def _softmax_of_codes(low: Lowering, node: ir.Node) -> None:
     x = required(node)
     axis, perm = axis_of(node, attr_int(node, "axis", -1), len(low.shape(x))), low.perm(x)
@@ -296,5 +313,6 @@ HANDLERS: dict[tuple[str, str], Handler] = {
     ("", "ReduceSumSquare"): _reduce("sum_square"),
     ("", "Softmax"): _softmax(log=False),
     (QRT, "QReduceMean"): _mean_of_codes,
+    (QRT, "FusedSoftmax"): _scaled_softmax,
     (QRT, "QSoftmax"): _softmax_of_codes,
 }
