@@ -8,7 +8,7 @@ import numpy as np
 
 from qrt.jit.lang import device, fields, share
 from qrt.jit.lang.streams import POINTERS, read, write
-from qrt.ops.elementwise.cpu_scalar import BINARY, INTEGER_BINARY, UNARY
+from qrt.ops.elementwise.cpu_scalar import BINARY, INTEGER_BINARY, SINGLE_BINARY, UNARY
 from qrt.ops.elementwise.unary import bounds
 
 
@@ -126,7 +126,7 @@ def pairs(f: Any, params: Any, pa: Any, py: Any) -> Any:
 
 def binary(name, source, result):  # type: ignore[no-untyped-def]
     """y = f(a, b) along a walk of two operands."""
-    f = (BINARY if "float" in source else INTEGER_BINARY)[name]
+    f = {"float32": SINGLE_BINARY, "float64": BINARY}.get(source, INTEGER_BINARY)[name]
     return pairs(device(lambda a, b, p: f(a, b)), device(lambda r: 0), POINTERS[source], POINTERS[result])
 
 

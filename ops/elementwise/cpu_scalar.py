@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 from qrt.jit.lang import device, formulas
 from qrt.jit.lang import math as m
 
-__all__ = ["BINARY", "INTEGER_BINARY", "UNARY"]
+__all__ = ["BINARY", "INTEGER_BINARY", "SINGLE_BINARY", "UNARY"]
 
 
 @device
@@ -28,12 +28,12 @@ UNARY = {
     "atan": device(lambda x, p, q: np.arctan(x)),
     "atanh": device(lambda x, p, q: np.arctanh(x)),
     "bitwise_not": device(lambda x, p, q: ~x),
-    "cos": device(lambda x, p, q: np.cos(x)),
+    "cos": device(lambda x, p, q: m.cos(x)),
     "cosh": device(lambda x, p, q: np.cosh(x)),
     "is_inf": device(lambda x, p, q: ((x == _like(x, np.inf)) & (q != 0)) | ((x == _like(x, -np.inf)) & (p != 0))),
     "is_nan": device(lambda x, p, q: x != x),
     "not": device(lambda x, p, q: x == 0),
-    "sin": device(lambda x, p, q: np.sin(x)),
+    "sin": device(lambda x, p, q: m.sin(x)),
     "sinh": device(lambda x, p, q: np.sinh(x)),
     "tan": device(lambda x, p, q: np.tan(x)),
 }
@@ -93,5 +93,6 @@ BINARY = {
     "pow": device(lambda a, b: a**b),
     "xor": device(lambda a, b: a ^ b),
 }
+SINGLE_BINARY = {**BINARY, "pow": m.power}
 # Integers divide by functions of their own: hardware traps on division by 0.
 INTEGER_BINARY = {**BINARY, "div": _integer_div, "fmod": _integer_fmod}

@@ -15,13 +15,13 @@ __all__ = ["BINARY", "CAST", "INTEGERS", "KERNELS", "NOT", "UNARY", "WHERE", "em
 PER_THREAD = 4  # elements
 _SOURCE = "qrt.ops.elementwise.cuda:"
 
-# Those of `formulas.unary` and `formulas.binary`.
+# Those of `formulas.unary`, `formulas.binary` and `wide.wide`.
 _UNARY_NAMES = (
-    *("abs", "ceil", "celu", "clip", "cube", "elu", "erf", "exp", "floor", "gelu", "gelu_tanh", "hard_sigmoid", "hard_swish", "leaky_relu"),
-    *("log", "mish", "neg", "reciprocal", "relu", "round", "selu", "sigmoid", "sign", "softplus", "softsign", "sqrt", "square", "swish"),
-    *("tanh", "thresholded_relu"),
+    *("abs", "ceil", "celu", "clip", "cos", "cube", "elu", "erf", "exp", "floor", "gelu", "gelu_tanh", "hard_sigmoid", "hard_swish"),
+    *("leaky_relu", "log", "mish", "neg", "reciprocal", "relu", "round", "selu", "sigmoid", "sign", "sin", "softplus", "softsign", "sqrt"),
+    *("square", "swish", "tanh", "thresholded_relu"),
 )
-_BINARY_NAMES = ("add", "div", "equal", "greater", "greater_or_equal", "less", "less_or_equal", "max", "min", "mul", "prelu", "sub")
+_BINARY_NAMES = ("add", "div", "equal", "greater", "greater_or_equal", "less", "less_or_equal", "max", "min", "mul", "pow", "prelu", "sub")
 
 _UNARY = record_dtype(("x", "i8"), ("y", "i8"), ("n", "i8"), ("p", "f4"), ("q", "f4"))
 _CAST = record_dtype(("x", "i8"), ("y", "i8"), ("n", "i8"))

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from qrt.jit.lang.cuda import cuda, device, float32, int32, int64, load_f32, shuffle_xor, store_f32, store_i64
+from qrt.jit.lang.cuda import (
+    cuda,
+    device,
+    float32,
+    int32,
+    int64,
+    load_f32,
+    load_i32,
+    load_i64,
+    shuffle_xor,
+    store_f32,
+    store_i32,
+    store_i64,
+)
 from qrt.jit.lang.cuda_rows import add, itself, larger, row_and_lane, row_of, smaller
 
 
@@ -71,6 +84,33 @@ def columns(kind: str) -> Any:
             for i in range(1, n):
                 total = join(total, term(load_f32(x + int64(4) * (first + int64(i) * int64(inner))), float32(0)))
             store_f32(y + int64(4) * column, total / float32(n) if mean else total)
+
+    return kernel
+
+
+def cumsum(dtype: str) -> Any:
+    """y[o, :, j] = the running sums of x[o, :, j], in the order of the CPU's; see cumsum.CumSum."""
+    size, load, store, number = {
+        "float32": (4, load_f32, store_f32, float32),
+        "int64": (8, load_i64, store_i64, int64),
+        "int32": (4, load_i32, store_i32, int32),
+    }[dtype]
+
+    def kernel(x, y, columns, n, inner, exclusive, reverse):  # type: ignore[no-untyped-def]
+        column, first = _column_and_start(n, inner)
+        if column < columns:
+            step = int64(inner)
+            if reverse != int32(0):
+                first, step = first + int64(int32(n - int32(1))) * step, -step
+            at, total = int64(size) * first, number(0)
+            step = int64(size) * step
+            if exclusive == int32(0):
+                total = load(x + at)
+            store(y + at, total)
+            for _ in range(1, n):
+                total = number(total + load(x + (at if exclusive != int32(0) else at + step)))
+                at = at + step
+                store(y + at, total)
 
     return kernel
 

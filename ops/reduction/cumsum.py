@@ -10,7 +10,7 @@ from qrt.core.errors import UnsupportedOp
 from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.elementwise.walk import threads_for
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 from qrt.ops.reduction.reduce import extents
 
 __all__ = ["DTYPES", "KERNELS", "CumSum"]
@@ -49,3 +49,9 @@ class CumSum(Op):
             outer, n, inner = extents(x.spec.shape, self.axis, self.axis + 1)
             kernel, flags = _KERNELS[x.spec.dtype.name], {"reverse": int(self.reverse), "exclusive": int(self.exclusive)}
             steps.step(kernel, threads_for(x.spec.nbytes), x=x.ref, y=y.ref, outer=outer, n=n, inner=inner, **flags)
+
+    def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
+        from qrt.ops.reduction.device import emit_cumsum
+
+        if outputs[0].spec.size:
+            emit_cumsum(steps, inputs[0], outputs[0], extents(inputs[0].spec.shape, self.axis, self.axis + 1), self.exclusive, self.reverse)

@@ -8,7 +8,7 @@ from qrt.jit.cuda import DeviceKernel
 from qrt.ops.op import DeviceSteps, Operand, Ref
 from qrt.ops.reduction.reduce import KINDS
 
-__all__ = ["ARG", "COLUMNS", "KERNELS", "ROWS", "by_columns", "by_rows", "emit_arg", "emit_reduce", "record_of"]
+__all__ = ["ARG", "COLUMNS", "CUMSUM", "KERNELS", "ROWS", "by_columns", "by_rows", "emit_arg", "emit_cumsum", "emit_reduce", "record_of"]
 
 WARP = 32
 _SOURCE = "qrt.ops.reduction.cuda:"
@@ -40,7 +40,13 @@ ARG = {
     for kind in ("max", "min")
     for last in (False, True)
 }
-KERNELS: tuple[DeviceKernel, ...] = (*ROWS.values(), *COLUMNS.values(), *ARG.values())
+CUMSUM = {
+    dtype: DeviceKernel(
+        f"cumsum_{dtype}__cuda", record_dtype(*record_of("x y columns", "n", "inner", "exclusive", "reverse")), _SOURCE + "cumsum", (dtype,)
+    )
+    for dtype in ("float32", "int64", "int32")
+}
+KERNELS: tuple[DeviceKernel, ...] = (*ROWS.values(), *COLUMNS.values(), *ARG.values(), *CUMSUM.values())
 
 
 def by_rows(steps: DeviceSteps, kernel: DeviceKernel, rows: int, n: int, **fields: int | float | Ref) -> None:
@@ -69,6 +75,14 @@ def emit_reduce(steps: DeviceSteps, kind: str, x: Operand, y: Operand, extents: 
         by_rows(steps, ROWS[kind], outer, n, x=x.ref, y=y.ref)
     else:
         by_columns(steps, COLUMNS[kind], outer, n, inner, x=x.ref, y=y.ref)
+
+
+def emit_cumsum(steps: DeviceSteps, x: Operand, y: Operand, extents: tuple[int, int, int], exclusive: bool, reverse: bool) -> None:
+    """Appends CumSum. `extents`: outer, n, inner."""
+    kernel = CUMSUM.get(x.spec.dtype.name)
+    if kernel is None:
+        raise UnsupportedOp(f"no kernel for CUDA sums up {x.spec.dtype}")
+    by_columns(steps, kernel, *extents, x=x.ref, y=y.ref, exclusive=int(exclusive), reverse=int(reverse))
 
 
 def emit_arg(steps: DeviceSteps, kind: str, last: bool, x: Operand, y: Operand, extents: tuple[int, int, int]) -> None:

@@ -276,14 +276,14 @@ def _store_shared(dtype: Any) -> Callable[[int, Any], None]:
 
 def _scalar(name: str) -> Callable[..., Any]:
     """A twin on one thread's numbers."""
-    twin, gives_float = TWINS[name], name not in ("permute", "nearest", "as_bits", "quotient", "remainder")
+    twin, whole = TWINS[name], name in ("permute", "nearest", "as_bits", "as_bits64", "quotient", "remainder")
+    number: Callable[[Any], Any] = int if whole else np.float64 if name == "as_float64" else np.float32
     if name == "dp4a":
         return lambda *words: int(twin(*(np.array([w], np.int32) for w in words))[0])
 
     def run(*args: Any) -> Any:
         with np.errstate(all="ignore"):
-            value = twin(*args)
-        return np.float32(value) if gives_float else int(value)
+            return number(twin(*args))
 
     return run
 

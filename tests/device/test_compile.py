@@ -105,11 +105,14 @@ def test_the_record_is_the_parameter_buffer(kernel: DeviceKernel) -> None:
 # Of the kernels of floats one of each kind: the others differ in what they do to a number.
 FLOATS = [
     elementwise.UNARY["erf"],
+    elementwise.UNARY["sin"],
     elementwise.BINARY["greater"],
+    elementwise.BINARY["pow"],
     elementwise.CAST["float32", "int64"],
     elementwise.INTEGERS["max", "int8"],
     reduction.COLUMNS["max"],
     reduction.ARG["max", False],
+    reduction.CUMSUM["int64"],
     normalization.SOFTMAX_ROWS[False],
     normalization.SOFTMAX_COLUMNS[True],
     normalization.LAYER_NORM[True],
@@ -141,9 +144,11 @@ def test_kernels_of_floats_and_small_products_stay_in_registers(kernel: DeviceKe
 
 @needs_cuda
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kernel", [elementwise.UNARY["hard_swish"], normalization.LAYER_NORM[True]], ids=lambda k: k.name)
+@pytest.mark.parametrize(
+    "kernel", [elementwise.UNARY["hard_swish"], elementwise.UNARY["sin"], normalization.LAYER_NORM[True]], ids=lambda k: k.name
+)
 def test_products_and_sums_are_rounded_one_by_one(kernel: DeviceKernel) -> None:
-    assert "fma.rn.f32" not in cuda.ptx(kernel, CC)
+    assert "fma.rn" not in cuda.ptx(kernel, CC)
 
 
 @needs_cuda

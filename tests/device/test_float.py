@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,8 +14,10 @@ from device.emulated import EmulatedDevice
 from device.emulator import SCHEDULES
 from kernels.check import TARGETS_HERE, program_of
 from kernels.products import floats
+from kernels.test_math import nearest
 
 from qrt.core.errors import UnsupportedOp
+from qrt.jit.lang.cuda_twins import TWINS
 from qrt.ops.elementwise import Binary, Cast, Unary, Where
 from qrt.ops.elementwise.device import BINARY, CAST, INTEGERS, UNARY
 from qrt.ops.elementwise.unary import UNARY as ROWS
@@ -20,7 +25,8 @@ from qrt.ops.normalization import ImageNorm, LayerNorm, LpNorm, RmsNorm, ScaledS
 from qrt.ops.op import Array, Op
 from qrt.ops.program import interpret
 from qrt.ops.quantization import DynamicQuantize, device_dynamic
-from qrt.ops.reduction import ArgReduce, Reduce
+from qrt.ops.reduction import ArgReduce, CumSum, Reduce
+from qrt.ops.reduction.device import CUMSUM
 from qrt.ops.reduction.reduce import KINDS
 from qrt.runtime.device import DevicePlan
 from qrt.runtime.emission import Packs
@@ -131,6 +137,15 @@ def test_arg(device: Any, kind: str, last: bool) -> None:
     check(device, ArgReduce(kind, 1, last), [x[:, :6].reshape(2, 4, 3)])
 
 
+@pytest.mark.parametrize("dtype", CUMSUM)
+@pytest.mark.parametrize(("shape", "axis"), [((3, 7), 1), ((2, 5, 3), 1), ((6, 300), 0), ((4, 1), 1)])
+def test_cumsum(device: Any, dtype: str, shape: tuple[int, ...], axis: int) -> None:
+    x = floats(*shape) if dtype == "float32" else whole(dtype, math.prod(shape)).reshape(shape)  # whose sums wrap
+    for exclusive in (False, True):
+        for reverse in (False, True):
+            check(device, CumSum(axis, exclusive, reverse), [x], 0, 0)
+
+
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize(("shape", "axis"), [((3, 7), 1), ((2, 64), 1), ((1, 100), 1), ((2, 5, 3), 1), ((6, 4), 0)])
 def test_softmax(device: Any, shape: tuple[int, ...], axis: int, log: bool) -> None:
@@ -160,13 +175,32 @@ def test_norm_of_images(device: Any, groups: int) -> None:
     check(device, ImageNorm(groups, 1e-5), [floats(2, 7, 9, 6) + 1, floats(6), floats(6)])
 
 
-@pytest.mark.parametrize("op", [Unary("gelu"), Unary("tanh"), Softmax(1), Softmax(1, True), Reduce("mean", 1, 2), LpNorm(2)], ids=str)
+SAME = [
+    *(Unary("gelu"), Unary("tanh"), Unary("sin"), Unary("cos"), Binary("pow")),
+    *(Softmax(1), Softmax(1, True), Reduce("mean", 1, 2), LpNorm(2)),
+]
+
+
+@pytest.mark.parametrize("op", SAME, ids=str)
 def test_the_same_bits_as_on_the_cpu(device: Any, op: Op) -> None:
     """The formulas and the orders of sums are the CPU's."""
-    program, feeds = program_of(op, [floats(3, 70)])
+    x = floats(3, 70)
+    x[:, :6] *= np.logspace(2, 37, 6, dtype=np.float32)
+    program, feeds = program_of(op, [np.abs(x), floats(3, 70)] if isinstance(op, Binary) else [x])
     (wanted,) = build(program, TARGETS_HERE[0], 1, Packs()).run(feeds)
     (found,) = DevicePlan(program, device, Packs()).run(feeds)
     np.testing.assert_array_equal(found, wanted)
+
+
+def test_the_twin_of_fma_rounds_once() -> None:
+    """Ties between two float32, and numbers so near to one that float64 takes them for one."""
+    x, y = np.full(300, 4097, np.float32), (4099 + 2 * RNG.integers(0, 100, 300)).astype(np.float32)
+    z = RNG.choice(np.array([0, 1, 3, 2.0**-40, -(2.0**-40), 1e-45, -1e-45, 2.0**-20], np.float32), 300)
+    wanted = [nearest(Fraction(a) * Fraction(b) + Fraction(c)) for a, b, c in zip(x.tolist(), y.tolist(), z.tolist(), strict=True)]
+    np.testing.assert_array_equal(TWINS["fma"](x, y, z), wanted)
+    with np.errstate(all="ignore"):
+        for a, b, c in itertools.product(np.array([np.inf, -np.inf, np.nan, 3e38, 0, -1], np.float32), repeat=3):
+            np.testing.assert_array_equal(TWINS["fma"](a, b, c), np.float32(np.float64(a) * np.float64(b) + np.float64(c)))
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 67, 700])

@@ -45,8 +45,10 @@ def mapped(function: Callable[..., object], *arrays: np.ndarray) -> np.ndarray:
         (m.tanh, np.tanh, REAL, 6.0),
         (m.erf, np.vectorize(erf, otypes=[np.float64]), REAL, 7.5),
         (m.sqrt, np.sqrt, POSITIVE, 0.5),
+        (m.sin, np.sin, np.concatenate([REAL, -POSITIVE]), 0.501),
+        (m.cos, np.cos, np.concatenate([REAL, POSITIVE]), 0.501),
     ],
-    ids=["exp", "log", "log1p", "sigmoid", "tanh", "erf", "sqrt"],
+    ids=["exp", "log", "log1p", "sigmoid", "tanh", "erf", "sqrt", "sin", "cos"],
 )
 def test_function_is_within_its_ulps(
     function: Callable[..., object], reference: Callable[[np.ndarray], np.ndarray], points: np.ndarray, bound: float
@@ -62,6 +64,43 @@ def test_function_is_within_its_ulps(
         error = np.abs(y.astype(np.float64) - exact) / ulp
     assert error[finite].max() <= bound
     np.testing.assert_array_equal(y[~finite], nearest[~finite])
+
+
+def test_sines_of_zeros() -> None:
+    np.testing.assert_array_equal(np.signbit(mapped(m.sin, np.array([0, -0.0], np.float32))), [False, True])
+
+
+def powers(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    @numba.njit
+    def each(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        y = np.empty_like(a)
+        for i in range(a.size):
+            y[i] = m.power(a[i], b[i])
+        return y
+
+    result: np.ndarray = each(a, b)
+    return result
+
+
+def test_powers_are_within_their_ulps() -> None:
+    a = np.concatenate([np.exp(RNG.uniform(-80, 80, 20000)), RNG.uniform(0.5, 2, 20000)]).astype(np.float32)
+    b = np.concatenate([RNG.uniform(-85, 85, 20000) / np.log(a[:20000]), RNG.uniform(-120, 120, 20000)]).astype(np.float32)
+    exact = np.power(a.astype(np.float64), b)
+    ulp = np.spacing(np.maximum(exact.astype(np.float32), TINY)).astype(np.float64)
+    assert (np.abs(powers(a, b).astype(np.float64) - exact) / ulp).max() <= 0.501
+
+
+def test_powers_of_what_is_special() -> None:
+    """As C has them: signs, infinities, zeros, integers that are odd, and what is no number."""
+    more = np.array([2, 3, -2, -3, 0.5, -0.5, 2.5, np.pi, 2.0**23 + 1, 2.0**24 - 1, 2.0**24, 2.0**24 + 2, 1e10, 0.999, -0.999], np.float32)
+    every = np.concatenate([SPECIAL, more])
+    a, b = (grid.reshape(-1) for grid in np.meshgrid(every, every))
+    with np.errstate(all="ignore"):
+        wanted = np.power(a.astype(np.float64), b.astype(np.float64)).astype(np.float32)
+    found = powers(a, b)
+    np.testing.assert_array_equal(found, wanted)
+    known = ~np.isnan(wanted)
+    np.testing.assert_array_equal(np.signbit(found[known]), np.signbit(wanted[known]))
 
 
 def test_no_function_leaves_its_range() -> None:

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import cuda, types
 from numba.core import cgutils
 from numba.cuda.extending import intrinsic
-from numba.types import float32, int32, int64
+from numba.types import float32, float64, int32, int64
 
 __all__ = ["cuda", "device", "float32", "int32", "int64"]
 
@@ -71,6 +71,8 @@ clamp = _pure("{ .reg .f32 t; max.f32 t, $1, $2; min.f32 $0, t, $3; }", "=f,f,f,
 
 as_float = _pure("mov.b32 $0, $1;", "=f,r", float32(int32))
 as_bits = _pure("mov.b32 $0, $1;", "=r,f", int32(float32))
+as_float64 = _pure("mov.b64 $0, $1;", "=d,l", float64(int64))
+as_bits64 = _pure("mov.b64 $0, $1;", "=l,d", int64(float64))
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------------

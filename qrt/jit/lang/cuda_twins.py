@@ -73,8 +73,13 @@ def _nearest(x: Any) -> Any:
 
 
 def _fma(x: Any, y: Any, z: Any) -> Any:
-    """float64 holds the product, and their sum unless one of them is next to nothing."""
-    return (np.float64(x) * np.float64(y) + np.float64(z)).astype(F32)
+    """float64 holds the product. Their sum is rounded to odd there, so that float32 sees whether something is left below a tie."""
+    product, addend = np.float64(x) * np.float64(y), np.float64(z)
+    total = np.asarray(product + addend)
+    of_addend = total - product
+    rest = (product - (total - of_addend)) + (addend - of_addend)
+    even = (total.view(np.int64) & 1) == 0
+    return np.where((np.abs(rest) > 0) & even, np.nextafter(total, np.copysign(np.inf, rest)), total).astype(F32)
 
 
 # Of one thread, on numbers or arrays of them.
@@ -96,6 +101,8 @@ TWINS: dict[str, Callable[..., Any]] = {
     "clamp": lambda x, low, high: np.fmin(np.fmax(F32(x), F32(low)), F32(high)),  # a NaN gives low
     "as_float": lambda x: np.asarray(x, np.int32).view(F32),
     "as_bits": lambda x: np.asarray(x, F32).view(np.int32),
+    "as_float64": lambda x: np.asarray(x, np.int64).view(np.float64),
+    "as_bits64": lambda x: np.asarray(x, np.float64).view(np.int64),
 }
 
 WARP_TWINS: dict[str, Callable[..., Array]] = {"load_matrix": _load_matrix, "mma": _mma}

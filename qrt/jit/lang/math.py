@@ -1,4 +1,4 @@
-"""float32 functions for the CPU's kernels: those of `formulas.py`, and single instructions."""
+"""float32 functions for the CPU's kernels: those of `formulas.py` and `wide.py`, and single instructions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from numba.extending import intrinsic
 
 from qrt.jit.lang import device
 from qrt.jit.lang.formulas import elementary
+from qrt.jit.lang.wide import wide
 
-__all__ = ["bits", "erf", "exp", "fma", "log", "log1p", "nearest", "number", "sigmoid", "sqrt", "tanh"]
+__all__ = ["bits", "cos", "erf", "exp", "fma", "log", "log1p", "nearest", "number", "power", "sigmoid", "sin", "sqrt", "tanh"]
 
 
 @intrinsic
@@ -31,6 +32,26 @@ def number(typing_context, x):  # type: ignore[no-untyped-def]
         return builder.bitcast(args[0], ir.FloatType())
 
     return types.float32(types.int32), codegen
+
+
+@intrinsic
+def bits64(typing_context, x):  # type: ignore[no-untyped-def]
+    """The int64 that has the bits of a float64."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.bitcast(args[0], ir.IntType(64))
+
+    return types.int64(types.float64), codegen
+
+
+@intrinsic
+def number64(typing_context, x):  # type: ignore[no-untyped-def]
+    """The float64 that has the bits of an int64."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.bitcast(args[0], ir.DoubleType())
+
+    return types.float64(types.int64), codegen
 
 
 @intrinsic
@@ -66,3 +87,5 @@ def sqrt(typing_context, x):  # type: ignore[no-untyped-def]
 _FORMULAS = elementary(device, bits, number, np.int32, fma)
 exp, log, log1p = _FORMULAS["exp"], _FORMULAS["log"], _FORMULAS["log1p"]
 sigmoid, tanh, erf = _FORMULAS["sigmoid"], _FORMULAS["tanh"], _FORMULAS["erf"]
+_WIDE = wide(device, bits64, number64, np.int64)
+sin, cos, power = _WIDE["sin"], _WIDE["cos"], _WIDE["pow"]
