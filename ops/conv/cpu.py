@@ -87,6 +87,7 @@ def depthwise(isa, tile_rows, tile_vectors, epilogue):  # type: ignore[no-untype
             r.x_row,
             r.zeros,
             r.y_row,
+            r.bias_row,
             r.a_scale,
             r.a_zero_point,
             r.table,

@@ -48,7 +48,7 @@ class Micro:
     def _sums(self) -> list[list[Any]]:
         """Accumulators over all taps and k. The variables become registers."""
         b, s, v = self.b, self.s, self.v
-        acc = [[self._variable(self._start(j)) for j in range(self.vectors)] for _ in range(self.rows)]
+        acc = self._starts()
         w, ahead = self._variable(v["w"]), [self._variable(v[name]) for name in ("ahead", "also_ahead")]
         # Each row's address in a register of its own: the optimiser else computes them anew at every step.
         direct = [s.opaque(b.add(v["x"], b.mul(index, v["x_row"]))) for index in self.index]
@@ -87,9 +87,20 @@ class Micro:
                 b.store(multiply(b.load(variable), a, vector), variable)
 
     def _start(self, j: int) -> Any:
-        if self.epilogue == "f32d":
-            return ir.Constant(self.kind, [0] * self.s.lanes)
-        return self.s.load(self.s.at(self.v["bias"], 4 * self.s.lanes * j), self.kind)
+        return ir.Constant(self.kind, [0] * self.s.lanes) if self.epilogue == "f32d" else self._column("bias", j, self.kind)
+
+    def _starts(self) -> list[list[Any]]:
+        """Accumulators with what they start from: one bias for all rows or, of a product's later stretches of k, the sums so far."""
+        b, s, v = self.b, self.s, self.v
+        start = [self._start(j) for j in range(self.vectors)]
+        acc = [[self._variable(vector) for vector in start] for _ in range(self.rows)]
+        if self.floats and self.addressing == "direct":
+            with b.if_then(b.icmp_signed("!=", v["bias_row"], I64(0))):
+                for row, index in zip(acc[1:], self.index[1:], strict=True):
+                    at = b.add(v["bias"], b.mul(index, v["bias_row"]))
+                    for j, variable in enumerate(row):
+                        b.store(s.load(s.at(at, 4 * s.lanes * j), self.kind), variable)
+        return acc
 
     def _indirect(self, i: int, tap: Any) -> Any:
         b, s, v = self.b, self.s, self.v
@@ -238,7 +249,7 @@ class Micro:
 
 # What a micro-kernel is told: addresses and counts of its tile, then what all tiles have in common.
 _OWN = ("x", "offsets", "w", "bias", "scale", "y", "r", "column_sums", "ahead", "also_ahead", "rows", "columns")
-_COMMON = ("x_row", "zeros", "y_row", "a_scale", "a_zero_point", "table", "taps", "k4", "pace", "also_pace")
+_COMMON = ("x_row", "zeros", "y_row", "bias_row", "a_scale", "a_zero_point", "table", "taps", "k4", "pace", "also_pace")
 _FLOATS = ("lo", "hi", "c_lo", "c_hi", "c_ratio", "r_ratio", "c_zero_point", "sum_offset")
 _CODES = ("y_zero_point",)
 NAMES = (*_OWN, *_COMMON, *_FLOATS, *_CODES)
@@ -273,21 +284,21 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, packed):  # type: i
         row_blocks = (r.m + tile_rows - 1) // tile_rows
         column_blocks = (r.n + nr - 1) // nr
         k_steps = r.taps * r.k4
-        w_block = k_steps * nr * 4
         wholes = r.m - row_blocks * (tile_rows - 1)
         if wholes < 0:
             wholes = row_blocks - 1  # the last one repeats rows
         first, last = share(row_blocks, tid, nthreads) if row_blocks >= ROW_BLOCKS * nthreads else (0, row_blocks)
         together = max(min(r.together, last - first), 1)
         # At two steps as much is asked for, of the rows that follow and of the next block of B, as is there by their turn. Few rows stay in
-        # the cache: then both ask for B.
-        by_rows = not indirect and r.m >= nr
+        # the cache, and rows far apart are no piece of memory: then both ask for B.
+        by_rows = not indirect and r.m >= nr and r.x_row <= 8 * k_steps
         piece = (4 * nr + together - 1) // together
         pace, also_pace = 2 * tile_rows * r.x_row // k_steps if by_rows else 2 * piece, 2 * piece
         common = (
             r.x_row,
             r.zeros,
             r.y_row,
+            r.bias_row,
             r.a_scale,
             r.a_zero_point,
             r.table,
@@ -318,18 +329,18 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue, packed):  # type: i
                 rest //= column_blocks
                 group, image = rest % r.groups, rest // r.groups
                 x = r.x + image * r.x_batch + group * r.x_group
-                w = r.w + image * r.w_batch + group * r.w_group + n // nr * w_block
+                w = r.w + image * r.w_batch + group * r.w_group + n // nr * r.w_block
                 y = image * r.y_batch + group * r.y_group + n * size
                 column = 4 * (group * column_blocks * nr + n)
                 for row in range(start, stop):
-                    ahead = w + w_block + (row - begin) * k_steps * piece
+                    ahead = w + r.w_block + (row - begin) * k_steps * piece
                     m = row * tile_rows - max(row - wholes, 0)
                     at = y + m * r.y_row
                     values = (
                         x if indirect else x + m * r.x_row,
                         r.offsets + 4 * m * r.taps,
                         w,
-                        r.bias + image * r.bias_batch + column,
+                        r.bias + image * r.bias_batch + m * r.bias_row + column,
                         r.scale + column,
                         r.y + at,
                         r.r + at,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from qrt.jit import Kernel, record_dtype, tuned
 from qrt.jit.lanes import LANES, ORDERS
 from qrt.ops.gemm import amx
 from qrt.ops.gemm.epilogue import Epilogue, Padder
-from qrt.ops.gemm.table import CODES, RECORD, Tile, blocks_together, choose_tile, kernel_for, packs, tiles_for, vector_isa
+from qrt.ops.gemm.table import CODES, RECORD, Tile, blocks_together, choose_tile, k_stretch, kernel_for, packs, tiles_for, vector_isa
 from qrt.ops.op import Array, Base, Operand, Ref, Steps
 from qrt.ops.quantization.lut import emit_lut
 
@@ -220,15 +221,38 @@ class Product:
         if self.amx:
             amx.add_step(steps, self, fields)
             return
+        if indirect or self.epilogue.integer:
+            self._vector_step(steps, self.epilogue.name, indirect, fields)
+        else:
+            self._stretches(steps, fields)
+
+    def _vector_step(self, steps: Steps, epilogue: str, indirect: bool, fields: Fields) -> None:
         packed, tile = self.epilogue.saturation or "any" if self.packed else "", self.tile(steps)
-        kernel = kernel_for(steps.target, tile, "indirect" if indirect else "direct", self.epilogue.name, packed)
+        kernel = kernel_for(steps.target, tile, "indirect" if indirect else "direct", epilogue, packed)
         threads = 1 if self.batch * self.groups * self.m * self.n * self.k * self.taps < SMALL else steps.threads
         filled: Fields = dict.fromkeys(RECORD.names or (), 0)
-        filled |= fields
+        filled |= {"w_block": self.k4 * self.taps * self.nr(steps) * 4} | fields
         # Windows read a row of an image several times for each block of columns: it may well come from beyond the cache.
-        sizes = (self.m, self.n, self.k4, self.taps)
+        sizes = (self.m, self.n, int(filled["k4"]), self.taps)  # type: ignore[arg-type]
         filled["together"] = self.m if indirect else blocks_together(steps.target, tile, *sizes, threads)
         steps.step(kernel, threads, **filled)
+
+    def _stretches(self, steps: Steps, fields: Fields) -> None:
+        """A product of floats, with k in stretches where that is faster: each goes on from the sums of the one before, so that a sum is
+        added up in the same order as at once."""
+        name, stretch = self.epilogue.name, k_stretch(steps.target, self.tile(steps), self.k)
+        if stretch >= self.k:
+            self._vector_step(steps, name, False, fields)
+            return
+        row, line, x, w = 4 * self.groups * self.columns(steps), 4 * self.nr(steps), fields["x"], fields["w"]
+        sums = steps.scratch(self.batch * self.m * row)
+        between: Fields = {"y": sums, "y_batch": self.m * row, "y_group": row // self.groups, "y_row": row, "lo": -inf, "hi": inf}
+        go_on: Fields = {"bias": sums, "bias_batch": self.m * row, "bias_row": row}
+        for start in range(0, self.k, stretch):
+            last = start + stretch >= self.k
+            own: Fields = {"x": x + 4 * start, "w": w + start * line, "k4": min(stretch, self.k - start)}
+            own |= (go_on if start else {}) | ({} if last else between)
+            self._vector_step(steps, name if last else "f32", False, fields | own)
 
     def with_constant(self, steps: Steps, weights: Weights, a_zero_point: int) -> tuple[Product, Fields]:
         """The product over packed `weights` (more taps, if they are asymmetric), and the fields that name them.

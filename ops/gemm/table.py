@@ -25,6 +25,7 @@ __all__ = [
     "blocks_together",
     "choose_tile",
     "cost",
+    "k_stretch",
     "kernel_for",
     "packs",
     "row_blocks",
@@ -42,7 +43,9 @@ RECORD = record_dtype(
     ("w", "i8"),  # packed B
     ("w_batch", "i8"),
     ("w_group", "i8"),
-    ("bias_batch", "i8"),  # bytes from one batch's bias to the next: 0 but where B is computed in the run
+    ("w_block", "i8"),  # bytes from one block of NR columns to the next
+    ("bias_batch", "i8"),  # bytes from one batch's bias to the next: 0 but where B is computed in the run or k comes in stretches
+    ("bias_row", "i8"),  # of floats, from one row's to the next: 0 but where k comes in stretches and goes on from sums
     ("bias", "i8"),  # int32 or float32 [groups][N rounded up to NR]: what accumulators start from
     ("scale", "i8"),  # float32 [groups][N rounded up to NR]
     ("y", "i8"),  # output: row m, column n at y + i·y_batch + g·y_group + m·y_row + n·size
@@ -133,6 +136,11 @@ _FLOAT_TILES: dict[str, tuple[Tile, ...]] = {
     "avxvnni": (Tile(6, 2), Tile(4, 2), Tile(8, 1), Tile(1, 4)),
     "generic": (Tile(2, 4), Tile(3, 3), Tile(4, 1)),
 }
+
+# Floats along k that a product takes at once, of more than twice as many: rows of so many lie in few pages, and a block of them in the
+# L1 cache. Measured on 5 to 1024 rows of 2304 to 8192: up to 1.5 times as fast, none slower; tiles of few rows, which wait for memory
+# alone, and those of 256-bit vectors take 1 to 8 % longer in stretches.
+_STRETCHES = {"avx512vnni": 1024}
 
 
 def _is_float(epilogue: str) -> bool:
@@ -226,6 +234,14 @@ def blocks_together(target: Target, tile: Tile, m: int, n: int, k4: int, taps: i
     passes = -(-blocks // ((half - b_block) // a_block))
     a, b = blocks * a_block, column_blocks * b_block
     return -(-blocks // passes) if a + passes * b < column_blocks * a + b else blocks
+
+
+def k_stretch(target: Target, tile: Tile, k: int) -> int:
+    """How much of k a product of floats takes at once: all, or equal parts, of whole cache lines but for the last."""
+    longest = _STRETCHES.get(vector_isa(target), k)
+    if tile.rows <= tile.vectors or k <= 2 * longest:
+        return k
+    return -(-k // -(-k // longest) // 16) * 16
 
 
 def kernel_for(target: Target, tile: Tile, addressing: str, epilogue: str, packed: str = "") -> Kernel:

@@ -10,7 +10,9 @@ from kernels.products import BY_FLOAT_TILE, VECTOR_TARGETS, codes, float_weights
 from qrt.core.target import TARGETS, Target
 from qrt.jit.lanes import LANES
 from qrt.ops.gemm import BatchedMatMul, Dense, Float, Int32
-from qrt.ops.gemm.table import TILES, Tile, blocks_together, choose_tile, tiles_for
+from qrt.ops.gemm.table import TILES, Tile, blocks_together, choose_tile, k_stretch, tiles_for
+from qrt.ops.op import Array, Op
+from qrt.ops.program import interpret
 from qrt.runtime.plan import Packs, build
 
 BY_TARGET = pytest.mark.parametrize("target", VECTOR_TARGETS, ids=lambda t: t.isa)
@@ -93,3 +95,42 @@ def test_deep_floats_take_columns_that_stay_in_the_cache(monkeypatch: pytest.Mon
     assert choose_tile(target, 6, 1024, 8192, "f32") == Tile(6, 4)  # one row block: no column is read twice
     cache(monkeypatch, 8 << 20)
     assert choose_tile(target, 1024, 1024, 8192, "f32") == Tile(6, 4)
+
+
+def _in_stretches(op: Op, inputs: list[Array], target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks that k in stretches gives the bits of k at once, which are near the reference."""
+    program, feeds = program_of(op, inputs)
+    (wanted,) = build(program, target, 1, Packs()).run(feeds)
+    np.testing.assert_allclose(wanted, interpret(program, feeds)[0], 1e-4, 1e-4)
+    with monkeypatch.context() as patch:
+        patch.setattr("qrt.ops.gemm.product.SMALL", 0)
+        for stretch in (16, 48):
+            patch.setattr("qrt.ops.gemm.product.k_stretch", lambda *_, stretch=stretch: stretch)
+            for threads in (1, 2):
+                plan = build(program, target, threads, Packs())
+                assert sum("gemm" in kernel for kernel in plan.kernels) == -(-inputs[0].shape[-1] // stretch)
+                assert plan.run(feeds)[0].tobytes() == wanted.tobytes(), (stretch, threads)
+
+
+@BY_TARGET
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 1, 49), (5, 33, 64), (6, 64, 50), (29, 70, 97), (64, 16, 96), (200, 17, 81)])
+def test_k_in_stretches_changes_no_bit(target: Target, m: int, n: int, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for epilogue in (Float(), Float(lo=0.0, hi=2.0), Float(lo=-1.0, residual=True)):
+        extra = [floats(m, n)] if epilogue.residual else []
+        _in_stretches(Dense(float_weights(1, 1, k, n), epilogue), [floats(m, k), *extra], target, monkeypatch)
+
+
+@BY_TARGET
+def test_k_of_batches_in_stretches_changes_no_bit(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    axes = (0, 1, 2, 3)
+    batches = BatchedMatMul(Float(), axes, axes, axes, floats(37))
+    _in_stretches(batches, [floats(2, 3, 30, 70), floats(2, 3, 70, 37)], target, monkeypatch)
+
+
+def test_which_products_take_k_in_stretches() -> None:
+    vectors, narrower = (next(target for target in TARGETS if target.isa == isa) for isa in ("avx512vnni", "avx2"))
+    assert k_stretch(vectors, Tile(10, 1), 2048) == 2048
+    assert k_stretch(vectors, Tile(10, 1), 2049) == 688  # whole cache lines, three of them
+    assert k_stretch(vectors, Tile(10, 1), 4096) == 1024
+    assert k_stretch(vectors, Tile(4, 4), 4096) == 4096  # few rows wait for B alone
+    assert k_stretch(narrower, Tile(6, 1), 4096) == 4096
