@@ -30,19 +30,29 @@ def int32_bias(value: ir.Value | None, x: QParams, w: QParams, channels: int) ->
 
     A float bias is quantized, as ONNX Runtime does. Codes that are already in units of the product are taken as they are.
     """
-    real = float_bias(value, channels)
-    if real is None or isinstance(real, WhyNot):
-        return real
+    if value is None:
+        return None
     try:
         wanted = bias_qparams(x, w)
-        found = dequantized(value)
-        if not isinstance(found, WhyNot) and found.qparams.dtype == qint32 and not found.qparams.zero_point.any():
-            codes = constant(found.codes)
-            if codes is not None and codes.size == channels and np.allclose(found.qparams.scale, wanted.scale, rtol=_SAME_SCALE, atol=0):
-                return codes.reshape(channels)
-        return quantize(real, wanted)
+        codes = _codes(value, wanted, channels)
+        if codes is not None:
+            return codes
+        real = float_bias(value, channels)
+        return real if real is None or isinstance(real, WhyNot) else quantize(real, wanted)
     except QuantizationError as error:
         return WhyNot(f"its bias cannot be quantized: {error}")
+
+
+def _codes(value: ir.Value, wanted: QParams, channels: int) -> np.ndarray | None:
+    """The codes (channels,) of a constant in units of `wanted`; None for any other."""
+    found = dequantized(value)
+    if isinstance(found, WhyNot) or found.qparams.dtype != qint32 or found.qparams.zero_point.any():
+        return None
+    codes = constant(found.codes)
+    if codes is None or codes.size != channels or codes.shape[-1:] not in ((), (channels,)) or not channels:
+        return None
+    near = np.abs(found.qparams.scale - wanted.scale) <= _SAME_SCALE * wanted.scale
+    return codes.reshape(channels) if near.all() else None
 
 
 def float_bias(value: ir.Value | None, channels: int) -> np.ndarray | WhyNot | None:

@@ -37,6 +37,8 @@ _DTYPES = {
     ir.DataType.INT16: qint16,
     ir.DataType.INT32: qint32,
 }
+# A constant as nodes take it: an initializer that is there, or what becomes one.
+Constant = ir.Value | np.ndarray
 _QUINT8, _FLOAT = ir.DataType.UINT8, ir.DataType.FLOAT
 # In the meta of a QuantizeLinear: its codes were int8 before they were re-based.
 SIGNED = "qrt.signed"
@@ -44,32 +46,36 @@ SIGNED = "qrt.signed"
 
 @record(eq=False)
 class Quant:
-    """A tensor of uint8 codes (or int8, int32 constants) and the qparams that give it meaning."""
+    """A tensor of uint8 codes (or int8, int32 constants) and the qparams that give it meaning. `node`: which says so, if one does."""
 
     codes: ir.Value
     qparams: QParams
+    node: ir.Node | None = None
 
     @property
-    def inputs(self) -> tuple[ir.Value | np.ndarray, np.ndarray, np.ndarray]:
+    def inputs(self) -> tuple[Constant, Constant, Constant]:
         """Codes, scale and zero point of an activation, as nodes of the fused form take them. int8 constants are re-based."""
         held = constant(self.codes)
         if held is None or self.qparams.dtype != qint8:
-            return self.codes, *arrays(self.qparams)
+            return self.codes, *_spelled(self.qparams, self.node)
         scale, zero_point = arrays(self.qparams)
         return flip(held), scale, flip(zero_point)
 
 
 @record(eq=False)
 class Weight:
-    """A constant of int8 codes: `codes` in the layout of the file, `qparams` per tensor or along one axis."""
+    """A constant of int8 codes: `codes` in the layout of the file, `qparams` per tensor or along one axis. `found`: where both stand so."""
 
     codes: np.ndarray
     qparams: QParams
+    found: Quant | None = None
 
     @property
-    def inputs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def inputs(self) -> tuple[Constant, Constant, Constant]:
         """Codes, scale and zero point, as nodes of the fused form take them."""
-        return self.codes, *arrays(self.qparams)
+        if self.found is None or not self.found.codes.is_initializer():
+            return self.codes, *arrays(self.qparams)
+        return self.found.codes, *_spelled(self.qparams, self.found.node)
 
 
 @record(eq=False)
@@ -82,9 +88,9 @@ class Output:
     qmax: int
 
     @property
-    def inputs(self) -> tuple[np.ndarray, np.ndarray]:
+    def inputs(self) -> tuple[Constant, Constant]:
         """Scale and zero point."""
-        return arrays(self.qparams)
+        return _spelled(self.qparams, self.node)
 
     @property
     def signed(self) -> dict[str, int]:
@@ -101,6 +107,21 @@ class Output:
 def arrays(qparams: QParams) -> tuple[np.ndarray, np.ndarray]:
     """Scale and zero point as constants of the graph: float32, and the codes' own dtype."""
     return qparams.scale, qparams.zero_point.astype(qparams.dtype.storage)
+
+
+def _spelled(qparams: QParams, node: ir.Node | None) -> tuple[Constant, Constant]:
+    """`arrays`; of those that `node` reads already, the initializers: most of a graph's constants, which take long to make anew."""
+    scale, zero_point = arrays(qparams)
+    given = node.inputs[1:3] if node is not None else ()
+    if len(given) != 2:
+        return scale, zero_point
+    return _standing(given[0], scale), _standing(given[1], zero_point)
+
+
+def _standing(value: ir.Value | None, array: np.ndarray) -> Constant:
+    """`value` if it is an initializer of this dtype and shape, else `array`, which holds the same numbers."""
+    held = constant(value) if value is not None and value.is_initializer() else None
+    return value if value is not None and held is not None and (held.dtype, held.shape) == (array.dtype, array.shape) else array
 
 
 def flip(codes: np.ndarray) -> np.ndarray:
@@ -163,7 +184,7 @@ def dequantized(value: ir.Value | None) -> Quant | WhyNot:
     if value is None or node is None or not is_op(node, "DequantizeLinear") or node.inputs[0] is None:
         return WhyNot(f"{'an omitted input' if value is None else repr(value.name)} is float: no DequantizeLinear makes it")
     qparams = qparams_of(node)
-    return qparams if isinstance(qparams, WhyNot) else Quant(node.inputs[0], qparams)
+    return qparams if isinstance(qparams, WhyNot) else Quant(node.inputs[0], qparams, node)
 
 
 def activation(value: ir.Value | None) -> Quant | WhyNot:
@@ -214,8 +235,8 @@ def weight(value: ir.Value | None, axis: int) -> Weight | WhyNot:
         if codes.shape[axis] != qparams.scale.size:
             return WhyNot(f"the weight {found.codes.name!r} has {codes.shape[axis]} channels and {qparams.scale.size} scales")
     if qparams.dtype == quint8:
-        codes, qparams = flip(codes), QParams(qparams.scale, qparams.zero_point - 128, qint8, qparams.axis)
-    return Weight(codes, qparams)
+        return Weight(flip(codes), QParams(qparams.scale, qparams.zero_point - 128, qint8, qparams.axis))
+    return Weight(codes, qparams, found)
 
 
 def output(value: ir.Value) -> Output | WhyNot:
@@ -242,8 +263,14 @@ def output(value: ir.Value) -> Output | WhyNot:
     reason = _plain(qparams, repr(node.outputs[0].name)) or _rounded_otherwise(node)
     if reason is not None:
         return reason
-    first, last = (int(quantize(np.asarray(bound, np.float32), qparams)) for bound in (low, high))
+    first, last = (_code(bound, qparams) for bound in (low, high))
     return Output(node, qparams, first, last)
+
+
+def _code(bound: float, qparams: QParams) -> int:
+    if np.isinf(bound):  # as most are, and `quantize` says the same
+        return qparams.dtype.qmin if bound < 0 else qparams.dtype.qmax
+    return int(quantize(np.asarray(bound, np.float32), qparams))
 
 
 def _rounded_otherwise(node: ir.Node) -> WhyNot | None:
