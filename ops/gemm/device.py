@@ -212,21 +212,18 @@ def emit_product(
     m = y.spec.size // n if n else 0
     if m == 0:
         return
-    hopper = choose_hopper_tile(m, n) if steps.cc == HOPPER and window is None else None
-    if hopper is not None and epilogue.name == "f32d" and hopper.n > 128:
-        hopper = HOPPER_TILES[1]  # sums of 256 columns leave no registers for what makes them floats
-    plain = choose_tile(m, n)
-    table = None if epilogue.table is None else steps.packed(epilogue.table, "table", epilogue.table.copy)
     few = window is None and m <= FEW_ROWS and n <= MAX_BLOCKS * FEW.n
+    table = None if epilogue.table is None else steps.packed(epilogue.table, "table", epilogue.table.copy)
     if few and table is not None:
         emit_product(steps, weights, epilogue.without_table(), x_zero_point, inputs, y, window, rows)
         emit_lut(steps, y, table, y)
         return
-    if few:
-        hopper, plain = None, FEW
+    hopper = choose_hopper_tile(m, n) if steps.cc == HOPPER and window is None and not few else None
+    if hopper is not None and epilogue.name == "f32d" and hopper.n > 128:
+        hopper = HOPPER_TILES[1]  # sums of 256 columns leave no registers for what makes them floats
+    plain = FEW if few else choose_tile(m, n)
     tile = hopper or plain
     parts = int8_parts(weights.centred()[0]) if weights.zero_point is not None else [weights.w[0]]
-    zeros = weights.zero_point.tobytes() if weights.zero_point is not None else b""
 
     def lay(source: Array, how: str, array: Array) -> Ref:
         return steps.packed(source, ("cuda", how, n, tile.n), lambda: padded(tile, np.resize(array, n)))
@@ -234,36 +231,54 @@ def emit_product(
     def packed_weights() -> Array:
         return pack(tile, np.stack([part.reshape(taps, k, n) for part in parts], 1).reshape(-1, k, n))
 
-    dynamic = epilogue.name == "f32d"
-    bias = np.zeros(n, np.float32 if dynamic else np.int64) if weights.bias is None else weights.bias
-    start = np.zeros(n, np.int32) if dynamic else wrap32(bias.astype(np.int64) - x_zero_point * weights.sums())
-    source = weights.w if weights.bias is None else weights.bias
     x, row = rows or rows_of_chunks(steps, inputs[0], k)
-    w = steps.packed(weights.w, ("cuda", "b", tile.n, tile.k, k, zeros), packed_weights)
+    w = steps.packed(weights.w, ("cuda", "b", tile.n, tile.k, k, _zero_points(weights)), packed_weights)
     fields: dict[str, int | float | Ref | Boxes] = dict.fromkeys((HOPPER_RECORD if hopper else RECORD).names or (), 0)
-    fields |= epilogue.fields(inputs[1:], lay)
+    fields |= epilogue.fields(inputs[1:], lay) | _starts(weights, epilogue, x_zero_point, lay)
     fields |= {"y": y.ref, "m": m, "n": n, "k": k, "taps": taps * len(parts)} | ({} if table is None else {"r": table})
-    fields["bias"] = lay(source, f"start{x_zero_point}{zeros!r}{id(weights.w)}", start)
-    if dynamic:
-        fields |= {"addend": lay(source, "addend", bias), "column_sums": lay(weights.w, f"sums{zeros!r}", wrap32(weights.sums()))}
     if hopper is not None:
         w_row = taps * len(parts) * -(-k // tile.k) * tile.k
-        fields["a_map"] = Boxes(x, m, k, row, tile.m)
-        fields["b_map"] = Boxes(w, -(-n // tile.n) * tile.n, w_row, w_row, tile.n)
+        fields |= {"a_map": Boxes(x, m, k, row, tile.m), "b_map": Boxes(w, -(-n // tile.n) * tile.n, w_row, w_row, tile.n)}
         steps.launch(hopper_kernel(hopper, epilogue.name), (min(blocks(tile, m, n), MULTIPROCESSORS), 1), **fields)
         return
     fields |= {"x": x, "w": w, "x_row": row, "pixels": 1}
     if window is not None:
-        offsets, pixels = window(row)
-        how = ("cuda", "offsets", len(parts), offsets.shape, offsets.tobytes())
-        fields["offsets"] = steps.packed(weights.w, how, lambda: np.repeat(offsets, len(parts), 1))
-        codes = ("cuda", "padding", x_zero_point, row)
-        known = None if dynamic else steps.packed(weights.w, codes, lambda: np.full(row, x_zero_point, np.uint8))
-        fields["zeros"] = known or _filled(steps, inputs[2], row)
-        fields |= {"pixels": len(offsets), "x_batch": pixels * row}
+        fields |= _places(steps, weights, window(row), row, len(parts), x_zero_point, inputs[2] if epilogue.name == "f32d" else None)
     addressing = "direct" if window is None else "indirect"
     kernel = few_kernel(1 << (m - 1).bit_length(), epilogue.name) if few else kernel_for(plain, addressing, epilogue.name)
     steps.launch(kernel, (-(-m // plain.m), -(-n // plain.n)), **fields)
+
+
+def _zero_points(weights: Weights) -> bytes:
+    return b"" if weights.zero_point is None else weights.zero_point.tobytes()
+
+
+def _starts(weights: Weights, epilogue: Epilogue, x_zero_point: int, lay: Callable[[Array, str, Array], Ref]) -> dict[str, Ref]:
+    """What sums start from; of "f32d" zeros, and what its floats are made of."""
+    n, zeros = weights.w.shape[-1], _zero_points(weights)
+    dynamic = epilogue.name == "f32d"
+    bias = np.zeros(n, np.float32 if dynamic else np.int64) if weights.bias is None else weights.bias
+    source = weights.w if weights.bias is None else weights.bias
+    start = np.zeros(n, np.int32) if dynamic else wrap32(bias.astype(np.int64) - x_zero_point * weights.sums())
+    fields = {"bias": lay(source, f"start{x_zero_point}{zeros!r}{id(weights.w)}", start)}
+    if dynamic:
+        fields |= {"addend": lay(source, "addend", bias), "column_sums": lay(weights.w, f"sums{zeros!r}", wrap32(weights.sums()))}
+    return fields
+
+
+def _places(
+    steps: DeviceSteps, weights: Weights, table: tuple[Array, int], row: int, parts: int, x_zero_point: int, code: Operand | None
+) -> dict[str, int | Ref]:
+    """Where rows are by a table of offsets, and an image's pixels; each tap is read `parts` times. Padding reads `x_zero_point`, or the
+    run's `code`."""
+    offsets, pixels = table
+    how = ("cuda", "offsets", parts, offsets.shape, offsets.tobytes())
+    found = steps.packed(weights.w, how, lambda: np.repeat(offsets, parts, 1))
+    if code is not None:
+        zeros = _filled(steps, code, row)
+    else:
+        zeros = steps.packed(weights.w, ("cuda", "padding", x_zero_point, row), lambda: np.full(row, x_zero_point, np.uint8))
+    return {"offsets": found, "zeros": zeros, "pixels": len(offsets), "x_batch": pixels * row}
 
 
 def _filled(steps: DeviceSteps, code: Operand, nbytes: int) -> Ref:
