@@ -160,9 +160,12 @@ def _blocks_of_line(length: int, pitch: int, width: int, rows: int, in_panel: bo
     pairs = rows_of_pairs.reshape(-1, ROWS // 2, 4).astype(np.uint8)
     straight = (2 * half[:, None] + [0, 1, 0, 1]).astype(np.uint8)
     is_straight = ((pairs == straight).all(2) | (2 * half >= count[:, None])).all(1)
-    kinds, kind = np.unique(pairs, axis=0, return_inverse=True)
-    begin = np.where(is_straight, 0, (kind.reshape(-1) + 1) * straight.nbytes)
-    return first, result[:, 0], begin, (count + 1) // 2, np.concatenate([straight[None], kinds])
+    begin, kinds = np.zeros(len(first), np.int64), straight[None]
+    if not is_straight.all():
+        others, kind = np.unique(pairs[~is_straight], axis=0, return_inverse=True)
+        begin[~is_straight] = (kind.reshape(-1) + 1) * straight.nbytes
+        kinds = np.concatenate([kinds, others])
+    return first, result[:, 0], begin, (count + 1) // 2, kinds
 
 
 def fits(target: Target, product: Product) -> bool:

@@ -60,6 +60,7 @@ def check_types(model: Model) -> None:
 def _infer_graph(model: Model, graph: ir.Graph) -> bool:
     changed = False
     protos: _Protos = {}
+    opsets = dict(model.ir.opset_imports)
     for node in graph:
         if is_op(node, *BODY_OPS):
             before = [_facts(v) for v in node.outputs]
@@ -67,7 +68,7 @@ def _infer_graph(model: Model, graph: ir.Graph) -> bool:
             changed |= before != [_facts(v) for v in node.outputs]
             continue
         last = node.meta.get(_INFERRED)
-        if last is not None and last == _read(model, node):
+        if last is not None and last == _read(opsets, node):
             continue
         plain = _codes(model, node)
         if plain is not None:
@@ -77,15 +78,15 @@ def _infer_graph(model: Model, graph: ir.Graph) -> bool:
             for value in node.outputs:
                 if value.name and value.name in found:
                     changed |= _learn(value, found[value.name], protos)
-        node.meta[_INFERRED] = _read(model, node)
+        node.meta[_INFERRED] = _read(opsets, node)
     return changed
 
 
-def _read(model: Model, node: ir.Node) -> tuple[object, ...]:
+def _read(opsets: dict[str, int], node: ir.Node) -> tuple[object, ...]:
     """All that decides what inference does with the node. Tensors are told by identity: nobody changes one in place."""
     inputs = [value and (value.name, _facts(value), value.const_value) for value in node.inputs]
     outputs = [(value.name, _facts(value)) for value in node.outputs]
-    return node.domain, node.op_type, [*model.ir.opset_imports.items()], inputs, [*node.attributes.values()], outputs
+    return node.domain, node.op_type, opsets, inputs, [*node.attributes.values()], outputs
 
 
 def _codes(model: Model, node: ir.Node) -> tuple[ir.TensorType, ir.Shape] | None:
