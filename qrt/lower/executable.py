@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,8 @@ import numpy as np
 from qrt.core.errors import InvalidInput, QrtError, UnsupportedOp
 from qrt.core.garbage import uncollected
 from qrt.core.target import Target
-from qrt.graph import Model, ir
+from qrt.graph import Model, has_subgraph, ir
+from qrt.graph.passes.fold_constants import RANDOM
 from qrt.lower.handlers import HANDLERS
 from qrt.lower.lowering import Constants, Lowering, NotConstant, NotNative
 from qrt.lower.python_step import PythonStep
@@ -90,6 +91,7 @@ class Executable:
         """Cuts the nodes, in order, into stretches of native nodes and single Python nodes."""
         groups: list[list[ir.Node]] = []
         python: list[bool] = []
+        self._nodes = [node for node in self._nodes if self._why_python(node) is None or not self._computed_once(node)]
         for node in self._nodes:
             reason = self._why_python(node)
             if reason is not None:
@@ -101,6 +103,7 @@ class Executable:
             else:
                 groups.append([node])
                 python.append(False)
+        known = _of_constants(self._nodes, self.why)
         needed = set(self._outputs)
         self._fresh: set[ir.Value] = set()  # what native stages give: arrays that nobody else holds
         stages: list[_Native | PythonStep] = []
@@ -110,6 +113,7 @@ class Executable:
                 needed.update(step.inputs)
                 stages.append(step)
                 continue
+            nodes = _with_constants(nodes, known)
             made = {v for node in nodes for v in node.outputs}
             uses = [v for node in nodes for v in node.inputs if v is not None]
             inputs = [v for v in dict.fromkeys(uses) if v not in made and v.const_value is None]
@@ -118,6 +122,23 @@ class Executable:
             self._fresh.update(outputs)
             stages.append(_Native(nodes, inputs, outputs))
         return stages[::-1]
+
+    def _computed_once(self, node: ir.Node) -> bool:
+        """Whether a node without a kernel reads constants alone, so that what it gives is a constant from now on."""
+        names = {node.name, *(value.name for value in node.outputs)}
+        if not _is_of(node, set()) or not names.isdisjoint(self.taps | self.calls.keys()):
+            return False
+        step = PythonStep(node, self.model)
+        try:
+            results = step.run({})
+        except UnsupportedOp:  # which each run says then
+            return False
+        if not all(array.dtype.kind in "biuf" for array in results):
+            return False
+        for value, array in zip(step.outputs, results, strict=True):
+            value.const_value = ir.tensor(array)
+        self.why.pop(node.name or node.op_type, None)
+        return True
 
     def _why_python(self, node: ir.Node) -> str | None:
         if node.name in self.why:
@@ -278,6 +299,35 @@ class Executable:
             program = low.finish(stage.outputs)
             join_tables(program, names)
             return program, names
+
+
+def _is_of(node: ir.Node, known: Set[ir.Value]) -> bool:
+    """Whether what `node` gives depends on constants and on values of `known` alone."""
+    if not node.inputs or has_subgraph(node) or node.op_type in RANDOM:
+        return False
+    return all(value is None or value.const_value is not None or value in known for value in node.inputs)
+
+
+def _of_constants(nodes: Sequence[ir.Node], why_python: Mapping[str, str]) -> list[ir.Node]:
+    """The native nodes that depend on constants alone, such as those that dequantize weights."""
+    values: set[ir.Value] = set()
+    found = []
+    for node in nodes:
+        if (node.name or node.op_type) not in why_python and _is_of(node, values):
+            found.append(node)
+            values.update(node.outputs)
+    return found
+
+
+def _with_constants(nodes: list[ir.Node], known: Sequence[ir.Node]) -> list[ir.Node]:
+    """`nodes` of a stage, after those nodes of `known` that they need from other stages: a weight stays a constant wherever it is made."""
+    own, needed = set(nodes), {value for node in nodes for value in node.inputs}
+    others = []
+    for node in reversed(known):
+        if node not in own and not needed.isdisjoint(node.outputs):
+            others.append(node)
+            needed.update(node.inputs)
+    return [*reversed(others), *nodes]
 
 
 def _named(tap: TapFunction, names: _Names) -> Callable[[int, Array], None]:

@@ -8,24 +8,13 @@ import onnx_ir as ir
 
 from qrt.graph.evaluate import evaluate
 from qrt.graph.model import Model
-from qrt.graph.nodes import all_graphs, constant, has_subgraph, is_constant, new_initializer
+from qrt.graph.nodes import all_graphs, constant, has_subgraph, is_constant, is_op, new_initializer
 
-__all__ = ["fold_constants"]
+__all__ = ["RANDOM", "fold_constants"]
 
-# DequantizeLinear of a weight is how a graph says that the weight is quantized; the others draw random numbers.
-_NEVER = frozenset(
-    {
-        "DequantizeLinear",
-        "Constant",
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-        "Multinomial",
-        "Bernoulli",
-        "Dropout",
-    }
-)
+# What draws numbers anew in each run.
+RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"})
+_NEVER = RANDOM | {"Constant"}
 # A fold must not turn a small file into a big one.
 _MAX_BYTES = 16 << 20
 _MAX_GROWTH = 100
@@ -35,7 +24,7 @@ _ALWAYS_BYTES = 64 << 10
 def fold_constants(model: Model) -> bool:
     """Requires: constants are initializers, shapes are inferred. Ensures: standard nodes that read only constants are gone.
 
-    Kept: nodes that make a graph output, random ones, DequantizeLinear, and results past 16 MiB or 100 times their inputs.
+    Kept: nodes that make a graph output, random ones, DequantizeLinear of weights, and results past 16 MiB or 100 times their inputs.
     """
     changed = False
     for graph in list(all_graphs(model.graph)):
@@ -47,7 +36,7 @@ def fold_constants(model: Model) -> bool:
 def _fold(model: Model, node: ir.Node) -> bool:
     if node.domain != "" or node.op_type in _NEVER or has_subgraph(node) or any(v.is_graph_output() or not v.name for v in node.outputs):
         return False
-    if not all(v is None or is_constant(v) for v in node.inputs):
+    if not all(v is None or is_constant(v) for v in node.inputs) or _says_quantized(node):
         return False
     inputs = [constant(v) for v in node.inputs]
     # Before anything is computed: an Expand or a Range of a few bytes can ask for terabytes.
@@ -66,6 +55,13 @@ def _fold(model: Model, node: ir.Node) -> bool:
     if node.graph is not None:
         node.graph.remove(node, safe=True)
     return True
+
+
+def _says_quantized(node: ir.Node) -> bool:
+    """Whether a DequantizeLinear says that a weight is quantized. Of a BatchNormalization's statistics nobody needs to know."""
+    uses = node.outputs[0].uses()
+    statistics = bool(uses) and all(is_op(use.node, "BatchNormalization") and use.idx > 0 for use in uses)
+    return node.op_type == "DequantizeLinear" and not statistics
 
 
 def _bytes(value: ir.Value) -> float:

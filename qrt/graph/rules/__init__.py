@@ -27,12 +27,14 @@ from qrt.graph.rules.qspatial import QSPATIAL
 from qrt.graph.rules.rule import DOMAIN, Rule, WhyNot
 from qrt.graph.rules.spelled_out import GELU, LAYER_NORM, SCALED_SOFTMAX
 from qrt.graph.rules.unsigned import CANCEL, FLIP_DEQUANTIZE, FLIP_DOWN, FLIP_QUANTIZE
+from qrt.graph.rules.widen import WIDEN
 
 __all__ = ["DOMAIN", "FLOAT_RULES", "RULES", "FusionReport", "Miss", "fuse"]
 
 # In this order, again and again until none changes anything: one spelling first, then uint8 everywhere, then Q and DQ beside each other.
 RULES = (
     QOPERATOR,
+    WIDEN,
     FLIP_QUANTIZE,
     FLIP_DEQUANTIZE,
     FLIP_DOWN,
