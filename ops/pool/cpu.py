@@ -15,6 +15,8 @@ from qrt.jit.lang.rounding import round_clamp
 _POINTER = {"f32": f32, "u8": u8, "s8": i8}
 _LOWEST = {"f32": float("-inf"), "u8": 0, "s8": -128}
 _BYTES = {"f32": 4, "u8": 1, "s8": 1}
+# Channels at once from which on the usual windows have code of their own.
+_WIDE = 16
 
 
 @device
@@ -42,7 +44,7 @@ def place(r, row):  # type: ignore[no-untyped-def]
 
 
 def _reducer(kind: str, width: int, averages: bool) -> Any:
-    """The intrinsic reduce(x, planes, plane, rows, row, columns, column, y): `width` channels from `x` on are reduced over
+    """The function reduce(x, planes, plane, rows, row, columns, column, y): `width` channels from `x` on are reduced over
     planes × rows × columns taps, whose distances are in bytes, and go to `y`: their largest, or their sum (float32 or int32)."""
     element = ir.FloatType() if kind == "f32" else ir.IntType(8)
     vector = ir.VectorType(element, width)
@@ -55,6 +57,12 @@ def _reducer(kind: str, width: int, averages: bool) -> Any:
         larger = {"f32": b.fcmp_ordered, "u8": b.icmp_unsigned, "s8": b.icmp_signed}[kind](">", x, acc)
         return b.select(larger, x, acc)
 
+    def load(b: Any, address: Any) -> Any:
+        return b.load(b.inttoptr(address, vector.as_pointer()), align=1)
+
+    def store(b: Any, value: Any, address: Any) -> None:
+        b.store(value, b.inttoptr(address, total.as_pointer()), align=1)
+
     @intrinsic
     def reduce(typing_context, x, planes, plane, rows, row, columns, column, y):  # type: ignore[no-untyped-def]
         def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
@@ -63,14 +71,46 @@ def _reducer(kind: str, width: int, averages: bool) -> Any:
             builder.store(start, acc)
             with cgutils.for_range(builder, planes) as d, cgutils.for_range(builder, rows) as h, cgutils.for_range(builder, columns) as w:
                 offset = builder.add(builder.mul(d.index, plane), builder.add(builder.mul(h.index, row), builder.mul(w.index, column)))
-                tap = builder.load(builder.inttoptr(builder.add(at, offset), vector.as_pointer()), align=1)
-                builder.store(combine(builder, builder.load(acc), tap), acc)
-            builder.store(builder.load(acc), builder.inttoptr(y, total.as_pointer()), align=1)
+                builder.store(combine(builder, builder.load(acc), load(builder, builder.add(at, offset))), acc)
+            store(builder, builder.load(acc), y)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 8), codegen
 
-    return reduce
+    def square(side: int) -> Any:
+        """The same over a square, without a loop."""
+
+        @intrinsic
+        def reduce_square(typing_context, x, row, column, y):  # type: ignore[no-untyped-def]
+            def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+                line, row, column, y = args
+                acc = start
+                for _ in range(side):
+                    at = line
+                    for _ in range(side):
+                        acc, at = combine(builder, acc, load(builder, at)), builder.add(at, column)
+                    line = builder.add(line, row)
+                store(builder, acc, y)
+                return context.get_dummy_value()
+
+            return types.void(*[types.int64] * 4), codegen
+
+        return reduce_square
+
+    if width < _WIDE:
+        return reduce
+    square2, square3 = square(2), square(3)
+
+    @device
+    def reduce_some(x, planes, plane, rows, row, columns, column, y):  # type: ignore[no-untyped-def]
+        if planes == 1 and rows == 3 and columns == 3:
+            square3(x, row, column, y)
+        elif planes == 1 and rows == 2 and columns == 2:
+            square2(x, row, column, y)
+        else:
+            reduce(x, planes, plane, rows, row, columns, column, y)
+
+    return reduce_some
 
 
 def maximum(kind):  # type: ignore[no-untyped-def]
@@ -104,7 +144,9 @@ def maximum(kind):  # type: ignore[no-untyped-def]
                 while left >= 64:
                     largest64(at, d, plane, h, row, w, column, to)
                     at, to, left = at + 64 * size, to + 64 * size, left - 64
-                while left >= 16:
+                while left > 0 and c1 - c0 >= 16:
+                    if left < 16:  # the last 16, some of them again
+                        at, to, left = at - (16 - left) * size, to - (16 - left) * size, 16
                     largest16(at, d, plane, h, row, w, column, to)
                     at, to, left = at + 16 * size, to + 16 * size, left - 16
                 while left >= 4:
@@ -182,7 +224,9 @@ def average(kind):  # type: ignore[no-untyped-def]
                     sum64(at, d, plane, h, row, w, column, sums)
                     finish64(r, sums, to, valid, count)
                     at, to, left = at + 64 * size, to + 64 * size, left - 64
-                while left >= 16:
+                while left > 0 and c1 - c0 >= 16:
+                    if left < 16:  # the last 16, some of them again
+                        at, to, left = at - (16 - left) * size, to - (16 - left) * size, 16
                     sum16(at, d, plane, h, row, w, column, sums)
                     finish16(r, sums, to, valid, count)
                     at, to, left = at + 16 * size, to + 16 * size, left - 16
