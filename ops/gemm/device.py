@@ -234,7 +234,8 @@ def emit_product(
     x, row = rows or rows_of_chunks(steps, inputs[0], k)
     w = steps.packed(weights.w, ("cuda", "b", tile.n, tile.k, k, _zero_points(weights)), packed_weights)
     fields: dict[str, int | float | Ref | Boxes] = dict.fromkeys((HOPPER_RECORD if hopper else RECORD).names or (), 0)
-    fields |= epilogue.fields(inputs[1:], lay) | _starts(weights, epilogue, x_zero_point, lay)
+    fields |= epilogue.fields(inputs[1:], lay)
+    fields |= _starts(weights, epilogue, x_zero_point, lay)
     fields |= {"y": y.ref, "m": m, "n": n, "k": k, "taps": taps * len(parts)} | ({} if table is None else {"r": table})
     if hopper is not None:
         w_row = taps * len(parts) * -(-k // tile.k) * tile.k

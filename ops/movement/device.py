@@ -8,8 +8,8 @@ from math import prod
 from qrt.core.errors import UnsupportedOp
 from qrt.jit import record_dtype
 from qrt.jit.cuda import DeviceKernel
-from qrt.ops.movement.strided import MAX_AXES, contiguous, merge_axes
-from qrt.ops.op import DeviceSteps, Operand, Ref
+from qrt.ops.movement.strided import MAX_AXES, Axis, merge_axes, pieces, walk
+from qrt.ops.op import DeviceSteps, Operand
 
 __all__ = ["KERNELS", "SIZES", "STRIDED", "emit_strided", "widest"]
 
@@ -44,27 +44,23 @@ def emit_strided(
     y_start: int = 0,
 ) -> None:
     """Appends what `strided.emit_strided` does. Raises UnsupportedOp for elements that are too many to count in 32 bits."""
-    shape = y.spec.shape if shape is None else shape
-    y_strides = contiguous(shape) if y_strides is None else y_strides
+    shape, size = y.spec.shape if shape is None else shape, y.spec.dtype.itemsize
     if 0 in shape:
         return
     if prod(shape) >= 2**31:
         raise UnsupportedOp(f"a copy of {prod(shape)} elements: copies for CUDA count in 32 bits")
-    size = y.spec.dtype.itemsize
-    axes = sorted(zip(shape, x_strides, y_strides, strict=True), key=lambda axis: -axis[2])
-    merged = [(n, s * size, t * size) for n, s, t in merge_axes(axes)]
-    _emit(
-        steps,
-        x.ref + x_start * size,
-        y.ref + y_start * size,
-        *_widened(merged, size, x.ref.offset + x_start * size, y.ref.offset + y_start * size),
-    )
+    source, to = x.ref + x_start * size, y.ref + y_start * size
+    in_bytes = [(n, s * size, t * size) for n, s, t in walk(shape, x_strides, y_strides)]
+    whole, size = _widened(in_bytes, size, source.offset, to.offset)
+    for x_at, y_at, axes in pieces(whole):
+        axes = [(1, 0, 0)] * (MAX_AXES - len(axes)) + axes
+        fields = {f"{name}{k}": axis[i] for i, name in enumerate("nst") for k, axis in enumerate(axes)}
+        del fields["n0"]
+        kernel, n = STRIDED[size], prod(axis[0] for axis in axes)
+        steps.launch(kernel, (-(-n // kernel.block), 1), x=source + x_at, y=to + y_at, n=n, **fields)
 
 
-_Axes = list[tuple[int, int, int]]  # extent, strides of x and y in bytes
-
-
-def _widened(axes: _Axes, size: int, *starts: int) -> tuple[_Axes, int]:
+def _widened(axes: list[Axis], size: int, *starts: int) -> tuple[list[Axis], int]:
     """The same walk by the largest elements that both sides hold in one piece, and their bytes."""
     if not axes or axes[-1][1:] != (size, size):
         return axes, size
@@ -73,17 +69,3 @@ def _widened(axes: _Axes, size: int, *starts: int) -> tuple[_Axes, int]:
     if wide <= size:
         return axes, size
     return merge_axes([*outer, (n * size // wide, wide, wide)]), wide
-
-
-def _emit(steps: DeviceSteps, x: Ref, y: Ref, axes: _Axes, size: int) -> None:
-    if len(axes) > MAX_AXES:
-        shortest = min(axes)
-        rest = [axis for axis in axes if axis is not shortest]
-        for i in range(shortest[0]):
-            _emit(steps, x + i * shortest[1], y + i * shortest[2], rest, size)
-        return
-    axes = [(1, 0, 0)] * (MAX_AXES - len(axes)) + axes
-    walk = {f"{name}{k}": axis[i] for i, name in enumerate("nst") for k, axis in enumerate(axes)}
-    del walk["n0"]
-    kernel, n = STRIDED[size], prod(axis[0] for axis in axes)
-    steps.launch(kernel, (-(-n // kernel.block), 1), x=x, y=y, n=n, **walk)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 
 from qrt.jit import Kernel, record_dtype
-from qrt.ops.op import Operand, Steps
+from qrt.ops.op import Operand, Ref, Steps
 from qrt.ops.strides import contiguous
 
 __all__ = ["KERNELS", "SERIAL_BYTES", "contiguous", "emit_strided"]
@@ -41,12 +40,12 @@ _UNZIP = {(size, count): _kernel("unzip_rows", size, count) for size in _SIZES f
 
 KERNELS: tuple[Kernel, ...] = (*_ROWS.values(), *_TILES.values(), *_ZIP.values(), *_UNZIP.values())
 
-_Axis = tuple[int, int, int]  # extent, stride of x, stride of y
+Axis = tuple[int, int, int]  # extent, stride of x, stride of y
 
 
-def merge_axes(axes: Sequence[_Axis]) -> list[_Axis]:
+def merge_axes(axes: Sequence[Axis]) -> list[Axis]:
     """The same walk with fewer axes: drops extents of 1, joins neighbours that one stride can walk."""
-    merged: list[_Axis] = []
+    merged: list[Axis] = []
     for n, s, t in axes:
         if n == 1:
             continue
@@ -55,6 +54,24 @@ def merge_axes(axes: Sequence[_Axis]) -> list[_Axis]:
         else:
             merged.append((n, s, t))
     return merged
+
+
+def walk(shape: Sequence[int], x_strides: Sequence[int], y_strides: Sequence[int] | None) -> list[Axis]:
+    """The fewest axes of a copy, by default to where y is contiguous. Its order does not matter: y is walked as it lies in memory."""
+    axes = zip(shape, x_strides, contiguous(shape) if y_strides is None else y_strides, strict=True)
+    return merge_axes(sorted(axes, key=lambda axis: -axis[2]))
+
+
+def pieces(axes: Sequence[Axis]) -> Iterator[tuple[int, int, list[Axis]]]:
+    """A walk as walks of as many axes as kernels have; and where each starts in x and in y."""
+    if len(axes) <= MAX_AXES:
+        yield 0, 0, list(axes)
+        return
+    shortest = min(axes)
+    n, s, t = shortest
+    for i in range(n):
+        for x_start, y_start, rest in pieces([axis for axis in axes if axis is not shortest]):
+            yield x_start + i * s, y_start + i * t, rest
 
 
 def emit_strided(
@@ -72,36 +89,24 @@ def emit_strided(
 
     Strides and starts are in elements; those of x may be 0 and negative. No element of y is written twice, and none is read.
     """
-    shape = y.spec.shape if shape is None else shape
-    y_strides = contiguous(shape) if y_strides is None else y_strides
+    shape, size = y.spec.shape if shape is None else shape, y.spec.dtype.itemsize
     if 0 in shape:
         return
-    # The order in which elements are copied does not matter: walk y as it lies in memory.
-    axes = sorted(zip(shape, x_strides, y_strides, strict=True), key=lambda axis: -axis[2])
-    itemsize = y.spec.dtype.itemsize
-    x = replace(x, ref=x.ref + x_start * itemsize)
-    y = replace(y, ref=y.ref + y_start * itemsize)
-    _emit(steps, x, y, merge_axes(axes), itemsize)
+    for x_at, y_at, axes in pieces(walk(shape, x_strides, y_strides)):
+        _emit(steps, x.ref + (x_start + x_at) * size, y.ref + (y_start + y_at) * size, axes, size)
 
 
-def _emit(steps: Steps, x: Operand, y: Operand, axes: list[_Axis], itemsize: int) -> None:
-    if len(axes) > MAX_AXES:
-        shortest = min(axes)
-        rest = [axis for axis in axes if axis is not shortest]
-        for i in range(shortest[0]):
-            at, to = x.ref + i * shortest[1] * itemsize, y.ref + i * shortest[2] * itemsize
-            _emit(steps, replace(x, ref=at), replace(y, ref=to), rest, itemsize)
-        return
+def _emit(steps: Steps, x: Ref, y: Ref, axes: list[Axis], itemsize: int) -> None:
     kernel, axes = _choose(axes, itemsize)
     axes = [(1, 0, 0)] * (MAX_AXES - len(axes)) + axes
-    walk = {f"{name}{k}": axis[i] for i, name in enumerate("nst") for k, axis in enumerate(axes)}
+    fields = {f"{name}{k}": axis[i] for i, name in enumerate("nst") for k, axis in enumerate(axes)}
     nbytes = itemsize
     for n, _, _ in axes:
         nbytes *= n
-    steps.step(kernel, None if nbytes > SERIAL_BYTES else 1, x=x.ref, y=y.ref, **walk)
+    steps.step(kernel, None if nbytes > SERIAL_BYTES else 1, x=x, y=y, **fields)
 
 
-def _choose(axes: list[_Axis], itemsize: int) -> tuple[Kernel, list[_Axis]]:
+def _choose(axes: list[Axis], itemsize: int) -> tuple[Kernel, list[Axis]]:
     """The kernel for a walk, and the walk with the axes that the kernel looks at last."""
     across = next((axis for axis in axes if axis[1] == 1), None)
     along = next((axis for axis in axes if axis[2] == 1), None)

@@ -45,7 +45,9 @@ class _Node(ctypes.Structure):
     )
 
 
-_D, _P, _R = TypeVar("_D", bound="Driver"), ParamSpec("_P"), TypeVar("_R")
+_D = TypeVar("_D", bound="Driver")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def within(method: Callable[Concatenate[_D, _P], _R]) -> Callable[Concatenate[_D, _P], _R]:
