@@ -106,7 +106,7 @@ def binary(name, has_fma):  # type: ignore[no-untyped-def]
         product = (F(np.int32(np.int32(a) - za)) * sa) * (F(np.int32(np.int32(b) - zb)) * sb)
         return round_clamp(product / sy, low, high, zy)
 
-    return pairs({"add": add, "mul": mul}[name], params, u8, u8)
+    return pairs({"add": add, "mul": mul}[name], params, "uint8", "uint8")
 
 
 def lut(width):  # type: ignore[no-untyped-def]
