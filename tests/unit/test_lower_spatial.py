@@ -13,7 +13,11 @@ from fused import run as run_fused
 from lowered import as_model, check_node, one_node, run_model
 from onnx import TensorProto, helper
 
+from qrt.api import fuse_model
 from qrt.core.errors import ModelError, UnsupportedOp
+from qrt.jit.host import host_target
+from qrt.loaders import load
+from qrt.lower.executable import Executable
 
 
 def real(*shape: int) -> np.ndarray:
@@ -250,3 +254,25 @@ def test_joined_codes_of_other_scales() -> None:
     model, feeds = one_node("QConcat", inputs, [0, 1, 3, 4, 6, 7], domain="ai.qrt", result=(np.uint8, 4), axis=1)
     found = check_codes(model, feeds, share=1)
     np.testing.assert_array_equal(found[:, :4], inputs[2])
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+@pytest.mark.parametrize(("shape", "attributes"), POOLS)
+def test_max_pools_of_codes_of_16_bits(dtype: type, shape: tuple[int, ...], attributes: dict[str, Any]) -> None:
+    scale, zero, codes = np.float32(0.25), np.asarray(7, dtype), np.random.default_rng(0).integers(0, 30000, shape)
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["codes"]),
+        helper.make_node("DequantizeLinear", ["codes", "scale", "zero"], ["real"]),
+        helper.make_node("MaxPool", ["real"], ["largest"], **attributes),
+        helper.make_node("QuantizeLinear", ["largest", "scale", "zero"], ["again"]),
+        helper.make_node("DequantizeLinear", ["again", "scale", "zero"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * len(shape)) for name in "xy")
+    held = [onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in (("scale", scale), ("zero", zero))]
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y], held), opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    real_codes = ((codes - 7) * scale).astype(np.float32)
+    fused, _ = fuse_model(load(model))
+    executable = Executable(fused, host_target(), 1)
+    np.testing.assert_array_equal(executable.run({"x": real_codes}), ort("MaxPool", [real_codes], (), **attributes))
+    assert "MaxPool" in [node.op_type for node in fused.graph if node.inputs[0].dtype.numpy() == dtype]  # codes are pooled
+    assert not executable.why

@@ -13,7 +13,7 @@ from qrt.lower.handlers.products import QRT, scalar
 from qrt.lower.handlers.reading import optional, required
 from qrt.lower.lowering import Handler, Lowering, NotNative
 from qrt.ops.conv import Window
-from qrt.ops.elementwise import Binary
+from qrt.ops.elementwise import Binary, Cast
 from qrt.ops.movement import Pad, Slice
 from qrt.ops.pool import AveragePool, MaxPool, QAveragePool
 
@@ -50,10 +50,15 @@ def _max_pool(low: Lowering, node: ir.Node) -> None:
     _pooled(low, node)
     if len(node.outputs) > 1 and node.outputs[1].name:
         raise NotNative("the indices of the largest elements")
-    if low.dtype(required(node)) not in (np.float32, np.uint8, np.int8):
-        raise NotNative(f"pooling of {low.dtype(required(node))}")
-    op = MaxPool(_window(low, node)[0])
-    low.bind_image(node.outputs[0], low.call(op, [low.image(required(node))])[0])
+    dtype, op = low.dtype(required(node)), MaxPool(_window(low, node)[0])
+    if dtype not in (np.float32, np.uint8, np.int8, np.uint16, np.int16):
+        raise NotNative(f"pooling of {dtype}")
+    index = low.image(required(node))
+    if dtype.itemsize == 2:  # no kernel: float32 holds 16 bits exactly
+        index = low.call(Cast(dtype.name), low.call(op, low.call(Cast("float32"), [index])))[0]
+    else:
+        index = low.call(op, [index])[0]
+    low.bind_image(node.outputs[0], index)
 
 
 def _average_pool(low: Lowering, node: ir.Node) -> None:
