@@ -10,6 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships without stubs
 
 from qrt.core.errors import InvalidInput, ModelError, QrtError, UnsupportedOp
+from qrt.core.sections import MAGIC
 from qrt.graph import Model, all_graphs, ir
 from qrt.graph.passes.infer_shapes import infer_shapes
 from qrt.graph.passes.inline_functions import inline_functions
@@ -76,6 +77,8 @@ def _read(path: Path) -> bytes:
         if info.st_size > MAX_FILE_BYTES:
             raise ModelError(f"{path} has {info.st_size:,} bytes, and an ONNX file ends at 2 GiB; save it with external data")
         return path.read_bytes()
+    except ModelError:  # a ValueError too
+        raise
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}; give the path of an ONNX file") from error
 
@@ -84,6 +87,8 @@ def _parse(data: bytes, where: str) -> tuple[onnx.ModelProto, dict[int, memoryvi
     """The message in `data`, and the raw data of its big initializers, by position, which the message lacks then."""
     if not data:
         raise ModelError(f"{where} is empty; export or download the model again")
+    if data.startswith(MAGIC[:-2]):  # of any version
+        raise ModelError(f"{where} is a compiled model, which sessions run and nothing else takes; give the ONNX file it was made of")
     try:
         proto = onnx.ModelProto()
         rest, cut = without_weights(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -75,9 +76,8 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         _complain("stopped")
         return 130
-    except BrokenPipeError:
-        # Whoever read the output has left. What is still in the buffer must not fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read the output has left
+        _drop_output()
         return 1
     except Exception as error:
         if state["debug"]:
@@ -88,6 +88,10 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(error, _USAGE_ERROR):
             _complain(f"error: {error.format_message().rstrip('.')} (see qrt {_command(arguments)}--help)")
             return 2
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # files of our own say so themselves
+            _drop_output()
+            _complain(f"error: cannot write the output: {error.strerror}; free some space, or send it elsewhere")
+            return 1
         _complain(f"error: {type(error).__name__}: {error}; this is a bug: `qrt --debug {_command(arguments)}...` shows where")
         return 1
 
@@ -99,6 +103,11 @@ _USAGE_ERROR: Any = typer.BadParameter.__mro__[2]
 def _command(arguments: Sequence[str]) -> str:
     named = [word for word in arguments if word in _COMMANDS][:1]
     return f"{named[0]} " if named else ""
+
+
+def _drop_output() -> None:
+    """What is still in standard output's buffer must not fail again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(text: str) -> None:

@@ -14,6 +14,9 @@ from qrt.ops.op import Array
 
 __all__ = ["Samples", "read_arrays"]
 
+# How an .npy file and an archive begin, one without members too.
+_STARTS = (b"\x93NUM", b"PK\x03\x04", b"PK\x05\x06")
+
 
 def read_arrays(path: Path) -> dict[str, Array]:
     """The arrays of an .npz file by name, or the one of an .npy file under the name "". Nothing is unpickled. Raises InvalidInput."""
@@ -21,6 +24,9 @@ def read_arrays(path: Path) -> dict[str, Array]:
         if path.exists() and not path.is_file():  # before it is opened: a named pipe would wait for a writer for ever
             raise ValueError("it is not a file")
         with path.open("rb") as file:
+            if file.read(4) not in _STARTS:  # which NumPy takes for a pickle, and advises to trust
+                raise ValueError("it holds no array")
+            file.seek(0)
             loaded = np.load(file, allow_pickle=False)
             arrays = {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
         for name, array in arrays.items():

@@ -315,6 +315,7 @@ def test_bad_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     [
         (["inspect", "/no/such.onnx"], "No such file"),
         (["inspect", str(REPOSITORY / "README.md")], "no ONNX file"),
+        (["inspect", "/"], "/ is not a file; give the path of an ONNX file\n"),
         (["quantize", DIGITS, "-o", "/no/such/q.onnx", "--dynamic"], "no folder"),
         (["quantize", DIGITS, "-o", "/tmp", "--dynamic"], "it is a folder"),
         (["quantize", DIGITS, "-o", "q.onnx"], "--data"),
@@ -338,6 +339,7 @@ def test_bad_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         (["run", DIGITS], "nothing is fed to 'image'"),
         (["run", DIGITS, "--input", "image"], "NAME=FILE.npy"),
         (["run", DIGITS, "--input", "image=no.npy"], "cannot read no.npy"),
+        (["run", DIGITS, "--input", f"image={DIGITS}"], "it holds no array; give an .npy or .npz file"),
         (["run", DIGITS, "-o", "/no/such/out.npz"], "no folder"),
         (["bench", DIGITS, "--against", "abacus"], "no runtime 'abacus'"),
         (["bench", DIGITS, "--threads", "0"], "num_threads is 0"),
@@ -385,7 +387,7 @@ def test_unexpected_errors(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
 
 
 def test_as_a_program(tmp_path: Path) -> None:
-    """The installed command: its status, and standard output that closes early."""
+    """The installed command: its status, and standard output that closes early or is full."""
     program = [sys.executable, "-I", "-c", "from qrt.cli import main; main()"]
     done = subprocess.run([*program, "inspect", "no.onnx"], capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
@@ -396,3 +398,13 @@ def test_as_a_program(tmp_path: Path) -> None:
     os.close(writer)
     assert done.returncode == 1
     assert done.stderr == ""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*program, "inspect", DIGITS, "--json"], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith("qrt: error: cannot write the output: No space left on device; ")
+
+
+def test_a_compiled_model_is_no_onnx_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    qrt.compile(DIGITS, tmp_path / "m.qrt", {"image": (1, 1, 8, 8)})
+    for command in ("inspect", "bench", "tune"):
+        Ran(capsys, command, tmp_path / "m.qrt").failed("m.qrt is a compiled model, which sessions run and nothing else takes")
