@@ -242,7 +242,7 @@ class Product:
     def _stretches(self, steps: Steps, fields: Fields) -> None:
         """A product of floats, with k in stretches where that is faster: each goes on from the sums of the one before, so that a sum is
         added up in the same order as at once."""
-        name, stretch = self.epilogue.name, k_stretch(steps.target, self.tile(steps), self.k)
+        name, stretch = self.epilogue.name, k_stretch(steps.target, self.tile(steps), self.n, self.k)
         if stretch >= self.k:
             self._vector_step(steps, name, False, fields)
             return

@@ -127,10 +127,14 @@ def test_k_of_batches_in_stretches_changes_no_bit(target: Target, monkeypatch: p
     _in_stretches(batches, [floats(2, 3, 30, 70), floats(2, 3, 70, 37)], target, monkeypatch)
 
 
-def test_which_products_take_k_in_stretches() -> None:
+def test_which_products_take_k_in_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache(monkeypatch, 2 << 20)
     vectors, narrower = (next(target for target in TARGETS if target.isa == isa) for isa in ("avx512vnni", "avx2"))
-    assert k_stretch(vectors, Tile(10, 1), 2048) == 2048
-    assert k_stretch(vectors, Tile(10, 1), 2049) == 688  # whole cache lines, three of them
-    assert k_stretch(vectors, Tile(10, 1), 4096) == 1024
-    assert k_stretch(vectors, Tile(4, 4), 4096) == 4096  # few rows wait for B alone
-    assert k_stretch(narrower, Tile(6, 1), 4096) == 4096
+    assert k_stretch(vectors, Tile(10, 1), 100, 2048) == 2048
+    assert k_stretch(vectors, Tile(10, 1), 100, 2049) == 688  # whole cache lines, three of them
+    assert k_stretch(vectors, Tile(10, 1), 100, 4096) == 1024
+    assert k_stretch(vectors, Tile(4, 4), 100, 4096) == 4096  # few rows wait for B alone
+    assert k_stretch(narrower, Tile(6, 1), 100, 4096) == 4096
+    assert k_stretch(vectors, Tile(10, 1), 16, 4096) == 4096  # A is read once, and B stays in the cache
+    assert k_stretch(vectors, Tile(10, 1), 17, 4096) == 1024
+    assert k_stretch(vectors, Tile(10, 1), 16, 25088) == 1008
