@@ -63,12 +63,7 @@ def save(
         raise OutputError(f"cannot write {path}: {model.name} passes 2 GiB, where a protobuf message ends; save it as ONNX") from error
     require_key()  # rather now than after the work
     packed = _compiled(onnx, sets, threads, host_target(target))
-    write_whole(path, lambda part: _write(part, packed))
-
-
-def _write(path: Path, packed: Packed) -> None:
-    packed.write(path, seal)
-    path.chmod(path.stat().st_mode & ~0o022)  # plans in files that others can write are not used
+    write_whole(path, lambda part: packed.write(part, seal))
 
 
 def _shapes(feeds: Sequence[Declared], given: Mapping[str, Sequence[int]]) -> Shapes:

@@ -114,26 +114,26 @@ def open_compiled(
     if fits(file, threads, wanted) and file.private and is_sealed(file.digest, file.seal):
         interface, plans = read_compiled(file, wanted)
         return interface, CompiledModel(plans, lambda: model()[1])
-    place = _place(file.digest, threads, wanted)
+    place = _place(f"qrt {file.digest}", threads, wanted)  # and so never that of an ONNX file with the bytes that this digest is of
     if (kept := _open(place, threads, wanted)) is not None:
         return kept[0], CompiledModel(kept[1], lambda: model()[1])
     interface, executable = model()
     if _can_keep(place):
-        with contextlib.suppress(QrtError):  # shapes that the model does not take, for instance: runs will say so
+        with contextlib.suppress(OSError, QrtError):  # shapes that the model does not take, for instance: runs will say so
             wholes = plan_all(interface, executable, planned_shapes(file, interface))
             _put(place, pack_plans(None, interface, wholes, threads, wanted))
     return interface, executable
 
 
 def _place(digest: str, threads: int, target: Target) -> Path:
-    """Where plans of the file of this digest (hex) are kept."""
+    """Where plans of a file are kept; `digest`: what stands for its bytes."""
     key = f"{digest} {own_digest().hex()} {target.arch} {target.isa} {threads} {tuned.state(target)}"
     return cache_dir() / "plans" / f"{hashlib.sha256(key.encode()).hexdigest()}.qrt"
 
 
 def _open(place: Path, threads: int, target: Target) -> tuple[Interface, dict[Shapes, Whole]] | None:
     """What is kept there, if anything is that is whole and ours."""
-    if not place.exists():
+    if not os.path.exists(place):  # unlike the path's own, no error where the folder is closed to us
         return None
     try:
         file = read(place)
@@ -153,19 +153,14 @@ def _can_keep(place: Path) -> bool:
         return False
     with contextlib.suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return place.parent.is_dir() and os.access(place.parent, os.W_OK | os.X_OK)
+    return os.path.isdir(place.parent) and os.access(place.parent, os.W_OK | os.X_OK)
 
 
 def _put(place: Path, packed: Packed) -> None:
     """Keeps plans in the place of what was kept there. Raises OutputError."""
     if packed.nbytes <= _limit():
-        write_whole(place, lambda part: _write(part, packed))
+        write_whole(place, lambda part: packed.write(part, mode=0o600))
         _trim(place.parent)
-
-
-def _write(path: Path, packed: Packed) -> None:
-    packed.write(path)
-    path.chmod(0o600)
 
 
 class Kept:
@@ -211,9 +206,13 @@ class Kept:
 
 def _trim(folder: Path) -> None:
     """Throws away what was not used for longest, until the rest is within the limit."""
-    files = sorted(((info.st_mtime, info.st_size, path) for path in folder.glob("*.qrt") if (info := path.stat())), reverse=True)
+    files = []
+    for path in folder.glob("*.qrt"):
+        with contextlib.suppress(FileNotFoundError):  # another process threw it away, or gave it its name
+            info = path.stat()
+            files.append((info.st_mtime, info.st_size, path))
     total = 0
-    for _, size, path in files:
+    for _, size, path in sorted(files, reverse=True):
         total += size
         if total > _limit():
             path.unlink(missing_ok=True)

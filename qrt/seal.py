@@ -29,9 +29,11 @@ def key_file() -> Path:
 def _read(path: Path) -> bytes | None:
     """The key in `path`, or None if there is none that only the user, root and a group that they let read can know."""
     try:
-        info = path.stat()
-        theirs = hasattr(os, "getuid") and (info.st_uid not in (os.getuid(), 0) or info.st_mode & (stat.S_IWGRP | stat.S_IRWXO))
-        key = path.read_bytes() if stat.S_ISREG(info.st_mode) and info.st_size == _KEY_BYTES and not theirs else b""
+        # Asked of the open file, as the name may stand for another one by the time it is read; a named pipe is not waited for.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            info = os.fstat(file.fileno())
+            theirs = hasattr(os, "getuid") and (info.st_uid not in (os.getuid(), 0) or info.st_mode & (stat.S_IWGRP | stat.S_IRWXO))
+            key = file.read(_KEY_BYTES + 1) if stat.S_ISREG(info.st_mode) and not theirs else b""
     except OSError:
         return None
     return key if len(key) == _KEY_BYTES else None

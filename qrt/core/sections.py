@@ -84,12 +84,13 @@ class Packed:
             digest.update(part)
         return digest.hexdigest()
 
-    def write(self, path: Path, seal: Callable[[str], bytes] = lambda digest: bytes(SEAL_BYTES)) -> None:
-        """`seal`: gives the seal for a digest. Raises OSError, and what `seal` does."""
+    def write(self, path: Path, seal: Callable[[str], bytes] = lambda digest: bytes(SEAL_BYTES), mode: int = 0o644) -> None:
+        """`seal`: gives the seal for a digest. `mode`: the rights of a new file, at most and from the first byte on: nobody who may not
+        write it later has it open for that. Raises OSError, and what `seal` does."""
         hashing = threading.Thread(target=lambda: self.digest)  # beside the system's work, of which there is as much
         hashing.start()
         try:
-            with path.open("wb") as file:
+            with open(path, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 file.write(MAGIC + bytes(_SIZE + SEAL_BYTES))
                 file.writelines(self._body)
                 hashing.join()

@@ -30,10 +30,13 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 def cache_dir() -> Path:
-    """The folder kernels are kept in: QRT_CACHE_DIR, else `qrt` in the user's cache folder."""
+    """The folder kernels are kept in: QRT_CACHE_DIR, else `qrt` in the user's cache folder; one that cannot be for users without a home."""
     if chosen := os.environ.get("QRT_CACHE_DIR"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qrt"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qrt"
+    except RuntimeError:
+        return Path(os.devnull) / "qrt"
 
 
 @functools.cache

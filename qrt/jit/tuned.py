@@ -76,7 +76,8 @@ def store(family: str, target: Target, found: Mapping[str, str]) -> Path:
 def state(target: Target) -> str:
     """Changes with anything that was measured for `target`: plans are made from it. Empty where nothing was."""
     digest = hashlib.sha256()
-    paths = sorted(_folder().glob(f"{target.isa}-*.json"))
+    folder = _folder()
+    paths = sorted(folder.glob(f"{target.isa}-*.json")) if os.path.isdir(folder) else []
     for path in paths:
         with contextlib.suppress(OSError):
             digest.update(path.name.encode() + path.read_bytes())
@@ -94,7 +95,7 @@ def _path(folder: Path, family: str, target: Target) -> Path:
 
 @functools.cache
 def _read_once(folder: Path, family: str, target: Target) -> dict[str, str]:
-    return _read(_path(folder, family, target)) if folder.is_dir() else {}
+    return _read(_path(folder, family, target)) if os.path.isdir(folder) else {}
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -186,6 +186,42 @@ def test_a_key_that_others_know_seals_nothing(path: Path, key: Path, mode: int, 
         key.chmod(0o600)
 
 
+def test_a_key_that_is_replaced_while_it_is_looked_at_seals_nothing(path: Path, key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = read(path)
+    sound, plain = key.stat(), Path.stat
+    key.chmod(0o644)
+    try:
+        # What was asked of the name before it is opened says nothing of what is read.
+        monkeypatch.setattr(Path, "stat", lambda self, **how: sound if self == key else plain(self, **how))
+        assert not is_sealed(file.digest, file.seal)
+    finally:
+        key.chmod(0o600)
+
+
+def test_a_named_pipe_is_no_key(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    monkeypatch.setenv("QRT_KEY_FILE", str(tmp_path / "pipe"))
+    file = read(path)
+    assert not is_sealed(file.digest, file.seal)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0, 0o644), (0o002, 0o644), (0o077, 0o600)])
+def test_nobody_else_can_write_a_file_while_it_is_made(tmp_path: Path, umask: int, mode: int) -> None:
+    """Who had it open for that before its rights are cut could change code under the map later."""
+    seen = []
+
+    def look(digest: str) -> bytes:
+        seen.append((tmp_path / "m.qrt").stat().st_mode & 0o777)
+        return bytes(SEAL_BYTES)
+
+    before = os.umask(umask)
+    try:
+        pack({}, []).write(tmp_path / "m.qrt", look)
+    finally:
+        os.umask(before)
+    assert seen == [mode]
+
+
 @pytest.mark.parametrize("content", [b"", bytes(31), bytes(33)])
 def test_a_key_that_is_none_is_not_written_over(tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / "key"
@@ -245,6 +281,15 @@ def test_somebody_else_s_file_gives_no_plan(path: Path, monkeypatch: pytest.Monk
     owner = os.getuid()
     monkeypatch.setattr(os, "getuid", lambda: owner + 1)
     assert read(path).private == (owner == 0)  # root's files are the system's
+
+
+def test_plans_of_a_compiled_model_are_none_of_an_onnx_file_with_its_bytes(path: Path, whole: bytes, tmp_path: Path, plans: Path) -> None:
+    """A file could be made that reads as ONNX and, behind a prefix, as a compiled model of something else."""
+    qrt.InferenceSession(path, num_threads=1)
+    assert len(list(plans.iterdir())) == 1
+    (tmp_path / "m.onnx").write_bytes(whole[len(MAGIC) + 32 + SEAL_BYTES :])
+    with pytest.raises(ModelError, match="no ONNX file"):
+        qrt.InferenceSession(tmp_path / "m.onnx", num_threads=1)
 
 
 # ---- plans that are not whole

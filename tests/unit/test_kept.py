@@ -201,3 +201,48 @@ def test_a_folder_that_cannot_be_written_costs_nothing(path: Path, plans: Path) 
     wanted, planned = outputs(path)
     assert not planned
     assert outputs(path) == (wanted, False)
+
+
+@pytest.fixture(params=["closed", "of no one", "below a file"])
+def cache(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache folder that this process may not look into, or none, as the user has no home."""
+    if request.param == "of no one":
+        for name in ("QRT_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+        return
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("QRT_CACHE_DIR", str(folder))
+    if request.param == "below a file":
+        folder.write_bytes(b"")
+        return
+    plain = os.stat
+
+    def stat(path: object, *args: object, **how: object) -> os.stat_result:
+        """As the system answers those who are not root."""
+        if str(path).startswith(f"{folder}/"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return plain(path, *args, **how)  # type: ignore[call-overload, no-any-return]
+
+    folder.mkdir(mode=0)
+    monkeypatch.setattr(os, "stat", stat)
+
+
+@pytest.mark.filterwarnings("ignore::qrt.core.errors.KernelCacheWarning")
+def test_a_cache_that_is_closed_costs_nothing_but_time(path: Path, cache: None) -> None:
+    wanted = [array.tobytes() for array in qrt.InferenceSession(network(), num_threads=1).run(None, feeds())]
+    qrt.compile(network(), path.with_suffix(".qrt"), {"x": (3, 8), "z": (3, 16)}, num_threads=2)
+    for file in (path, path.with_suffix(".qrt")):  # the second one has no plans for one thread
+        assert outputs(file) == (wanted, False)
+
+
+def test_files_that_vanish_while_others_are_counted(path: Path, plans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may throw one away, or give it its name, between the two looks at it."""
+    qrt.compile(network(), path.with_suffix(".qrt"), {"x": (3, 8), "z": (3, 16)}, num_threads=2)
+    plain = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [folder / ".gone.part.qrt", *plain(folder, pattern)])
+    monkeypatch.setenv("QRT_PLAN_CACHE_MB", "1")
+    for file in (path, path.with_suffix(".qrt")):
+        wanted, planned = outputs(file)
+        assert not planned
+        assert outputs(file) == (wanted, True)
