@@ -201,6 +201,13 @@ def _fused(op_type: str) -> Callable[[ir.Node, Arrays], np.ndarray]:
     return compute
 
 
+def _layer_norm(node: ir.Node, i: Arrays) -> np.ndarray:
+    x = i[0] + i[1]
+    away = x - x.mean(-1, keepdims=True)
+    y = away / np.sqrt(np.square(away).mean(-1, keepdims=True) + F32(attr_float(node, "epsilon", 1e-5))) * i[2]
+    return y + i[3] if len(i) > 3 else y
+
+
 def _softmax(node: ir.Node, i: Arrays) -> np.ndarray:
     scores = i[0] * F32(attr_float(node, "scale", 1.0))
     scores = scores if len(i) == 1 else scores + i[1]
@@ -229,5 +236,6 @@ NODES: dict[str, Callable[[ir.Node, Arrays], np.ndarray]] = {
     "FusedConvTranspose": _fused("ConvTranspose"),
     "FusedGemm": _fused("Gemm"),
     "FusedMatMul": _fused("MatMul"),
+    "FusedLayerNorm": _layer_norm,
     "FusedSoftmax": _softmax,
 }

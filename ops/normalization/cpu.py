@@ -163,20 +163,38 @@ def softmax_columns(log):  # type: ignore[no-untyped-def]
     return kernel
 
 
-def layer_norm(has_bias):  # type: ignore[no-untyped-def]
-    """Layer normalization of rows."""
+_NORMS = 4  # rows.TOGETHER
+
+
+def layer_norm(has_bias, has_residual):  # type: ignore[no-untyped-def]
+    """Layer normalization of rows, or of their sums with those of a residual: some together, as in softmax_together."""
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        x, scale, bias, y, n = f32(r.x), f32(r.scale), f32(r.bias), f32(r.y), r.n
-        lo, hi = share(r.rows, tid, nthreads)
-        for row in range(lo, hi):
-            at = row * n
-            mean = row_sum(x, at, n, _ZERO) / F(n)
-            factor = _ONE / m.sqrt(row_sum_squares(x, at, n, mean) / F(n) + r.epsilon)
-            for i in range(n):
-                value = (read(x, at + i) - mean) * factor * read(scale, i)
-                write(y, at + i, value + read(bias, i) if has_bias else value)
+        x, residual, scale, bias, y, n = f32(r.x), f32(r.residual), f32(r.scale), f32(r.bias), f32(r.y), r.n
+        means, factors = f32(r.scratch + tid * 8 * _NORMS), f32(r.scratch + tid * 8 * _NORMS + 4 * _NORMS)
+        source, together = y if has_residual else x, max(1, min(_NORMS, 2048 // max(n, 1)))
+        first, hi = share(r.rows, tid, nthreads)
+        while first < hi:
+            count = min(together, hi - first)
+            if has_residual:
+                for i in range(first * n, (first + count) * n):
+                    write(y, i, read(x, i) + read(residual, i))
+            for k in range(count):
+                means[k] = row_sum(source, (first + k) * n, n, _ZERO) / F(n)
+            for k in range(count):
+                factors[k] = _ONE / m.sqrt(row_sum_squares(source, (first + k) * n, n, means[k]) / F(n) + r.epsilon)
+            for k in range(count):
+                at, mean, factor = (first + k) * n, means[k], factors[k]
+                for i in range(n):
+                    # What y holds was just written: plain loads and stores, which `write` does not overtake.
+                    value = ((y[at + i] if has_residual else read(x, at + i)) - mean) * factor * read(scale, i)
+                    value = value + read(bias, i) if has_bias else value
+                    if has_residual:
+                        y[at + i] = value
+                    else:
+                        write(y, at + i, value)
+            first += count
 
     return kernel
 

@@ -9,17 +9,27 @@ import numpy as np
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
+from qrt.ops.elementwise import Binary
 from qrt.ops.elementwise.walk import threads_for
-from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, DeviceSteps, Op, Operand, Ref, Spec, Steps
 from qrt.ops.reduction.reduce import extents
 
 __all__ = ["KERNELS", "LayerNorm", "LpNorm", "RmsNorm"]
 
-_RECORD = record_dtype(*((name, "i8") for name in ("x", "scale", "bias", "y", "rows", "n")), ("epsilon", "f4"))
+_RECORD = record_dtype(*((name, "i8") for name in ("x", "scale", "y", "rows", "n")), ("epsilon", "f4"))
 _LP_RECORD = record_dtype(*((name, "i8") for name in ("x", "y", "rows", "n")))
+# Rows that a thread normalizes together, and two numbers of each in its scratch memory.
+TOGETHER = 4
+_LAYER_RECORD = record_dtype(*((name, "i8") for name in ("x", "residual", "scale", "bias", "y", "rows", "n", "scratch")), ("epsilon", "f4"))
 _LAYER = {
-    bias: Kernel(f"layer_norm{'_bias' if bias else ''}_f32__generic", _RECORD, "qrt.ops.normalization.cpu:layer_norm", (bias,))
+    (bias, residual): Kernel(
+        f"layer_norm{'_residual' if residual else ''}{'_bias' if bias else ''}_f32__generic",
+        _LAYER_RECORD,
+        "qrt.ops.normalization.cpu:layer_norm",
+        (bias, residual),
+    )
     for bias in (False, True)
+    for residual in (False, True)
 }
 _RMS = Kernel("rms_norm_f32__generic", _RECORD, "qrt.ops.normalization.cpu:rms_norm")
 _LP = {p: Kernel(f"l{p}_norm_f32__generic", _LP_RECORD, "qrt.ops.normalization.cpu:lp_norm", (p,)) for p in (1, 2)}
@@ -36,43 +46,53 @@ def _check(inputs: Sequence[Spec], axis: int) -> tuple[Spec, ...]:
     return (x,)
 
 
-def _emit(steps: Steps, kernel: Kernel, inputs: Sequence[Operand], y: Operand, axis: int, epsilon: float) -> None:
-    x, scale, bias = inputs[0], inputs[1], inputs[-1]
+def _emit(steps: Steps, kernel: Kernel, x: Operand, others: dict[str, Ref], y: Operand, axis: int, epsilon: float) -> None:
     rows, n, _ = extents(x.spec.shape, axis, len(x.spec.shape))
     if y.spec.size:
-        vectors = {"x": x.ref, "scale": scale.ref, "bias": bias.ref, "y": y.ref}
-        steps.step(kernel, threads_for(2 * x.spec.nbytes), **vectors, rows=rows, n=n, epsilon=epsilon)
+        steps.step(kernel, threads_for(2 * x.spec.nbytes), x=x.ref, y=y.ref, rows=rows, n=n, epsilon=epsilon, **others)
 
 
 @record
 class LayerNorm(Op):
-    """(x − mean) / sqrt(variance + epsilon) · scale + bias over the axes from `axis` on. Inputs: x, scale, bias (optional), float32."""
+    """(x − mean) / sqrt(variance + epsilon) · scale + bias over the axes from `axis` on. Inputs: x, scale, bias (optional), float32; with
+    `residual` x, one of x's shape that is added to it first, scale, bias (optional)."""
 
     axis: int
     epsilon: float
+    residual: bool = False
 
     def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
-        return _check(inputs, self.axis)
+        if self.residual and inputs[0] != inputs[1]:
+            raise UnsupportedOp(f"a residual of {inputs[1].dtype}{inputs[1].shape} for rows of {inputs[0].dtype}{inputs[0].shape}")
+        return _check([inputs[0], *inputs[1 + self.residual :]], self.axis)
 
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        x, scale = inputs[:2]
+        x = inputs[0] + inputs[1] if self.residual else inputs[0]
+        scale, *biases = inputs[1 + self.residual :]
         axes = tuple(range(self.axis, x.ndim))
         away = x - x.mean(axes, keepdims=True)
         y = away / np.sqrt(np.square(away).mean(axes, keepdims=True) + np.float32(self.epsilon)) * scale
-        return (y + inputs[2] if len(inputs) > 2 else y,)
+        return (y + biases[0] if biases else y,)
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        _emit(steps, _LAYER[len(inputs) > 2], inputs, outputs[0], self.axis, self.epsilon)
+        scale, *biases = inputs[1 + self.residual :]
+        others = {"residual": inputs[self.residual].ref, "scale": scale.ref, "bias": [scale, *biases][-1].ref}
+        others["scratch"] = steps.scratch(8 * TOGETHER * steps.threads)
+        _emit(steps, _LAYER[bool(biases), self.residual], inputs[0], others, outputs[0], self.axis, self.epsilon)
 
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         from qrt.ops.normalization.device import LAYER_NORM
         from qrt.ops.reduction.device import by_rows
 
-        x, scale, bias, y = inputs[0], inputs[1], inputs[-1], outputs[0]
+        x, y = inputs[0], outputs[0]
+        if self.residual:
+            Binary("add").emit_device(steps, inputs[:2], outputs)
+            x = y
+        scale, *biases = inputs[1 + self.residual :]
         rows, n, _ = extents(x.spec.shape, self.axis, len(x.spec.shape))
         if y.spec.size:
-            refs = {"x": x.ref, "scale": scale.ref, "bias": bias.ref, "y": y.ref}
-            by_rows(steps, LAYER_NORM[len(inputs) > 2], rows, n, **refs, epsilon=self.epsilon)
+            refs = {"x": x.ref, "scale": scale.ref, "bias": [scale, *biases][-1].ref, "y": y.ref}
+            by_rows(steps, LAYER_NORM[bool(biases)], rows, n, **refs, epsilon=self.epsilon)
 
     @property
     def inplace(self) -> tuple[int, ...]:
@@ -95,7 +115,7 @@ class RmsNorm(Op):
         return (x / np.sqrt(mean + np.float32(self.epsilon)) * scale,)
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        _emit(steps, _RMS, inputs, outputs[0], self.axis, self.epsilon)
+        _emit(steps, _RMS, inputs[0], {"scale": inputs[1].ref}, outputs[0], self.axis, self.epsilon)
 
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         from qrt.ops.normalization.device import RMS_NORM

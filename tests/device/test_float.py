@@ -164,6 +164,7 @@ def test_norms_of_rows(device: Any, n: int) -> None:
     x, scale, bias = floats(3, n), floats(n), floats(n)
     check(device, LayerNorm(1, 1e-5), [x, scale, bias])
     check(device, LayerNorm(1, 1e-5), [x, scale])
+    check(device, LayerNorm(1, 1e-5, True), [x, floats(3, n), scale, bias])
     check(device, RmsNorm(1, 1e-5), [x, scale])
     x[1] = 0
     check(device, LpNorm(1), [x])

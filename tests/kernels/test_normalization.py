@@ -62,6 +62,8 @@ def test_norms_of_rows(shape: tuple[int, ...], axis: int) -> None:
     if x.size:
         check(LayerNorm(axis, 1e-5), [x, scale, bias], exact=False, rtol=1e-4, atol=1e-5)
         check(LayerNorm(axis, 1e-5), [x, scale], exact=False, rtol=1e-4, atol=1e-5)
+        check(LayerNorm(axis, 1e-5, True), [x, real(*shape), scale, bias], exact=False, rtol=1e-4, atol=1e-5)
+        check(LayerNorm(axis, 1e-5, True), [x, real(*shape), scale], exact=False, rtol=1e-4, atol=1e-5)
         check(RmsNorm(axis, 1e-5), [x, scale], exact=False, rtol=1e-5, atol=1e-5)
     for p in (1, 2):
         check(LpNorm(p), [x], exact=False, rtol=1e-5)
@@ -90,6 +92,7 @@ def test_results_do_not_depend_on_the_machine() -> None:
     same_bits(Softmax(1), [real(5, 11, 101)])
     same_bits(ScaledSoftmax(0.3), [real(5, 11, 101), real(1, 11, 101)])
     same_bits(LayerNorm(1, 1e-5), [real(100, 101), real(101), real(101)])
+    same_bits(LayerNorm(1, 1e-5, True), [real(100, 101), real(100, 101), real(101), real(101)])
     same_bits(ImageNorm(4, 1e-5), [real(3, 5, 7, 64), real(64), real(64)])
 
 
@@ -99,5 +102,7 @@ def test_what_does_not_fit_is_refused() -> None:
         LayerNorm(1, 1e-5).infer([Spec((2, 4), f32), Spec((3,), f32)])
     with pytest.raises(ModelError, match="6 channels do not make 4 groups"):
         ImageNorm(4, 1e-5).infer([Spec((2, 4, 6), f32), Spec((6,), f32), Spec((6,), f32)])
+    with pytest.raises(UnsupportedOp, match="a residual of"):
+        LayerNorm(1, 1e-5, True).infer([Spec((2, 4), f32), Spec((1, 4), f32), Spec((4,), f32)])
     with pytest.raises(UnsupportedOp, match="order 3"):
         LpNorm(3).infer([Spec((2, 4), f32)])

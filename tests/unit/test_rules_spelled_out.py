@@ -120,6 +120,40 @@ def test_softmax_of_scores(name: str) -> None:
         np.testing.assert_allclose(result, reference(model, **feeds)[0], rtol=1e-5, atol=1e-6)
 
 
+# name → (nodes from x and r (2, 3, 8) to y, the operators they become)
+SUMS: dict[str, tuple[str, dict[str, int]]] = {
+    "residual": ("t = Add(x, r) y = LayerNormalization(t, scale, bias)", {"FusedLayerNorm": 1}),
+    "without bias": ("t = Add(r, x) y = LayerNormalization<axis=2, epsilon=0.1>(t, scale)", {"FusedLayerNorm": 1}),
+    "spelled out": (
+        f"t = Add(x, r) {NORM.replace('(x,', '(t,')} m = Mul(n, scale) y = Add(m, bias)",
+        {"FusedLayerNorm": 1},
+    ),
+    "read too": ("t = Add(x, r) n = LayerNormalization(t, scale, bias) y = Add(n, t)", {"Add": 2, "LayerNormalization": 1}),
+    "a constant": ("t = Add(x, wide) y = LayerNormalization(t, scale, bias)", {"Add": 1, "LayerNormalization": 1}),
+    "two axes": ("t = Add(x, r) y = LayerNormalization<axis=1>(t, wide)", {"Add": 1, "LayerNormalization": 1}),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_norm_of_a_sum(name: str) -> None:
+    nodes, expected = SUMS[name]
+    model = make(f"(float[2,3,8] x, float[2,3,8] r) => (float[2,3,8] y) {{ {nodes} }}", **NUMBERS, **AXES)
+    found = prepared(model)
+    fuse(found)
+    assert ops(found) == expected
+    feeds = {"x": images(2, 3, 8, seed=4), "r": images(2, 3, 8, seed=5)}
+    for result in (fused.run(found, feeds)[0], qrt.InferenceSession(model).run(None, feeds)[0]):
+        np.testing.assert_allclose(result, reference(model, **feeds)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_norm_of_a_sum_that_turns_out_to_be_broadcast() -> None:
+    model = make("(float[N,3,8] x, float[M,3,8] r) => (float[K,3,8] y) { t = Add(x, r) y = LayerNormalization(t, scale, bias) }", **NUMBERS)
+    session = qrt.InferenceSession(model)
+    for n, count in ((2, 2), (2, 1), (1, 2)):
+        feeds = {"x": images(n, 3, 8, seed=4), "r": images(count, 3, 8, seed=5)}
+        np.testing.assert_allclose(session.run(None, feeds)[0], reference(model, **feeds)[0], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("axes", ["axes: ints = [-1]", "axes: ints = [2]"])
 def test_axes_as_attributes(axes: str) -> None:
     nodes = f"{NORM} m = Mul(n, scale) y = Add(m, bias)"

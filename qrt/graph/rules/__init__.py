@@ -25,7 +25,7 @@ from qrt.graph.rules.qmatmul import QMATMUL, QMATMUL_FLOAT
 from qrt.graph.rules.qoperator import QOPERATOR
 from qrt.graph.rules.qspatial import QSPATIAL
 from qrt.graph.rules.rule import DOMAIN, Rule, WhyNot
-from qrt.graph.rules.spelled_out import GELU, LAYER_NORM, SCALED_SOFTMAX
+from qrt.graph.rules.spelled_out import GELU, LAYER_NORM, RESIDUAL_NORM, SCALED_SOFTMAX
 from qrt.graph.rules.unsigned import CANCEL, FLIP_DEQUANTIZE, FLIP_DOWN, FLIP_QUANTIZE
 from qrt.graph.rules.widen import WIDEN
 
@@ -53,7 +53,7 @@ RULES = (
 )
 
 # What is left once no more can become int8.
-FLOAT_RULES = (QCONV_FLOAT, QMATMUL_FLOAT, GELU, LAYER_NORM, SCALED_SOFTMAX, FLOAT_FUSION)
+FLOAT_RULES = (QCONV_FLOAT, QMATMUL_FLOAT, GELU, LAYER_NORM, SCALED_SOFTMAX, FLOAT_FUSION, RESIDUAL_NORM)
 
 # Each round brings Q and DQ one node closer in the longest chain of nodes that only move data.
 _MAX_ROUNDS = 100

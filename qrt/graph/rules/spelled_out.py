@@ -1,7 +1,7 @@
 """Float operators that exporters spell out, in one node again: one pass over memory instead of five to nine.
 
 x · (1 + erf(x / √2)) / 2 becomes Gelu; (x − mean) / √(variance + ε) · scale + bias, along the last axis, becomes LayerNormalization; the
-Softmax of a product's scores, scaled by a number or masked, becomes FusedSoftmax.
+Softmax of a product's scores, scaled by a number or masked, becomes FusedSoftmax; the LayerNormalization of a sum becomes FusedLayerNorm.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import onnx_ir as ir
 
 from qrt.core.record import record
 from qrt.graph.nodes import attr_int, attr_ints, constant, is_op, producer
-from qrt.graph.rules.rule import Attributes, Rule, add_node, single_use, substitute
+from qrt.graph.rules.rule import Attributes, Rule, add_node, kept, single_use, substitute
 
-__all__ = ["GELU", "LAYER_NORM", "SCALED_SOFTMAX"]
+__all__ = ["GELU", "LAYER_NORM", "RESIDUAL_NORM", "SCALED_SOFTMAX"]
 
 _FLOAT = ir.DataType.FLOAT
 # How far a constant of float32 may be from what it stands for.
@@ -157,6 +157,24 @@ def _rewrite_layer_norm(node: ir.Node, found: _LayerNorm) -> None:
     substitute(found.end, made.outputs)
 
 
+# -- the residual in front of a norm ------------------------------------------------------------------------------------------
+def _match_residual(node: ir.Node) -> ir.Node | None:
+    """The Add of two computed values of as many axes that a norm of the last one alone reads."""
+    x = node.inputs[0] if is_op(node, "LayerNormalization") and len(node.outputs) == 1 else None
+    if x is None or x.dtype != _FLOAT or x.shape is None or attr_int(node, "axis", -1) not in (-1, len(x.shape) - 1):
+        return None
+    add = _only_read_maker(x, "Add")
+    if add is None or any(v is None or constant(v) is not None or v.shape is None for v in add.inputs):
+        return None
+    return add if all(len(v.shape) == len(x.shape) for v in add.inputs if v is not None and v.shape is not None) else None
+
+
+def _rewrite_residual(node: ir.Node, add: ir.Node) -> None:
+    attributes = kept(node, "epsilon")
+    made = add_node(node, "FusedLayerNorm", [*add.inputs, *node.inputs[1:]], attributes, like=node.outputs)
+    substitute(node, made.outputs)
+
+
 # -- Softmax ------------------------------------------------------------------------------------------------------------------
 @record(eq=False)
 class _Scores:
@@ -209,4 +227,5 @@ def _rewrite_softmax(node: ir.Node, found: _Scores) -> None:
 
 GELU = Rule("Gelu spelled out", frozenset({"Erf"}), _match_gelu, _rewrite_gelu)
 LAYER_NORM = Rule("layer norm spelled out", frozenset({"Sqrt"}), _match_layer_norm, _rewrite_layer_norm)
+RESIDUAL_NORM = Rule("norm of a sum", frozenset({"LayerNormalization"}), _match_residual, _rewrite_residual)
 SCALED_SOFTMAX = Rule("softmax of scaled, masked scores", frozenset({"Softmax"}), _match_softmax, _rewrite_softmax)

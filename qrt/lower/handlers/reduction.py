@@ -249,6 +249,19 @@ def _layer_norm(low: Lowering, node: ir.Node) -> None:
     low.bind(node.outputs[0], low.call(LayerNorm(axis, attr_float(node, "epsilon", 1e-5)), inputs)[0], perm)
 
 
+def _residual_layer_norm(low: Lowering, node: ir.Node) -> None:
+    (x, residual), perm = aligned(low, [_float(low, node), required(node, 1)])
+    rank, specs, fused = len(perm), low.program.specs, perm[-1] == len(perm) - 1
+    fused = fused and specs[x] == specs[residual]
+    if not fused:
+        low.bind(node.outputs[0], low.call(Binary("add"), [x, residual])[0], perm)
+        perm = identity(rank)
+        x = low.get(node.outputs[0], perm)
+    parameters = [_parameter(low, v, specs[x].shape[-1:]) for v in (required(node, 2), optional(node, 3)) if v is not None]
+    op = LayerNorm(rank - 1, attr_float(node, "epsilon", 1e-5), fused)
+    low.bind(node.outputs[0], low.call(op, [x, residual, *parameters] if fused else [x, *parameters])[0], perm)
+
+
 def _rms_norm(low: Lowering, node: ir.Node) -> None:
     x, perm, axis = _of_rows(low, node, -1)
     scale = _parameter(low, required(node, 1), low.program.specs[x].shape[axis:])
@@ -313,6 +326,7 @@ HANDLERS: dict[tuple[str, str], Handler] = {
     ("", "ReduceSumSquare"): _reduce("sum_square"),
     ("", "Softmax"): _softmax(log=False),
     (QRT, "QReduceMean"): _mean_of_codes,
+    (QRT, "FusedLayerNorm"): _residual_layer_norm,
     (QRT, "FusedSoftmax"): _scaled_softmax,
     (QRT, "QSoftmax"): _softmax_of_codes,
 }
