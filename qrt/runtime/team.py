@@ -1,8 +1,8 @@
 """The thread team: one per process, shared by every session.
 
-Workers live inside native code, without the GIL: they spin, then yield, then sleep on a semaphore. Runs that are under way
-at once share the processors: each leaves one to each other, and one that finds the team busy carries on alone, so sessions never
-wait for each other. Results do not depend on the number of threads.
+Workers live inside native code, without the GIL: they spin, then yield, then sleep on a semaphore. Runs on several threads
+that are under way at once share the processors: each leaves one to each other, and one that finds the team busy carries on alone, so
+sessions never wait for each other. Results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -81,10 +81,20 @@ class Team:
 
 _teams: dict[int, Team] = {}
 _making = threading.Lock()
-# The threads of Python that are in a run. A key that an interrupt left behind goes with that thread's next run.
+# The threads of Python that are in a run on several threads. A key that an interrupt left behind goes with that thread's next run.
 _running: dict[int, None] = {}
+
+
+def _forget() -> None:
+    """In a forked process: threads do not survive a fork, nor will one of them ever finish a team and let go of the lock."""
+    global _making
+    _making = threading.Lock()
+    _teams.clear()
+    _running.clear()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: (_teams.clear(), _running.clear()))  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_forget)
 
 
 def team() -> Team:
@@ -109,8 +119,8 @@ def run_job(job: int, threads: int) -> None:
         _executor()(job, 0, 1)
         return
     crew, caller = team(), threading.get_ident()
-    _running[caller] = None
     try:
+        _running[caller] = None
         share = min(threads, crew.size + 1 - len(_running))
         if share > 1 and crew.busy.acquire(blocking=False):
             try:

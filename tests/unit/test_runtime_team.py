@@ -167,6 +167,32 @@ def test_a_forked_child_has_a_team_of_its_own() -> None:
     assert job.counts[:2, 0].tolist() == [8, 8]
 
 
+FORK = """
+import os, threading, time
+import qrt.runtime.team as team
+plain = team.Team.__init__
+begun = threading.Event()
+def slow(self, size):
+    begun.set()
+    time.sleep(1)
+    plain(self, size)
+team.Team.__init__ = slow
+maker = threading.Thread(target=team.team)
+maker.start()
+begun.wait()
+if (child := os.fork()) == 0:
+    team.team()
+    os._exit(0)
+maker.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_fork_while_another_thread_makes_the_team() -> None:
+    result = subprocess.run([sys.executable, "-I", "-c", FORK], capture_output=True, text=True, timeout=30)
+    assert result.stdout == "0\n", result.stderr
+
+
 def test_the_interpreter_ends_while_workers_wait() -> None:
     program = "from qrt.runtime.team import team; team(); print('done')"
     result = subprocess.run([sys.executable, "-I", "-W", "error", "-c", program], capture_output=True, text=True, timeout=120)
