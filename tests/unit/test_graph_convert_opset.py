@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import AttributeProto, TypeProto, defs, helper, version_converter
 from passes import Arrays, proto, runtime, same
 
 from qrt.core.errors import UnsupportedOp
 from qrt.graph import constant
 from qrt.graph.passes import OPSET, PASSES, prepare
-from qrt.graph.passes.convert_opset import convert_opset
+from qrt.graph.passes.convert_opset import _SINCE, convert_opset
 from qrt.graph.passes.lift_constants import lift_constants
 from qrt.loaders import load
 
@@ -116,3 +117,39 @@ def test_sixteen_bit_codes_join_the_standard_domain() -> None:
     )
     model = same(before, *PASSES, run=runtime)
     assert {n.domain for n in model.graph} == {""}
+
+
+@pytest.mark.parametrize("op_type", _SINCE)
+def test_what_is_said_to_stand_still_does(op_type: str) -> None:
+    """By the schemas, and by onnx's converter, which leaves such nodes as they are."""
+    new = defs.get_schema(op_type, OPSET, "")
+    for version in range(max(_SINCE[op_type], 7), OPSET):
+        old = defs.get_schema(op_type, version, "")
+        for name, attribute in old.attributes.items():
+            now = new.attributes[name]
+            assert (now.type, now.required, now.default_value) == (attribute.type, attribute.required, attribute.default_value)
+        assert not any(new.attributes[name].required for name in new.attributes.keys() - old.attributes.keys())
+        assert new.min_input <= old.min_input
+        assert new.max_output == old.max_output
+        for was, now in zip(old.inputs, new.inputs, strict=False):
+            assert (was.name, now.option) == (now.name, was.option) or now.option == defs.OpSchema.FormalParameterOption.Optional
+            assert set(was.types) <= set(now.types)
+    version = max(_SINCE[op_type], 7)
+    schema = defs.get_schema(op_type, version, "")
+    required = {"kernel_shape": [2, 2], "blocksize": 2, "axis": 0, "to": 1}
+    attributes = {name: required[name] for name, a in schema.attributes.items() if a.required}
+    assert all(a.type in (AttributeProto.INT, AttributeProto.INTS) for a in schema.attributes.values() if a.required)
+    node = helper.make_node(op_type, [f"x{k}" for k in range(schema.min_input)], ["y"], **attributes)
+    values = [helper.make_value_info(name, TypeProto(tensor_type=TypeProto.Tensor(elem_type=1))) for name in (*node.input, "y")]
+    model = helper.make_model(
+        helper.make_graph([node], "g", values[:-1], values[-1:]), opset_imports=[helper.make_opsetid("", version)], ir_version=8
+    )
+    assert version_converter.convert_version(model, OPSET).graph.node[0].SerializeToString() == node.SerializeToString()
+
+
+def test_where_nothing_changed_the_converter_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "g (float[1,3,8,8] x) => (float[A,B,C,D] y) { c = Conv (x, w) r = Relu (c) y = Add (r, r) }"
+    model = load(proto(text, 11, w=np.ones((4, 3, 3, 3), np.float32)))
+    monkeypatch.setattr(version_converter, "convert_version", None)
+    assert convert_opset(model)
+    assert model.ir.opset_imports[""] == OPSET

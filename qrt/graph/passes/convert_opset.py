@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import onnx_ir as ir
-from onnx import version_converter
+from onnx import defs, version_converter
 
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.graph.model import Model
@@ -20,6 +22,19 @@ OPSET = 21
 _IR_VERSION = 10
 # Operators that ONNX Runtime's tools wrote in their own domain until the standard had the types (16-bit codes).
 _ADOPTED = frozenset({"QuantizeLinear", "DequantizeLinear"})
+# Operators of which opset 21 says what was said from this opset on: since then they got types, and attributes that change nothing where
+# they are left out.
+_SINCE: dict[str, int] = {
+    **dict.fromkeys(("Identity", "Shape", "Transpose"), 1),
+    **dict.fromkeys(("Abs", "Ceil", "Exp", "Floor", "LeakyRelu", "Log", "Neg", "Reciprocal", "Relu", "Sigmoid", "Sqrt", "Tanh", "Tile"), 6),
+    **dict.fromkeys(("Add", "Div", "Mul", "Pow", "Reshape", "Sub"), 7),
+    **dict.fromkeys(("ConstantOfShape", "Expand", "MatMul", "PRelu", "Sum", "Where"), 9),
+    **dict.fromkeys(("DequantizeLinear", "QLinearMatMul", "QuantizeLinear"), 10),
+    **dict.fromkeys(("AveragePool", "Clip", "Concat", "DepthToSpace", "Equal", "Flatten", "Gather", "Gemm", "MaxPool", "Pad", "Slice"), 11),
+    **dict.fromkeys(("Max", "Min"), 12),
+    **dict.fromkeys(("Cast", "Squeeze", "Unsqueeze"), 13),
+    "BatchNormalization": 14,
+}
 
 
 def convert_opset(model: Model) -> bool:
@@ -29,12 +44,23 @@ def convert_opset(model: Model) -> bool:
     """
     version = model.ir.opset_imports.get("", OPSET)
     changed = version < OPSET
-    if changed:
+    if changed and all(node.domain != "" or _stands(node.op_type, version) for node in model.graph.all_nodes()):
+        model.ir.opset_imports[""] = OPSET
+    elif changed:
         _convert(model, version)
     if model.ir.ir_version < _IR_VERSION:
         model.ir.ir_version = _IR_VERSION
         changed = True
     return _adopt(model) or changed
+
+
+@cache
+def _stands(op_type: str, version: int) -> bool:
+    """Whether nodes of this operator mean the same at `version` and at opset 21, as most do: the converter copies the graph twice."""
+    if version >= _SINCE.get(op_type, OPSET):
+        return True
+    old, new = (defs.get_schema(op_type, opset, "") for opset in (version, OPSET))
+    return bool(old.since_version == new.since_version and not new.deprecated)
 
 
 def _convert(model: Model, version: int) -> None:
