@@ -33,6 +33,8 @@ TapFunction = Callable[[str, Array], None]
 
 # Plans kept per stage; a server that sees more shapes than this plans the oldest again.
 MAX_PLANS = 64
+# Of what the plans of a model keep for one run each; a server that meets large images of ever new sizes would fill the machine.
+MAX_SLAB_BYTES = 1 << 30
 # An input of more elements than this is data, not a shape.
 MAX_SHAPE_ELEMENTS = 64
 
@@ -252,13 +254,23 @@ class Executable:
                 with uncollected():
                     program, names = self._lower(stage, arrays)
                     found = (self._build(program, tuple(names)), program, names)
-                if len(stage.plans) >= MAX_PLANS:
-                    del stage.plans[next(iter(stage.plans))]
-                    self.wholes.clear()
+                dropped = self._make_room(stage, _slab_bytes(found[0]))
                 stage.plans[_key(stage, arrays)] = found
-                if len(stage.plans) >= MAX_PLANS:
+                if dropped:
                     self.packs.drop_all_but(array for plan in self._plans() for array in plan.constants)
             return found
+
+    def _make_room(self, stage: _Native, nbytes: int) -> bool:
+        """Drops the oldest plans of the stage, as far as one more of `nbytes` asks for that. Says whether it did."""
+        kept = sum(map(_slab_bytes, self._plans()))
+        dropped = False
+        while stage.plans and (len(stage.plans) >= MAX_PLANS or kept + nbytes > MAX_SLAB_BYTES):
+            oldest, _, _ = stage.plans.pop(next(iter(stage.plans)))
+            kept -= _slab_bytes(oldest)
+            dropped = True
+        if dropped:
+            self.wholes.clear()
+        return dropped
 
     def _plans(self) -> Iterator[Plan | DevicePlan]:
         """The plans that are kept."""
@@ -338,6 +350,11 @@ def _named(tap: TapFunction, names: _Names) -> Callable[[int, Array], None]:
             tap(name, array.transpose([perm.index(axis) for axis in range(len(perm))]))
 
     return look
+
+
+def _slab_bytes(plan: Plan | DevicePlan) -> int:
+    """What a run of the plan needs; those on a device share their memory."""
+    return plan.arena_nbytes if isinstance(plan, Plan) else 0
 
 
 def _known(value: ir.Value, values: Mapping[ir.Value, Array]) -> Array:

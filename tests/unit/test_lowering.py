@@ -327,6 +327,23 @@ def test_plans_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(stage.plans) == 4
 
 
+def test_the_memory_of_plans_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SLAB_BYTES", 200_000)
+    executable = ready(
+        parsed("g (float[n, m] x) => (float[m, m] y) { a = Relu (x) t = Transpose <perm = [1, 0]> (a) y = MatMul (t, a) }"), 1
+    )
+    (stage,) = executable._stages
+    assert isinstance(stage, module._Native)
+    counts = []
+    for n in (10, 20, 30, 300, 301, 302, 2000, 10):
+        x = real(n, 100)
+        np.testing.assert_allclose(executable.run({"x": x})[0], np.maximum(x, 0).T @ np.maximum(x, 0), rtol=1e-3, atol=1e-3)
+        slabs = [plan.arena_nbytes for plan, _, _ in stage.plans.values()]
+        assert sum(slabs) <= 200_000 or len(slabs) == 1  # one that is larger runs all the same
+        counts.append(len(slabs))
+    assert max(counts) > 2
+
+
 def test_constants_are_packed_once_for_all_shapes() -> None:
     proto = parsed("g (float[n, 8] x) => (float[n, 3] y) { y = MatMul (x, w) }")
     proto.graph.initializer.append(numpy_helper.from_array(w := real(8, 3), "w"))
