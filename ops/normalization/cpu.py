@@ -11,9 +11,17 @@ from qrt.jit.lang.streams import prefetch, read, write
 
 F = np.float32
 _ZERO, _ONE, _INF = F(0), F(1), F(np.inf)
-# softmax.BLOCK and softmax.ROWS; how many elements rows that are worked on together have at most; bytes of a thread's scratch memory.
-_BLOCK, _ROWS, _TOGETHER = 64, 16, 512
+# softmax.BLOCK and softmax.ROWS; bytes of a thread's scratch memory.
+_BLOCK, _ROWS = 64, 16
 _SCRATCH = 4 * _ROWS * (1 + 2 * LANES)
+
+
+@device
+def rows_together(rows, n):  # type: ignore[no-untyped-def]
+    """How many of all `rows` of n elements are worked on together: of up to 3072 elements; of 512 where they come from beyond the L2 cache,
+    as nothing is read while rows that were read are computed."""
+    most = 3072 if rows * n <= 1 << 18 else 512
+    return max(1, min(_ROWS, most // max(n, 1)))
 
 
 @device
@@ -40,13 +48,13 @@ def softmax_together(x, y, source, first, count, ahead, n, log, scratch):  # typ
         for j in range(LANES):
             total[j] = _ZERO
         for i in range(at, at + whole, LANES):
+            # Of the next rows, which begin with their largest numbers, a long time without arithmetic.
+            for line in range(0, LANES, 16):
+                prefetch(source, i + ahead + line)
+                prefetch(y, i + ahead + line)
             if log:
                 exp_lanes(x, i, rest, 0, most, total)
             else:
-                # Of the next rows, which begin with their largest numbers, a long time without arithmetic.
-                for line in range(0, LANES, 16):
-                    prefetch(source, i + ahead + line)
-                    prefetch(y, i + ahead + line)
                 exp_lanes(x, i, y, i, most, total)
         if whole < n:
             read_some(rest, x, at + whole, n - whole, -_INF)
@@ -75,7 +83,7 @@ def softmax_rows(log):  # type: ignore[no-untyped-def]
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
         x, y, n, scratch = f32(r.x), f32(r.y), r.n, r.scratch + tid * _SCRATCH
-        together = max(1, min(_ROWS, _TOGETHER // max(n, 1)))
+        together = rows_together(r.outer, n)
         first, hi = share(r.outer, tid, nthreads)
         while first < hi:
             count = min(together, hi - first)
@@ -92,7 +100,7 @@ def softmax_scaled(masked):  # type: ignore[no-untyped-def]
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
         x, y, mask, n, n1, n2, scratch = f32(r.x), f32(r.y), f32(r.mask), r.n, r.n1, r.n2, r.scratch + tid * _SCRATCH
-        whole, together = n // LANES * LANES, max(1, min(_ROWS, _TOGETHER // max(n, 1)))
+        whole, together = n // LANES * LANES, rows_together(r.outer, n)
         rest, more = f32(scratch), f32(scratch + 4 * LANES)
         first, hi = share(r.outer, tid, nthreads)
         i1, i2 = first // n2 % n1, first % n2
