@@ -68,6 +68,19 @@ def finder(indirect: bool, rows: int, passes: int) -> Any:
     return find
 
 
+def ahead_of(bk: int) -> Any:
+    """What says where the step after one starts: steps asked for, the next one's tap, and where in that it starts."""
+
+    @device
+    def after(loaded, tap, k_at, k):  # type: ignore[no-untyped-def]
+        k_at = int32(k_at + int32(bk))
+        if k_at >= k:
+            return int32(loaded + int32(1)), int32(tap + int32(1)), int32(0)
+        return int32(loaded + int32(1)), tap, k_at
+
+    return after
+
+
 def multiplier(m_tiles: int, n_tiles: int, bk: int) -> Any:
     """What multiplies 32 bytes of k, from shared memory, for a warp's whole tile."""
 
@@ -97,6 +110,50 @@ def multiplier(m_tiles: int, n_tiles: int, bk: int) -> Any:
     return multiply_step
 
 
+def starter(m_tiles: int, n_tiles: int) -> Any:
+    """What lets a warp's accumulators start from the bias."""
+
+    @device
+    def begin(acc, bias, column):  # type: ignore[no-untyped-def]
+        """`column`: this thread's first one."""
+        for j in range(n_tiles):
+            start = bias + int64(4) * int64(int32(column + int32(8 * j)))
+            start0, start1 = load_i32(start), load_i32(start + int64(4))
+            for i in range(m_tiles):
+                acc[i, j, 0] = start0
+                acc[i, j, 1] = start1
+                acc[i, j, 2] = start0
+                acc[i, j, 3] = start1
+
+    return begin
+
+
+def leaver(epilogue: str, bm: int, bn: int, warps_m: int, warps_n: int) -> Any:
+    """What takes a block's sums through the epilogue to y, by way of the shared memory at `base`, which nobody reads any more."""
+    codes, sums, dynamic = epilogue not in ("s32", "f32d"), epilogue in ("u8add", "u8radd"), epilogue == "f32d"
+    store_sums, gather = sums_out(bm, bn, warps_m, warps_n), codes_in(bm, bn, warps_m, warps_n)
+    store_codes, finish = codes_out(epilogue, bm, bn, 32 * warps_m * warps_n), in_floats(bn, warps_m, warps_n, bm // warps_m // 16)
+
+    @device
+    def leave(  # type: ignore[no-untyped-def]
+        acc, base, thread, first_m, first_n, scale, y, r, m, n, lo, hi, y_zero_point,
+        c_lo, c_hi, c_ratio, r_ratio, c_zero_point, sum_offset, addend, column_sums, a_scale, a_zero_point,
+    ):  # fmt: skip
+        if codes:
+            low, high, zero_point = lo, hi, y_zero_point
+            if sums:
+                low, high, zero_point = c_lo, c_hi, int32(nearest(c_zero_point) + y_zero_point)
+            gather(acc, base, thread, first_n, scale, low, high, zero_point)
+            cuda.syncthreads()
+            store_codes(base, thread, first_m, first_n, y, r, m, n, y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi)
+        else:
+            if dynamic:
+                finish(acc, thread, first_n, scale, addend, column_sums, a_scale, a_zero_point)
+            store_sums(acc, thread, first_m, first_n, y, m, n)
+
+    return leave
+
+
 def gemm(addressing: str, epilogue: str, bm: int, bn: int, bk: int, warps_m: int, warps_n: int, stages: int) -> Any:
     """y = epilogue(bias + Σ over taps and k of x · w); the record is `device.RECORD`."""
     threads = 32 * warps_m * warps_n
@@ -110,13 +167,12 @@ def gemm(addressing: str, epilogue: str, bm: int, bn: int, bk: int, warps_m: int
     ahead = stages - 1
     two_steps, four_steps = bk // 32 > 1, bk // 32 > 2
     wait_ahead, wait_all = copies_wait(stages - 2), copies_wait(0)
-    codes, sums, dynamic = epilogue not in ("s32", "f32d"), epilogue in ("u8add", "u8radd"), epilogue == "f32d"
     indirect = addressing == "indirect"
     a_passes = bm // rows_a_pass
     find = finder(indirect, rows_a_pass, a_passes)
+    after = ahead_of(bk)
     load_stage, multiply_step = loader(indirect, bm, bn, bk, threads), multiplier(m_tiles, n_tiles, bk)
-    store_sums, gather = sums_out(bm, bn, warps_m, warps_n), codes_in(bm, bn, warps_m, warps_n)
-    store_codes, finish = codes_out(epilogue, bm, bn, threads), in_floats(bn, warps_m, warps_n, m_tiles)
+    begin, leave = starter(m_tiles, n_tiles), leaver(epilogue, bm, bn, warps_m, warps_n)
 
     def kernel(  # type: ignore[no-untyped-def]
         x, x_batch, offsets, zeros, w, bias, scale, y, r, m, n, k, x_row, pixels, taps, lo, hi, y_zero_point,
@@ -154,15 +210,7 @@ def gemm(addressing: str, epilogue: str, bm: int, bn: int, bk: int, warps_m: int
 
         acc = cuda.local.array((m_tiles, n_tiles, 4), int32)
         a, b = cuda.local.array((m_tiles, 4), int32), cuda.local.array((n_tiles, 2), int32)
-        for j in range(n_tiles):
-            column = int32(first_n + warp_n * int32(tile_n) + int32(8 * j) + (lane & int32(3)) * int32(2))
-            start = bias + int64(4) * int64(column)
-            start0, start1 = load_i32(start), load_i32(start + int64(4))
-            for i in range(m_tiles):
-                acc[i, j, 0] = start0
-                acc[i, j, 1] = start1
-                acc[i, j, 2] = start0
-                acc[i, j, 3] = start1
+        begin(acc, bias, int32(first_n + warp_n * int32(tile_n) + (lane & int32(3)) * int32(2)))
 
         loaded, tap, k_at = int32(0), int32(0), int32(0)  # steps asked for; the next one's tap, and where in that it starts
         write, read = int32(0), int32(0)  # bytes from the first stage to the one that is filled next, and read next
@@ -171,10 +219,7 @@ def gemm(addressing: str, epilogue: str, bm: int, bn: int, bk: int, warps_m: int
                 at = w_at + int64(loaded) * int64(bk)
                 load_stage(int32(to + write), sources, x_step, tables, tap, zeros_at, k_at, x_left, at, w_step, x_rows)
             copies_commit()
-            loaded = int32(loaded + int32(1))
-            k_at = int32(k_at + int32(bk))
-            if k_at >= k:
-                k_at, tap = int32(0), int32(tap + int32(1))
+            loaded, tap, k_at = after(loaded, tap, k_at, k)
             write = int32(write + int32(stage))
         for _ in range(steps):
             wait_ahead()
@@ -183,10 +228,7 @@ def gemm(addressing: str, epilogue: str, bm: int, bn: int, bk: int, warps_m: int
                 at = w_at + int64(loaded) * int64(bk)
                 load_stage(int32(to + write), sources, x_step, tables, tap, zeros_at, k_at, x_left, at, w_step, x_rows)
             copies_commit()
-            loaded = int32(loaded + int32(1))
-            k_at = int32(k_at + int32(bk))
-            if k_at >= k:
-                k_at, tap = int32(0), int32(tap + int32(1))
+            loaded, tap, k_at = after(loaded, tap, k_at, k)
             multiply_step(int32(a_at + read), a_high, a_swizzle, int32(b_at + read), b_high, b_swizzle, int32(0), acc, a, b)
             if two_steps:
                 multiply_step(int32(a_at + read), a_high, a_swizzle, int32(b_at + read), b_high, b_swizzle, int32(1), acc, a, b)
@@ -198,17 +240,10 @@ def gemm(addressing: str, epilogue: str, bm: int, bn: int, bk: int, warps_m: int
         wait_all()
         cuda.syncthreads()
 
-        if codes:
-            low, high, zero_point = lo, hi, y_zero_point
-            if sums:
-                low, high, zero_point = c_lo, c_hi, int32(nearest(c_zero_point) + y_zero_point)
-            gather(acc, base, thread, first_n, scale, low, high, zero_point)
-            cuda.syncthreads()
-            store_codes(base, thread, first_m, first_n, y, r, m, n, y_zero_point, c_ratio, r_ratio, sum_offset, lo, hi)
-        else:
-            if dynamic:
-                finish(acc, thread, first_n, scale, addend, column_sums, a_scale, a_zero_point)
-            store_sums(acc, thread, first_m, first_n, y, m, n)
+        leave(
+            acc, base, thread, first_m, first_n, scale, y, r, m, n, lo, hi, y_zero_point,
+            c_lo, c_hi, c_ratio, r_ratio, c_zero_point, sum_offset, addend, column_sums, a_scale, a_zero_point,
+        )  # fmt: skip
 
     return kernel
 

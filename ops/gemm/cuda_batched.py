@@ -46,6 +46,49 @@ def words_of(x, step, at, k, aligned):  # type: ignore[no-untyped-def]
     return word_of(x + int64(at) * step, step, int32(k - at))
 
 
+@device
+def bring_rows(to, x, x_row, first_m, row, at_k, m, k, step, aligned):  # type: ignore[no-untyped-def]
+    """A thread's words of A in a step of k: of four rows, 16 apart."""
+    for p in range(4):
+        here = int32(row + int32(16 * p))
+        word = int32(0)
+        if int32(first_m + here) < m:
+            word = words_of(x + int64(int32(first_m + here)) * x_row, int64(1), int32(step + int32(4) * at_k), k, aligned)
+        store_shared_i32(int32(to + int32(4) * int32(here * int32(ROW) + at_k)), word)
+
+
+@device
+def bring_columns(to, w, w_k, w_n, first_n, column, at_k, column_step, k_step, n, k, step, aligned):  # type: ignore[no-untyped-def]
+    """A thread's words of B, less 128: of four columns, or of four places in k."""
+    for p in range(4):
+        here, k4 = int32(column + int32(p) * column_step), int32(at_k + int32(p) * k_step)
+        word = int32(0)
+        if int32(first_n + here) < n:
+            word = words_of(w + int64(int32(first_n + here)) * w_n, w_k, int32(step + int32(4) * k4), k, aligned)
+            left = int32(int32(k - step) - int32(4) * k4)  # codes behind the last one stay 0 less 0
+            for e in range(4):
+                if int32(e) < left:
+                    word = int32(word ^ int32(128 << (8 * e)))
+        store_shared_i32(int32(to + int32(4) * int32(k4 * int32(COLUMNS) + here)), word)
+
+
+@device
+def multiply(a_at, b_at, acc, a, rows, columns):  # type: ignore[no-untyped-def]
+    """Four words of k of four rows by four columns; and the sums of their codes."""
+    for i in range(4):
+        words = load4_shared(int32(a_at + int32(4 * i * ROW)))
+        for e in range(4):
+            a[i, e] = words[e]
+    for e in range(4):
+        b = load4_shared(int32(b_at + int32(4 * e * COLUMNS)))
+        for j in range(4):
+            columns[j] = dp4a(int32(0x01010101), b[j], columns[j])
+        for i in range(4):
+            rows[i] = dp4a(a[i, e], int32(0x01010101), rows[i])
+            for j in range(4):
+                acc[i, j] = dp4a(a[i, e], b[j], acc[i, j])
+
+
 def batched(epilogue: str) -> Any:
     """y = epilogue(Σ (a − za)(b − zb) + bias) for each of a grid of matrices; the record is `device_batched.RECORD`."""
     codes = epilogue == "u8"
@@ -71,6 +114,7 @@ def batched(epilogue: str) -> Any:
         b_column, b_at_k = (int32(thread & int32(63)), int32(thread >> int32(6))) if across else (row, at_k)
         column_step, k_step = (int32(0), int32(4)) if across else (int32(16), int32(0))
         m_at, n_at = int32(int32(thread >> int32(4)) * int32(4)), int32(int32(thread & int32(15)) * int32(4))
+        a_at, b_at = int32(base + int32(4 * ROW) * m_at), int32(b_base + int32(4) * n_at)
         acc, a, rows, columns = (
             cuda.local.array((4, 4), int32),
             cuda.local.array((4, 4), int32),
@@ -85,36 +129,12 @@ def batched(epilogue: str) -> Any:
 
         step = int32(0)
         while step < k:
-            for p in range(4):
-                here = int32(row + int32(16 * p))
-                word = int32(0)
-                if int32(first_m + here) < m:
-                    word = words_of(x_at + int64(int32(first_m + here)) * x_row, int64(1), int32(step + int32(4) * at_k), k, x_words)
-                store_shared_i32(int32(base + int32(4) * int32(here * int32(ROW) + at_k)), word)
-                column, k4 = int32(b_column + int32(p) * column_step), int32(b_at_k + int32(p) * k_step)
-                word = int32(0)
-                if int32(first_n + column) < n:
-                    word = words_of(w_at + int64(int32(first_n + column)) * w_n, w_k, int32(step + int32(4) * k4), k, w_words)
-                    left = int32(int32(k - step) - int32(4) * k4)  # codes behind the last one stay 0 less 0
-                    for e in range(4):
-                        if int32(e) < left:
-                            word = int32(word ^ int32(128 << (8 * e)))
-                store_shared_i32(int32(b_base + int32(4) * int32(k4 * int32(COLUMNS) + column)), word)
+            bring_rows(base, x_at, x_row, first_m, row, at_k, m, k, step, x_words)
+            bring_columns(b_base, w_at, w_k, w_n, first_n, b_column, b_at_k, column_step, k_step, n, k, step, w_words)
             cuda.syncthreads()
             for q in range(WORDS // 4):
                 if int32(step + int32(16 * q)) < k:
-                    for i in range(4):
-                        words = load4_shared(int32(base + int32(4) * int32(int32(m_at + int32(i)) * int32(ROW) + int32(4 * q))))
-                        for e in range(4):
-                            a[i, e] = words[e]
-                    for e in range(4):
-                        b = load4_shared(int32(b_base + int32(4) * int32(int32((4 * q + e) * COLUMNS) + n_at)))
-                        for j in range(4):
-                            columns[j] = dp4a(int32(0x01010101), b[j], columns[j])
-                        for i in range(4):
-                            rows[i] = dp4a(a[i, e], int32(0x01010101), rows[i])
-                            for j in range(4):
-                                acc[i, j] = dp4a(a[i, e], b[j], acc[i, j])
+                    multiply(int32(a_at + int32(16 * q)), int32(b_at + int32(16 * q * COLUMNS)), acc, a, rows, columns)
             cuda.syncthreads()
             step = int32(step + int32(64))
 

@@ -55,7 +55,7 @@ def test_attention(gpu: Any, length: int, heads: int, width: int) -> None:
 MUTATIONS = {
     "no barrier before words are read": ("            cuda.syncthreads()\n            for q in", "            for q in"),
     "no barrier after": ("            cuda.syncthreads()\n            step = ", "            step = "),
-    "behind the end of k": ("if int32(e) < left:\n                            word", "if True:\n                            word"),
+    "behind the end of k": ("if int32(e) < left:\n                    word", "if True:\n                    word"),
     "the other zero point": ("int32(a_zero * columns[j])", "int32(b_zero * columns[j])"),
 }
 
