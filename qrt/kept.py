@@ -119,7 +119,8 @@ def open_compiled(
         return kept[0], CompiledModel(kept[1], lambda: model()[1])
     interface, executable = model()
     if _can_keep(place):
-        with contextlib.suppress(OSError, QrtError):  # shapes that the model does not take, for instance: runs will say so
+        # Shapes that the model does not take, or that ask for too much, for instance: runs of them will say so.
+        with contextlib.suppress(MemoryError, OSError, QrtError):
             wholes = plan_all(interface, executable, planned_shapes(file, interface))
             _put(place, pack_plans(None, interface, wholes, threads, wanted))
     return interface, executable

@@ -292,6 +292,19 @@ def test_plans_of_a_compiled_model_are_none_of_an_onnx_file_with_its_bytes(path:
         qrt.InferenceSession(tmp_path / "m.onnx", num_threads=1)
 
 
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 16.0 GiB"), OSError(28, "No space left on device"), ModelError("no")])
+def test_plans_that_cannot_be_made_again_are_no_reason_not_to_start(
+    path: Path, plans: Path, wanted: list[bytes], error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shapes in a stranger's file may ask for anything."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("qrt.kept.plan_all", fail)
+    assert [y.tobytes() for y in qrt.InferenceSession(path, num_threads=1).run(None, feeds())] == wanted
+
+
 # ---- plans that are not whole
 
 
