@@ -24,19 +24,19 @@ def share_rows(rows, n, tid, nthreads):  # type: ignore[no-untyped-def]
 
 
 def before_line(source: str, result: str) -> Any:
-    """The function (x, at, y, to, n) → how many of the n elements from index `to` of the array at address y lie before its first cache
-    line, where those from `at` of x come to one too: vectors that lie across two lines take twice the time, and arrays of NumPy start 16
-    bytes after one. All n where they are few, or of another size than those of x."""
-    size = np.dtype(result).itemsize
-    if np.dtype(source).itemsize != size:
-        return device(lambda x, at, y, to, n: n)
+    """The function (x, at, y, to, n) → how many of the n elements from index `to` of the array at address y, made of those from `at` of x,
+    lie before its first cache line: vectors that lie across two lines take twice the time, and arrays of NumPy start 16 bytes after one.
+    Where elements of x are larger, its lines count; where they are as large, both arrays have to come to one together. All n else, and
+    where they are few."""
+    size, x_size = np.dtype(result).itemsize, np.dtype(source).itemsize
+    widest = max(size, x_size)
 
     @device
     def count(x, at, y, to, n):  # type: ignore[no-untyped-def]
-        first = y + to * size
-        if n < _FEW or (x + at * size - first) & 63 != 0:
+        first, x_first = y + to * size, x + at * x_size
+        if n < _FEW or (size == x_size and (x_first - first) & 63 != 0):
             return n
-        return (-first & 63) // size
+        return (-(x_first if x_size > size else first) & 63) // widest
 
     return count
 

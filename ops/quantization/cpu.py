@@ -12,7 +12,7 @@ from qrt.jit.lang.rounding import quotient, round_clamp, rounded
 from qrt.jit.lang.rows import row_range
 from qrt.jit.lang.streams import POINTERS, read, write
 from qrt.jit.lang.tables import look_up, look_up_some
-from qrt.ops.elementwise.cpu import pairs, share_rows
+from qrt.ops.elementwise.cpu import before_line, pairs, share_rows
 
 F = np.float32
 _ZERO, _ONE, _LAST = F(0), F(1), F(255)
@@ -23,12 +23,14 @@ _LEAST, _MOST = F(2.0**-60), F(2.0**60)
 
 
 def _rows(convert: Any) -> Any:
-    """The function that converts elements lo … hi − 1 of x to y with one set of parameters."""
+    """The function that converts elements lo … hi − 1 of x to y with one set of parameters, those before `line` first."""
 
     @device
-    def row(x, y, lo, hi, p):  # type: ignore[no-untyped-def]
-        for i in range(lo, hi):
-            write(y, i, convert(read(x, i), p))
+    def row(x, y, lo, line, hi, p):  # type: ignore[no-untyped-def]
+        while lo < hi:
+            for i in range(lo, line):
+                write(y, i, convert(read(x, i), p))
+            lo, line = line, hi
 
     return row
 
@@ -38,23 +40,26 @@ _divided = _rows(_code)
 
 
 @device
-def _multiplied(x, y, lo, hi, p):  # type: ignore[no-untyped-def]
+def _multiplied(x, y, lo, line, hi, p):  # type: ignore[no-untyped-def]
     """The same codes without a division, which takes as long as all else together."""
     scale, low, high, zero = p
     if not _LEAST <= scale <= _MOST:
-        _divided(x, y, lo, hi, p)
+        _divided(x, y, lo, line, hi, p)
         return
     # Bounds times the scale are as good as bounds of the quotient, which is rounded to an integer: they are next to it.
     inverse, least, most = _ONE / scale, low * scale, high * scale
-    for i in range(lo, hi):
-        value = read(x, i)
-        value = value if value > least else least
-        value = value if value < most else most
-        write(y, i, rounded(quotient(value, scale, inverse), zero))
+    while lo < hi:
+        for i in range(lo, line):
+            value = read(x, i)
+            value = value if value > least else least
+            value = value if value < most else most
+            write(y, i, rounded(quotient(value, scale, inverse), zero))
+        lo, line = line, hi
 
 
-def _by_channel(each: Any, row: Any, px: Any, py: Any) -> Any:
+def _by_channel(each: Any, row: Any, source: str, result: str) -> Any:
     """The kernel y = each(x, (scale, low, high, zero)) with parameters of each channel; `row` does so for all that have the same."""
+    px, py, before = POINTERS[source], POINTERS[result], before_line(source, result)
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
@@ -62,7 +67,8 @@ def _by_channel(each: Any, row: Any, px: Any, py: Any) -> Any:
         channels, inner = r.channels, r.inner
         if channels == 1:
             lo, hi = share(r.outer * inner, tid, nthreads)
-            row(x, y, lo, hi, (scale[0], low[0], high[0], zero[0]))
+            line = lo + before(r.x, lo, r.y, lo, hi - lo)
+            row(x, y, lo, line, hi, (scale[0], low[0], high[0], zero[0]))
         elif inner == 1:
             lo, hi = share(r.outer, tid, nthreads)
             for number in range(lo, hi):
@@ -73,20 +79,21 @@ def _by_channel(each: Any, row: Any, px: Any, py: Any) -> Any:
             lo, hi = share(r.outer * channels, tid, nthreads)
             for number in range(lo, hi):
                 c, at = number % channels, number * inner
-                row(x, y, at, at + inner, (scale[c], low[c], high[c], zero[c]))
+                line = at + before(r.x, at, r.y, at, inner)
+                row(x, y, at, line, at + inner, (scale[c], low[c], high[c], zero[c]))
 
     return kernel
 
 
 def quantize(to, has_fma):  # type: ignore[no-untyped-def]
     """Codes of float32."""
-    return _by_channel(_code, _multiplied if has_fma else _divided, f32, POINTERS[to])
+    return _by_channel(_code, _multiplied if has_fma else _divided, "float32", to)
 
 
 def dequantize(of):  # type: ignore[no-untyped-def]
     """float32 of codes."""
     real = device(lambda x, p: F(np.int32(np.int32(x) - p[3])) * p[0])
-    return _by_channel(real, _rows(real), POINTERS[of], f32)
+    return _by_channel(real, _rows(real), of, "float32")
 
 
 def binary(name, has_fma):  # type: ignore[no-untyped-def]
@@ -177,7 +184,7 @@ def range_of():  # type: ignore[no-untyped-def]
 
 def dynamic_quantize(has_fma):  # type: ignore[no-untyped-def]
     """Codes, scale and zero point, after range_of. Every thread combines the parts for itself."""
-    row = _multiplied if has_fma else _divided
+    row, before = _multiplied if has_fma else _divided, before_line("float32", "uint8")
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
@@ -194,6 +201,7 @@ def dynamic_quantize(has_fma):  # type: ignore[no-untyped-def]
             u8(r.zero)[0] = zero
         least, most = F(-zero), F(np.int32(255 - zero))
         lo, hi = share(n, tid, nthreads)
-        row(x, y, lo, hi, (scale, least, most, zero))
+        line = lo + before(r.x, lo, r.y, lo, hi - lo)
+        row(x, y, lo, line, hi, (scale, least, most, zero))
 
     return kernel
