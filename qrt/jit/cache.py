@@ -162,8 +162,8 @@ def _warn(folder: Path, reason: str | None) -> None:
 
 @functools.cache
 def own_digest() -> bytes:
-    """Digest of qrt's own sources: what plans mean may change with any of them."""
-    digest = hashlib.sha256()
+    """Digest of qrt's own sources and the compiler's version: what plans mean, and the code in them, may change with any of them."""
+    digest = hashlib.sha256(llvmlite.__version__.encode())
     for package in ("qrt", "qrt.ops", "qrt.loaders"):
         spec = importlib.util.find_spec(package)
         for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
