@@ -1,7 +1,7 @@
 """Seals: what only those who have this user's key can put on a file. What a sealed file holds is trusted as the user's own code is.
 
-A seal is the HMAC-SHA256 (RFC 2104), under the key, of two digests: that of qrt's own sources and the compiler's version, with any of which it
-ends, and the file's.
+A seal is the HMAC-SHA256 (RFC 2104), under the key, of two digests: the file's, and that of qrt's own sources and the compiler's version,
+with which it ends.
 """
 
 from __future__ import annotations
