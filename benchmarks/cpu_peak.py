@@ -25,11 +25,9 @@ def _fresh(s: Simd, x: Any) -> Any:
 def _dot(s: Simd, acc: Any, a: Any, w: Any) -> Any:
     if s.isa != "avx2":
         return s.dot(acc, a, w)
-    # The two multiplies and additions; a micro-kernel shares what it takes to split codes for them.
-    pairs = ir.VectorType(ir.IntType(16), 2 * s.lanes)
+    # The two multiplies and additions; micro-kernels widen codes beforehand.
     for operand in (a, _fresh(s, a)):
-        product = s.call("llvm.x86.avx2.pmadd.wd", s.i32, s.b.bitcast(operand, pairs), s.b.bitcast(w, pairs))
-        acc = s.b.add(acc, product)
+        acc = s.dot_pairs(acc, operand, w)
     return acc
 
 

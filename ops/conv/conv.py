@@ -136,4 +136,5 @@ class Conv(Op):
         copies = product.taps // self.window.taps
         how = ("offsets", tuple(space), pixel, copies, self.window)
         offsets = steps.packed(self.weights.w, how, lambda: np.repeat(self.window.offsets(space, pixel), copies, 1))
-        return {"offsets": offsets, "zeros": self._padding(steps, inputs, 4 * product.k4)}
+        row = product.k if self.epilogue.integer else 4 * product.k
+        return {"offsets": offsets, "zeros": self._padding(steps, inputs, -(-row // product.piece) * product.piece)}

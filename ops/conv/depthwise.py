@@ -11,7 +11,7 @@ from qrt.core.errors import ModelError
 from qrt.core.record import record
 from qrt.core.target import LADDERS, Target
 from qrt.jit import Kernel, record_dtype
-from qrt.jit.lanes import LANES, QUAD_ORDER
+from qrt.jit.lanes import FOUR_ORDER, LANES, QUAD_ORDER
 from qrt.ops.conv.conv import FILL
 from qrt.ops.conv.lines import gap_of, padded, pixel_stride
 from qrt.ops.conv.window import Window
@@ -87,6 +87,18 @@ INTERLEAVED: tuple[Kernel, ...] = tuple(
     for k in (3, 5, 7)
     for stride in (1, 2, 4)
 )
+# Codes in pairs of taps, 32 channels or more: `cpu_pairs.py`.
+PAIRS_RECORD = record_dtype(
+    *((name, "i8") for name in ("x", "offsets", "zeros", "w", "bias", "scale", "y", "batch", "m", "channels", "taps", "pairs")),
+    # Bytes from one image to the next, and from pixel to pixel of the result; room for the addresses of a block's taps, of each thread.
+    *((name, "i8") for name in ("x_batch", "y_batch", "y_row", "places", "places_bytes")),
+    ("lo", "f4"),
+    ("hi", "f4"),
+    ("y_zero_point", "i4"),
+)
+PAIRS_PIXELS, PAIRS_CHANNELS = 2, 32
+_PAIRS_NAME = f"depthwise_u8s16_u8_pairs_{PAIRS_PIXELS}x{PAIRS_CHANNELS}__avx2"
+PAIRS = Kernel(_PAIRS_NAME, PAIRS_RECORD, "qrt.ops.conv.cpu_pairs:pairs", ("avx2", PAIRS_PIXELS))
 # A tile's channels; images of half or a quarter as many are computed two or four pixels at a time.
 LANES_OF_CODES = 64
 
@@ -139,6 +151,9 @@ class Depthwise(Op):
         if self.epilogue.table is not None:
             emit_table_apart(self, steps, inputs, outputs)
             return
+        if vector_isa(steps.target) == "avx2" and self.epilogue.name == "u8" and x.spec.shape[-1] >= PAIRS_CHANNELS:
+            self._emit_pairs(steps, x, y)
+            return
         batch, *space, channels = x.spec.shape
         pixels = prod(y.spec.shape[1:-1])
         taps, integer = self.window.taps, self.epilogue.integer
@@ -184,6 +199,36 @@ class Depthwise(Op):
         fields |= self.epilogue.fields(inputs[1:], lay)
         work = batch * pixels * channels * taps
         steps.step(kernel_for(steps.target, channels, self.epilogue.name), 1 if work < 1 << 14 else None, **fields)
+
+    def _emit_pairs(self, steps: Steps, x: Operand, y: Operand) -> None:
+        batch, *space, channels = x.spec.shape
+        taps, pixels, w, code = self.window.taps, prod(y.spec.shape[1:-1]), self.weights, self.x_zero_point
+        starts = [min(at, channels - PAIRS_CHANNELS) for at in range(0, channels, PAIRS_CHANNELS)]
+        order = np.add.outer(starts, FOUR_ORDER)
+        pairs, zeros_of_w = -(-taps // 2), w.zero_point.tobytes() if w.zero_point is not None else b""
+
+        def lay(source: Array, how: str, array: Array) -> Ref:
+            return steps.packed(source, ("pairs", how, channels), lambda: np.resize(array, channels)[order])
+
+        def pack() -> Array:
+            words = np.zeros((2 * pairs, channels), np.int16)
+            words[:taps] = w.centred()[:, :, 0, 0].T
+            return np.ascontiguousarray(words.reshape(pairs, 2, channels)[:, :, order].transpose(2, 0, 3, 1))
+
+        bias = wrap32((0 if w.bias is None else w.bias.astype(np.int64)) - code * w.sums())
+        source = w.w if w.bias is None else w.bias
+        x_pixel, y_pixel = agreed(pixel_stride(x.spec, x.strides)), agreed(pixel_stride(y.spec, y.strides))
+        how = ("offsets", tuple(space), x_pixel, self.window)
+        places = -(-16 * pairs * PAIRS_PIXELS // 128) * 128  # threads write to it: pairs of cache lines of their own
+        fields: Fields = {name: value for name, value in self.epilogue.fields((), lay).items() if name in (PAIRS_RECORD.names or ())}
+        fields |= {"batch": batch, "m": pixels, "channels": channels, "taps": taps, "pairs": pairs}
+        fields |= {"x": x.ref, "x_batch": x.strides[0], "y": y.ref, "y_batch": y.strides[0], "y_row": y_pixel}
+        fields |= {"w": steps.packed(w.w, ("pairs", "weights", zeros_of_w), pack)}
+        fields |= {"bias": lay(source, f"start{code}{zeros_of_w!r}{id(w.w)}", bias)}
+        fields |= {"offsets": steps.packed(w.w, how, lambda: self.window.offsets(space, x_pixel))}
+        fields |= {"zeros": steps.packed(w.w, ("padding", code, channels), lambda: np.full(channels, code, np.uint8))}
+        fields |= {"places": steps.scratch(steps.threads * places), "places_bytes": places}
+        steps.step(PAIRS, 1 if batch * pixels * channels * taps < 1 << 14 else None, **fields)
 
     def reads(self, index: int, x: Spec, strides: Sequence[int]) -> bool:
         return index == 0 and pixel_stride(x, strides) is not None

@@ -26,7 +26,7 @@ _WALK = (
 PACK_FLOAT = Kernel("pack_f32_strided__generic", record_dtype(*_WALK), "qrt.ops.gemm.cpu_pack:pack_float")
 PACK_CODES = Kernel(
     "pack_u8_strided__generic",
-    record_dtype(*_WALK, ("bias", "i8"), ("start", "i8"), ("parts", "i8"), ("a_zero_point", "i8"), ("b_zero_point", "i8")),
+    record_dtype(*_WALK, *((name, "i8") for name in ("bias", "start", "parts", "step", "stretch", "a_zero_point", "b_zero_point"))),
     "qrt.ops.gemm.cpu_pack:pack_codes",
 )
 
@@ -143,9 +143,9 @@ class BatchedMatMul(Op):
         # One integer part cannot hold every code less its zero point; three are needed only for a difference of 255.
         integer = self.epilogue.integer
         parts = (3 if self.b_zero_point == 0 else 2) if integer else 1
-        product = Product(a[-2], b[-1], a[-1], self.epilogue, parts, groups, batch)
+        product = Product(a[-2], b[-1], a[-1], self.epilogue, parts, groups, batch).on(steps.target)
         nr, columns = product.nr(steps), product.columns(steps)
-        matrix = columns * parts * product.k4 * 4
+        matrix = columns * product.k_bytes
         w = steps.scratch(batch * groups * matrix)
         b_strides = _logical(_strides(specs[1].shape), self.b_perm)
         walk: Fields = {"b": inputs[1].ref, "w": w, "b_batch": b_batch, "b_group": b_group, "b_k": b_strides[-2], "b_n": b_strides[-1]}
@@ -160,6 +160,8 @@ class BatchedMatMul(Op):
                 "bias": laid,
                 "start": start,
                 "parts": parts,
+                "step": product.step_bytes,
+                "stretch": product.k if product.pairs else 4 * product.k4,
                 "a_zero_point": self.a_zero_point,
                 "b_zero_point": self.b_zero_point,
             }
@@ -171,7 +173,7 @@ class BatchedMatMul(Op):
         size, y_size = (1 if integer else 4), outputs[0].spec.dtype.itemsize
         a_row = _logical(_strides(specs[0].shape), self.a_perm)[-2]
         y_row = _logical(_strides(outputs[0].spec.shape), self.y_perm)[-2]
-        x = overread_safe(steps, inputs[0], a[-1]) if integer else inputs[0].ref
+        x = overread_safe(steps, inputs[0], a[-1], product.piece) if integer else inputs[0].ref
         fields |= {"x": x, "x_batch": a_batch * size, "x_group": a_group * size, "x_row": a_row * size}
         fields |= {"y": outputs[0].ref, "y_batch": y_batch * y_size, "y_group": y_group * y_size, "y_row": y_row * y_size}
         product.step(steps, (), False, fields)

@@ -27,6 +27,8 @@ class Micro:
         self.v = values
         self.floats = epilogue in ("f32", "f32add")
         self.kind = s.f32 if self.floats else s.i32
+        self.multiply, self.step = (s.fma if self.floats else s.dot), 4 * s.lanes
+        self.asks_ahead = rows > vectors
 
     def row_index(self, i: int) -> Any:
         """Row i of the tile, or the last one there is: surplus rows repeat it, and store the same bytes again."""
@@ -38,10 +40,13 @@ class Micro:
         self.index = [self.row_index(i) for i in range(self.rows)]
         acc = self._sums()
         whole = b.icmp_signed("==", v["columns"], I64(self.vectors * s.lanes))
+        finish = self._finish_packed if self.packed else self._finish
         with b.if_else(whole) as (then, otherwise):
-            finish = self._finish_packed if self.packed else self._finish
             with then:
-                finish(acc, masked=False)
+                if s.isa == "avx2" and self.epilogue in CODES:
+                    self._finish_fours(acc)
+                else:
+                    finish(acc, masked=False)
             with otherwise:
                 finish(acc, masked=True)
 
@@ -57,7 +62,7 @@ class Micro:
             with cgutils.for_range(b, b.lshr(v["k4"], I64(1))) as pair:
                 k = b.shl(pair.index, I64(3))
                 for offset, line, pace in zip((0, 4), ahead, ("pace", "also_pace"), strict=True):
-                    if self.rows > self.vectors:
+                    if self.asks_ahead:
                         s.prefetch(b.load(line))
                         b.store(b.add(b.load(line), v[pace]), line)
                     self._k_step(acc, [s.at(b.add(row, k), offset) for row in rows], w)
@@ -74,17 +79,19 @@ class Micro:
     def _k_step(self, acc: list[list[Any]], rows: list[Any], w: Any) -> None:
         """Four bytes of every row times one line of B. What is multiplied after this tile is asked for a little at a time."""
         b, s = self.b, self.s
-        at, multiply = b.load(w), s.fma if self.floats else s.dot
-        width = 4 * s.lanes
-        vectors = [s.load(s.at(at, width * j), self.kind) for j in range(self.vectors)]
-        b.store(s.at(at, width * self.vectors), w)
+        at, width = b.load(w), self.step * self.vectors
+        vectors = [self._of_b(s.at(at, self.step * j)) for j in range(self.vectors)]
+        b.store(s.at(at, width), w)
         if self.rows <= self.vectors:
-            for line in range(0, width * self.vectors, 64):
-                s.prefetch(s.at(at, width * self.vectors * AHEAD + line))
+            for line in range(0, width, 64):
+                s.prefetch(s.at(at, width * AHEAD + line))
         for variables, address in zip(acc, rows, strict=True):
             a = s.splat(s.load(address, F32 if self.floats else I32))
             for variable, vector in zip(variables, vectors, strict=True):
-                b.store(multiply(b.load(variable), a, vector), variable)
+                b.store(self.multiply(b.load(variable), a, vector), variable)
+
+    def _of_b(self, address: Any) -> Any:
+        return self.s.load(address, self.kind)
 
     def _start(self, j: int) -> Any:
         return ir.Constant(self.kind, [0] * self.s.lanes) if self.epilogue == "f32d" else self._column("bias", j, self.kind)
@@ -117,11 +124,39 @@ class Micro:
             for i in range(self.rows):
                 at = b.add(b.mul(self.index[i], v["y_row"]), I64(size * s.lanes * j))
                 value = finish(acc[i][j], at, mask)
+                value = self._code(value) if self.epilogue in CODES else value
                 address = b.add(v["y"], at)
                 if mask is None:
                     s.store(address, value)
                 else:
                     s.store_masked(address, value, mask)
+
+    def _code(self, x: Any) -> Any:
+        """A vector of codes, of what is to be rounded."""
+        s, v = self.s, self.v
+        steps = s.round(s.clamp(x, s.splat(v["lo"]), s.splat(v["hi"])))
+        return s.narrow_u8(self.b.add(steps, s.splat(v["y_zero_point"])))
+
+    def codes_of_four(self, vectors: list[Any]) -> Any:
+        """Those of four vectors, in the order of `Simd.pack_four`. Packing takes the lower bound."""
+        s, b, v = self.s, self.b, self.v
+        hi, zero_point = s.splat(v["hi"]), v["y_zero_point"]
+        steps = [s.round(b.select(b.fcmp_ordered("<", x, hi), x, hi)) for x in vectors]
+        return s.pack_four(steps, zero_point, b.add(b.fptosi(v["lo"], I32), zero_point))
+
+    def _finish_fours(self, acc: list[list[Any]]) -> None:
+        """Codes of four vectors are packed together, row by row, and those of a row stored together."""
+        s, b, v = self.s, self.b, self.v
+        finish = [getattr(self, f"_{self.epilogue}")(j) for j in range(self.vectors)]
+        places = [(i, j) for i in range(self.rows) for j in range(self.vectors)]
+        for first in range(0, len(places), 4):
+            four = places[first : first + 4]
+            offsets = [b.add(b.mul(self.index[i], v["y_row"]), I64(s.lanes * j)) for i, j in four]
+            vectors = [finish[j](acc[i][j], at, None) for (i, j), at in zip(four, offsets, strict=True)]
+            packed = s.in_order(self.codes_of_four((vectors * 4)[:4]))
+            starts = [n for n, (_, j) in enumerate(four) if n == 0 or j == 0]
+            for start, stop in zip(starts, [*starts[1:], len(four)], strict=True):
+                s.store(b.add(v["y"], offsets[start]), s.part(packed, start * s.lanes, (stop - start) * s.lanes))
 
     def _finish_packed(self, acc: list[list[Any]], masked: bool) -> None:
         """Codes of four vectors, of one row or of two, are packed before they are stored."""
@@ -195,7 +230,8 @@ class Micro:
             return s.fma_code(s.fma_code(offset, c, c_ratio), r, r_ratio)
         return s.fma_code(s.fma_code(offset, r, r_ratio), c, c_ratio)
 
-    # Each epilogue loads what its column needs and gives the function (accumulator, offset in y, mask) → what is stored.
+    # Each epilogue loads what its column needs and gives the function (accumulator, offset in y, mask) → what is stored; what is rounded,
+    # of those that end in codes.
     def _column(self, name: str, j: int, kind: Any) -> Any:
         return self.s.load(self.s.at(self.v[name], 4 * self.s.lanes * j), kind)
 
@@ -205,22 +241,20 @@ class Micro:
         return self.s.load(address, kind) if mask is None else self.s.load_masked(address, kind, mask)
 
     def _u8(self, j: int) -> Any:
-        s, b, v = self.s, self.b, self.v
-        scale, lo, hi = self._column("scale", j, s.f32), s.splat(v["lo"]), s.splat(v["hi"])
-        zero_point = s.splat(v["y_zero_point"])
-        return lambda acc, at, mask: s.narrow_u8(b.add(s.round(s.clamp(b.fmul(s.to_float(acc), scale), lo, hi)), zero_point))
+        s, b = self.s, self.b
+        scale = self._column("scale", j, s.f32)
+        return lambda acc, at, mask: b.fmul(s.to_float(acc), scale)
 
     def _u8radd(self, j: int) -> Any:
         return self._u8add(j)
 
     def _u8add(self, j: int) -> Any:
         s, b, v = self.s, self.b, self.v
-        scale, lo, hi = self._column("scale", j, s.f32), s.splat(v["lo"]), s.splat(v["hi"])
-        zero_point = s.splat(v["y_zero_point"])
+        scale = self._column("scale", j, s.f32)
 
         def finish(acc: Any, at: Any, mask: Any) -> Any:
             r = b.fsub(s.to_float(s.widen_u8(self._residual(at, mask, I8))), s.splat(b.sitofp(v["y_zero_point"], F32)))
-            return s.narrow_u8(b.add(s.round(s.clamp(self._sum(b.fmul(s.to_float(acc), scale), r), lo, hi)), zero_point))
+            return self._sum(b.fmul(s.to_float(acc), scale), r)
 
         return finish
 

@@ -44,27 +44,29 @@ def pack_float():  # type: ignore[no-untyped-def]
 
 
 def pack_codes():  # type: ignore[no-untyped-def]
-    """uint8 B [k, n] by strides → `parts` int8 taps that sum to B − b_zero_point, [n / nr][parts][k4][nr][4]; and the
-    bias of each column, less a_zero_point · Σ of the column."""
+    """uint8 B [k, n] by strides → `parts` int8 taps that sum to B − b_zero_point, [n / nr][parts · stretch / step][nr][step], of which each
+    has `stretch` codes (zeros beyond k); and the bias of each column, less a_zero_point · Σ of the column."""
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
         nr = r.nr
         blocks = (r.n + nr - 1) // nr
-        k4 = (r.k + 3) // 4
+        step = r.step
+        k_steps = (r.parts * r.stretch + step - 1) // step
         lo, hi = share(r.batch * r.groups * blocks, tid, nthreads)
         for item in range(lo, hi):
             block = item % blocks
             group = item // blocks % r.groups
             image = item // blocks // r.groups
             b = u8(r.b + image * r.b_batch + group * r.b_group + block * nr * r.b_n)
-            w = i8(r.w + item * r.parts * k4 * nr * 4)
+            w = i8(r.w + item * k_steps * nr * step)
             count = min(nr, r.n - block * nr)
             start = i32(r.start + 4 * item * nr)
             bias = i32(r.bias + 4 * block * nr)
             for n in range(nr):
                 total = 0
-                for k in range(4 * k4):
+                w[(k_steps * nr - nr + n) * step + step - 1] = 0  # beyond the last code, or overwritten
+                for k in range(r.stretch):
                     rest = 0
                     if n < count and k < r.k:
                         rest = int(b[k * r.b_k + n * r.b_n]) - r.b_zero_point
@@ -72,7 +74,8 @@ def pack_codes():  # type: ignore[no-untyped-def]
                     for part in range(r.parts):
                         value = min(max(rest, -128), 127)
                         rest -= value
-                        w[((part * k4 + k // 4) * nr + n) * 4 + k % 4] = value
+                        at = part * r.stretch + k
+                        w[(at // step * nr + n) * step + at % step] = value
                 start[n] = bias[n] - r.a_zero_point * total
 
     return kernel

@@ -10,11 +10,26 @@ from typing import Any
 import numpy as np
 
 from qrt.core.record import record
+from qrt.core.target import Target
 from qrt.jit import Kernel, record_dtype, tuned
 from qrt.jit.lanes import LANES, ORDERS
 from qrt.ops.gemm import amx
 from qrt.ops.gemm.epilogue import Epilogue, Padder
-from qrt.ops.gemm.table import CODES, RECORD, Tile, blocks_together, choose_tile, k_stretch, kernel_for, packs, tiles_for, vector_isa
+from qrt.ops.gemm.table import (
+    CODES,
+    PAIRS_RECORD,
+    RECORD,
+    Tile,
+    blocks_together,
+    choose_tile,
+    chunk_of_blocks,
+    in_pairs,
+    k_stretch,
+    kernel_for,
+    packs,
+    tiles_for,
+    vector_isa,
+)
 from qrt.ops.op import Array, Base, Operand, Ref, Steps
 from qrt.ops.quantization.lut import emit_lut
 
@@ -120,13 +135,31 @@ class Product:
     run: int = 1  # taps that read neighbouring pixels of one row of the image, away from its border
     lines: amx.Lines | None = None  # how tile registers find rows without a copy
     amx: bool = False  # runs on tile registers: see amx.py
+    pairs: bool = False  # runs on pairs of codes: see cpu_pairs.py
     chosen: Tile | None = None  # the tile; None: nobody has looked yet
     packed: int = 0  # columns of a block that lies in ORDERS, for kernels that pack four vectors of codes; 0: columns lie in order
 
     @property
     def k4(self) -> int:
-        """Four-byte steps along k."""
+        """Steps along k: of four bytes; of pairs, along all taps."""
+        if self.pairs:
+            return -(-self.k * self.taps // 2)
         return -(-self.k // 4) if self.epilogue.integer else self.k
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of B of a step and a column."""
+        return 2 if self.pairs else 4
+
+    @property
+    def k_pieces(self) -> int:
+        """Parts of k that are a whole number of steps each."""
+        return 1 if self.pairs else self.taps
+
+    @property
+    def k_bytes(self) -> int:
+        """Bytes of a column of B."""
+        return self.k4 * self.k_pieces * self.step_bytes
 
     @property
     def looks_up(self) -> bool:
@@ -137,7 +170,7 @@ class Product:
     @property
     def piece(self) -> int:
         """Bytes of k that a kernel of codes reads at a time."""
-        return amx.K_STEP if self.amx else 4
+        return amx.K_STEP if self.amx else 16 if self.pairs else 4
 
     @property
     def k_steps(self) -> int:
@@ -160,7 +193,11 @@ class Product:
 
     def tile(self, steps: Steps) -> Tile:
         """The tile that suits this product."""
-        return self.chosen or choose_tile(steps.target, self.m, self.n, self.k4 * self.taps, self.epilogue.name)
+        return self.chosen or choose_tile(steps.target, self.m, self.n, self.k4 * self.k_pieces, self.epilogue.name)
+
+    def on(self, target: Target) -> Product:
+        """The product as `target` computes it."""
+        return replace(self, pairs=in_pairs(vector_isa(target), self.epilogue.name))
 
     def _chosen(self, steps: Steps) -> Product:
         """The product on tile registers or with a tile of vectors: as `qrt tune` found on this machine, else as costs say."""
@@ -232,8 +269,11 @@ class Product:
         packed, tile = self.epilogue.saturation or "any" if self.packed else "", self.tile(steps)
         kernel = kernel_for(steps.target, tile, "indirect" if indirect else "direct", epilogue, packed)
         threads = 1 if self.batch * self.groups * self.m * self.n * self.k * self.taps < SMALL else steps.threads
-        filled: Fields = dict.fromkeys(RECORD.names or (), 0)
-        filled |= {"w_block": self.k4 * self.taps * self.nr(steps) * 4} | fields
+        filled: Fields = dict.fromkeys((PAIRS_RECORD if self.pairs else RECORD).names or (), 0)
+        filled |= {"w_block": self.k_bytes * self.nr(steps)} | fields
+        if self.pairs:
+            steps.step(kernel, threads, **filled | self._strip(steps, tile, threads))
+            return
         # Windows read a row of an image several times for each block of columns: it may well come from beyond the cache.
         sizes = (self.m, self.n, int(filled["k4"]), self.taps)  # type: ignore[arg-type]
         filled["together"] = self.m if indirect else blocks_together(steps.target, tile, *sizes, threads)
@@ -256,6 +296,20 @@ class Product:
             own |= (go_on if start else {}) | ({} if last else between)
             self._vector_step(steps, name if last else "f32", False, fields | own)
 
+    def _strip(self, steps: Steps, tile: Tile, threads: int) -> Fields:
+        """Where rows are widened. They lie an odd number of cache lines apart: those of a tile fall into different sets of a cache."""
+        row = (2 * (self.k * self.taps + self.piece) + 63) // 64 * 64 | 64
+        together = chunk_of_blocks(tile, self.m, self.n, row, self.n * self.k_bytes, threads)
+        size = together * tile.rows * row + 64
+        return {
+            "strip": steps.scratch(threads * size),
+            "strip_bytes": size,
+            "strip_row": row,
+            "k": self.k,
+            "run": self.run,
+            "together": together,
+        }
+
     def with_constant(self, steps: Steps, weights: Weights, a_zero_point: int) -> tuple[Product, Fields]:
         """The product over packed `weights` (more taps, if they are asymmetric), and the fields that name them.
 
@@ -266,22 +320,23 @@ class Product:
         if len(parts) > 1:
             lines = self.lines and replace(self.lines, taps=tuple(np.repeat(self.lines.taps, len(parts)).tolist()))
             product = replace(self, taps=self.taps * len(parts), run=1, lines=lines)
-        product = product._chosen(steps)
-        nr, columns, per = product.nr(steps), product.columns(steps), 4 if self.epilogue.integer else 1
+        product = product.on(steps.target)._chosen(steps)
+        nr, columns, per = product.nr(steps), product.columns(steps), product.step_bytes if self.epilogue.integer else 1
         zeros = weights.zero_point.tobytes() if weights.zero_point is not None else b""
 
         def pack() -> Array:
             w = parts[0] if len(parts) == 1 else np.stack(parts, 2).reshape(self.groups, product.taps, self.k, self.n)
             if product.amx:
                 return amx.blocked(product._by_column(w, columns, product.k_runs, amx.K_STEP))
-            rows = product._by_column(w, columns, product.taps, per)
-            words = rows.view(np.uint32).reshape(self.groups, columns // nr, nr, product.taps, self.k4)
+            rows = product._by_column(w, columns, product.k_pieces, per)
+            words = rows.view(np.uint16 if product.pairs else np.uint32)
+            words = words.reshape(self.groups, columns // nr, nr, product.k_pieces, product.k4)
             return np.ascontiguousarray(words.transpose(0, 1, 3, 4, 2))
 
         lay = product.pad(steps)
         fields: Fields = {
-            "w": steps.packed(weights.w, ("b", nr, zeros, product.packed, product.amx and product.k_runs), pack),
-            "w_group": columns * product.taps * self.k4 * 4,
+            "w": steps.packed(weights.w, ("b", nr, zeros, product.packed, product.step_bytes, product.amx and product.k_runs), pack),
+            "w_group": columns * product.k_bytes,
         }
         if product.amx:
             fields |= amx.constants(steps, product, weights.w)

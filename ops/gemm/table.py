@@ -3,6 +3,9 @@
 One kernel family serves matrix products and convolutions, integer and float: rows of A are found by a stride (`direct`) or
 through a table of offsets (`indirect`, one per output pixel and tap), and are read four bytes at a time: four uint8 or
 one float32. B is packed [N / NR][taps][K4][NR][4 bytes].
+
+Where codes are multiplied in pairs of 16 bits (AVX2: `cpu_pairs.py`), rows of A are widened to a strip first, all taps one after the
+other, and B is packed [N / NR][taps · K / 2][NR][2 bytes].
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ __all__ = [
     "CODES",
     "EPILOGUES",
     "KERNELS",
+    "PAIRS_RECORD",
     "RECORD",
     "ROW_BLOCKS",
     "SATURATED",
@@ -24,7 +28,9 @@ __all__ = [
     "Tile",
     "blocks_together",
     "choose_tile",
+    "chunk_of_blocks",
     "cost",
+    "in_pairs",
     "k_stretch",
     "kernel_for",
     "packs",
@@ -73,6 +79,14 @@ RECORD = record_dtype(
     ("r_ratio", "f4"),  # r_scale / y_scale
     ("c_zero_point", "f4"),  # less that too
     ("sum_offset", "f4"),
+)
+
+# The same for codes in pairs (`cpu_pairs.py`), where `k4` counts pairs of codes along all taps, and `together` row blocks whose rows are
+# widened at once: to `strip` (of `strip_bytes` for each thread), `strip_row` bytes each. `k`: codes of a row and tap; `run`: taps that read
+# neighbouring pixels.
+PAIRS_RECORD = record_dtype(
+    *((name, RECORD[name].str[1:]) for name in RECORD.names or ()),
+    *((name, "i8") for name in ("strip", "strip_bytes", "strip_row", "k", "run")),
 )
 
 # What becomes of an accumulator. The first word is its type.
@@ -126,12 +140,11 @@ class Tile:
 TILES: dict[str, tuple[Tile, ...]] = {
     "avx512vnni": (Tile(6, 4), Tile(8, 3), Tile(10, 2), Tile(10, 1), Tile(4, 4), Tile(2, 4), Tile(1, 4)),
     "avxvnni": (Tile(4, 2), Tile(6, 2), Tile(8, 1), Tile(2, 4), Tile(1, 4)),
-    "avx2": (Tile(3, 2), Tile(6, 1), Tile(1, 4)),
+    "avx2": (Tile(6, 2), Tile(8, 1), Tile(4, 2), Tile(1, 4), Tile(2, 4)),
     "neon_dot": (Tile(5, 4), Tile(8, 2), Tile(1, 4)),
     "generic": (Tile(2, 2), Tile(4, 1), Tile(1, 2)),
 }
-# Of floats, where products of codes need registers to take codes apart. Not on AVX2: floats in tiles of 6 x 2 outran codes there (measured:
-# a small CNN by 11 %, MobileNetV2 by 1 %), and quantizing must slow no model down.
+# Of floats, where products of codes need registers to take codes apart.
 _FLOAT_TILES: dict[str, tuple[Tile, ...]] = {
     "avxvnni": (Tile(6, 2), Tile(4, 2), Tile(8, 1), Tile(1, 4)),
     "generic": (Tile(2, 4), Tile(3, 3), Tile(4, 1)),
@@ -147,6 +160,11 @@ def _is_float(epilogue: str) -> bool:
     return EPILOGUES[epilogue].startswith("float")
 
 
+def in_pairs(isa: str, epilogue: str) -> bool:
+    """Whether codes are multiplied as pairs of 16 bits, by the kernels of `cpu_pairs.py`."""
+    return isa == "avx2" and not _is_float(epilogue)
+
+
 def tiles_for(isa: str, epilogue: str) -> tuple[Tile, ...]:
     """The tiles of `isa` for products that end in `epilogue`."""
     return _FLOAT_TILES.get(isa, TILES[isa]) if _is_float(epilogue) else TILES[isa]
@@ -156,6 +174,8 @@ def _kernel(isa: str, tile: Tile, addressing: str, epilogue: str, packed: str) -
     types = "f32" if _is_float(epilogue) else "u8s8"
     shape = f"{tile.rows}x{tile.vectors * LANES[isa]}{packed}_{addressing}"
     name = f"gemm_{types}_{epilogue}_{shape}__{isa}"
+    if in_pairs(isa, epilogue):
+        return Kernel(name, PAIRS_RECORD, "qrt.ops.gemm.cpu_pairs:gemm", (isa, tile.rows, tile.vectors, addressing, epilogue))
     return Kernel(name, RECORD, "qrt.ops.gemm.cpu:gemm", (isa, tile.rows, tile.vectors, addressing, epilogue, packed))
 
 
@@ -195,9 +215,10 @@ def row_blocks(tile_rows: int, m: int) -> tuple[int, int]:
 def cost(target: Target, tile: Tile, m: int, n: int, k_steps: int, epilogue: str) -> float:
     """About how many vector instructions `tile` takes for m rows, n columns and `k_steps` steps along k and taps, padding included.
 
-    A step is rows·vectors products, two a cycle; not less than their latency takes, nor than the loads, two a cycle as well, of
-    `rows` broadcasts of A and `vectors` vectors of B, nor than B comes in. An accumulator's way out costs as counted in `cpu.py`: about
-    8 instructions to a vector of codes, 5 where four are packed at once, 3 to one of floats; a row's addresses cost about 4.
+    A step is rows·vectors products, two a cycle (in pairs two instructions each and one a vector of B, three a cycle); not less than their
+    latency takes, nor than the loads, two a cycle as well, of `rows` broadcasts of A and `vectors` vectors of B, nor than B comes in. An
+    accumulator's way out costs as counted in `cpu.py`: about 8 instructions to a vector of codes, 5 where four are packed at once, 3 to one
+    of floats; a row's addresses cost about 4.
 
     Each row block reads a block of B's columns again. Of one that is larger than half of the L2 cache, a growing part is gone by then, and
     all of one of the cache's size: measured on 196 to 1024 rows of 4096 to 8192 floats, tiles of 16 to 64 columns.
@@ -205,11 +226,14 @@ def cost(target: Target, tile: Tile, m: int, n: int, k_steps: int, epilogue: str
     isa = vector_isa(target)
     out = 3 if epilogue not in CODES else 5 if packs(isa, tile, epilogue) else 8
     width, under_way = tile.vectors * LANES[isa], _UNDER_WAY[_is_float(epilogue)]
-    gone = min(max(8 * width * k_steps / cache_bytes(2) - 1, 0), 1) * (1 - 1 / -(-m // tile.rows))
+    pairs = in_pairs(isa, epilogue)
+    line = width * (2 if pairs else 4)
+    gone = min(max(2 * line * k_steps / cache_bytes(2) - 1, 0), 1) * (1 - 1 / -(-m // tile.rows))
     total = 0.0
     for rows, blocks in zip((tile.rows, tile.rows - 1), row_blocks(tile.rows, m), strict=True):
-        step = max(rows * tile.vectors, rows + tile.vectors + 1, 4 * width / _STREAM, under_way) + 0.1 * rows
-        step += gone * max(4 * width / _FAR_STREAM - step, 0)
+        arithmetic = (2 * rows + 1) * tile.vectors / 1.5 if pairs else max(rows * tile.vectors, under_way)
+        step = max(arithmetic, rows + tile.vectors + 1, line / _STREAM) + 0.1 * rows
+        step += gone * max(line / _FAR_STREAM - step, 0)
         total += blocks * (k_steps * step + rows * (tile.vectors * out + 4))
     return total * -(-n // width)
 
@@ -244,6 +268,16 @@ def k_stretch(target: Target, tile: Tile, n: int, k: int) -> int:
     if tile.rows <= tile.vectors or k <= 2 * longest or held:
         return k
     return -(-k // -(-k // longest) // 16) * 16
+
+
+def chunk_of_blocks(tile: Tile, m: int, n: int, strip_row: int, b_bytes: int, threads: int) -> int:
+    """How many row blocks are widened at once, for all columns: as many as half of the L1 cache holds; a quarter of the L2 cache, where B
+    is larger than half of that and should be read seldom; not so many that threads have too little to share. About as many each time."""
+    room = cache_bytes(1) // 2 if 2 * b_bytes <= cache_bytes(2) else cache_bytes(2) // 4
+    blocks, column_blocks = -(-m // tile.rows), -(-n // (tile.vectors * LANES["avx2"]))
+    least = 1 if threads == 1 else ROW_BLOCKS * threads
+    most = max(min(room // (tile.rows * strip_row), blocks * column_blocks // least, blocks), 1)
+    return -(-blocks // -(-blocks // most))
 
 
 def kernel_for(target: Target, tile: Tile, addressing: str, epilogue: str, packed: str = "") -> Kernel:

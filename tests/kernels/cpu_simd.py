@@ -146,3 +146,44 @@ def interleave(isa):  # type: ignore[no-untyped-def]
             apply(r.a + 256 * block, r.b, r.c, r.y + 256 * block, r.n)
 
     return kernel
+
+
+def pack_four(isa):  # type: ignore[no-untyped-def]
+    """y = Simd.pack_four(a, the two int32 at b), block by block of 32."""
+
+    def body(s: Simd, a: Any, b: Any, c: Any, y: Any, count: Any) -> None:
+        steps = [s.load(s.at(a, 32 * v), s.i32) for v in range(4)]
+        s.store(y, s.pack_four(steps, *(s.load(s.at(b, 4 * n), I32) for n in range(2))))
+
+    return _in_blocks(_on_vectors(isa, body), 128, 32)
+
+
+def in_order(isa):  # type: ignore[no-untyped-def]
+    """y = Simd.in_order(a), block by block of 32."""
+
+    def body(s: Simd, a: Any, b: Any, c: Any, y: Any, count: Any) -> None:
+        s.store(y, s.in_order(s.load(a, ir.VectorType(I8, 32))))
+
+    return _in_blocks(_on_vectors(isa, body), 32, 32)
+
+
+def pairs_of(isa):  # type: ignore[no-untyped-def]
+    """y = Simd.pairs_of(a), block by block of two rows of 32."""
+
+    def body(s: Simd, a: Any, b: Any, c: Any, y: Any, count: Any) -> None:
+        rows = [s.load(s.at(a, 32 * row), ir.VectorType(I8, 32)) for row in range(2)]
+        for v, vector in enumerate(s.pairs_of(*rows)):
+            s.store(s.at(y, 32 * v), vector)
+
+    return _in_blocks(_on_vectors(isa, body), 64, 128)
+
+
+def _in_blocks(apply, a_bytes, y_bytes):  # type: ignore[no-untyped-def]
+    """The kernel that applies an intrinsic to `n` blocks."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        for block in range(r.n):
+            apply(r.a + a_bytes * block, r.b, r.c, r.y + y_bytes * block, r.n)
+
+    return kernel

@@ -243,6 +243,27 @@ def test_depthwise_windows_that_networks_have(size: int, stride: int, channels: 
         check(Depthwise(look, w, to_codes(channels, look.taps), 200), [codes(2, *space, channels)])
 
 
+@pytest.mark.parametrize("channels", [32, 33, 50, 64, 130])
+def test_depthwise_in_pairs_of_taps(channels: int) -> None:
+    avx2 = [target for target in TARGETS_HERE if target.isa == "avx2"]
+    transposed = Window((3, 3), (2, 2), (1, 1), (1, 1, 1, 1), True, (1, 1))
+    for look, space in (
+        (window((1, 1), stride=2), (5, 6)),
+        (window((2, 1)), (3, 3)),
+        (window((3, 3), stride=2, dilation=2, pad=2), (8, 9)),
+        (window((5,), stride=2, pad=2), (21,)),
+        (window((2, 2, 2)), (3, 3, 4)),
+        (transposed, (4, 5)),
+    ):
+        for asymmetric, bias in itertools.product((False, True), repeat=2):
+            w = weights(channels, look.taps, 1, 1, asymmetric, bias)
+            op = Depthwise(look, w, to_codes(channels, look.taps), 77)
+            program, _ = program_of(op, [x := codes(2, *space, channels)])
+            for target in avx2:
+                assert depthwise_table.PAIRS in build(program, target, 1, Packs()).functions
+            check(op, [x], targets=avx2)
+
+
 # -- both -----------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("target", TARGETS_HERE, ids=lambda t: t.isa)
 @pytest.mark.parametrize("channels", [1, 3, 16, 50, 64])

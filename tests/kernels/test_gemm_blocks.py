@@ -10,7 +10,7 @@ from kernels.products import BY_FLOAT_TILE, VECTOR_TARGETS, codes, float_weights
 from qrt.core.target import TARGETS, Target
 from qrt.jit.lanes import LANES
 from qrt.ops.gemm import BatchedMatMul, Dense, Float, Int32
-from qrt.ops.gemm.table import TILES, Tile, blocks_together, choose_tile, k_stretch, tiles_for
+from qrt.ops.gemm.table import TILES, Tile, blocks_together, choose_tile, chunk_of_blocks, k_stretch, tiles_for
 from qrt.ops.op import Array, Op
 from qrt.ops.program import interpret
 from qrt.runtime.plan import Packs, build
@@ -138,3 +138,13 @@ def test_which_products_take_k_in_stretches(monkeypatch: pytest.MonkeyPatch) -> 
     assert k_stretch(vectors, Tile(10, 1), 16, 4096) == 4096  # A is read once, and B stays in the cache
     assert k_stretch(vectors, Tile(10, 1), 17, 4096) == 1024
     assert k_stretch(vectors, Tile(10, 1), 16, 25088) == 1008
+
+
+def test_rows_are_widened_in_chunks_that_caches_hold_and_threads_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    tile, small, large = Tile(6, 2), 1 << 10, 1 << 20
+    monkeypatch.setattr("qrt.ops.gemm.table.cache_bytes", {1: 48 << 10, 2: 1 << 20}.__getitem__)
+    assert chunk_of_blocks(tile, 600, 64, 192, small, 1) == 20  # of 21 that half of the L1 cache holds: five times as many
+    assert chunk_of_blocks(tile, 60, 64, 192, small, 1) == 10  # all
+    assert chunk_of_blocks(tile, 600, 64, 8192, small, 1) == 1  # no row block fits
+    assert chunk_of_blocks(tile, 600, 64, 8192, large, 1) == 5  # a quarter of the L2 cache, as B is large
+    assert chunk_of_blocks(tile, 60, 64, 192, small, 4) == 1  # so that four threads share 40 pieces

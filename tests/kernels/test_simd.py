@@ -16,7 +16,7 @@ from llvmlite import ir
 from qrt.core.target import TARGETS, Target
 from qrt.jit import Kernel, record_dtype
 from qrt.jit.compile import assembly
-from qrt.jit.lang.simd import QUAD_TWINS, TWINS, Simd
+from qrt.jit.lang.simd import FOUR_TWINS, QUAD_TWINS, TWINS, Simd
 from qrt.ops.gemm.table import TILES, kernel_for
 
 RECORD = record_dtype(("a", "i8"), ("b", "i8"), ("c", "i8"), ("y", "i8"), ("n", "i8"))
@@ -46,6 +46,10 @@ def operands_of(name: str) -> list[np.ndarray]:
             a = np.stack([mixed(0, 255, low=0, high=256, dtype=np.uint8) for _ in range(3)] + [codes], 1)
             w = np.stack([mixed(-128, -127, 127, low=-128, high=128, dtype=np.int8) for _ in range(4)], 1)
             a[:4], w[:4] = 255, np.array([-128, 127, -127, 1], np.int8)[:, None]  # the largest sums there are
+            return [accumulators, a.view(np.int32).ravel(), w.view(np.int32).ravel()]
+        case "dot_pairs":
+            a, w = (np.stack([mixed(-32768, 32767, 255, low=-32768, high=32768, dtype=np.int16) for _ in range(2)], 1) for _ in range(2))
+            a[:2], w[:2] = -32768, -32768  # the only sum beyond 32 bits, which wraps
             return [accumulators, a.view(np.int32).ravel(), w.view(np.int32).ravel()]
         case "multiply_add":
             codes = mixed(0, 255, low=0, high=256, dtype=np.int32)
@@ -114,6 +118,25 @@ def test_method_on_four_vectors_equals_its_twin(name: str) -> None:
         np.testing.assert_array_equal(packed, QUAD_TWINS[name](steps, zero_point, low, high))
 
 
+@pytest.mark.parametrize("name", FOUR_TWINS)
+def test_method_on_four_narrow_vectors_equals_its_twin(name: str) -> None:
+    target = next((t for t in VECTOR_TARGETS if t.isa == "avx2"), None)
+    if target is None:
+        pytest.skip("this machine has no AVX2")
+    kernel, blocks = Kernel(f"simd_{name}__avx2", RECORD, f"kernels.cpu_simd:{name}", ("avx2",)), N // 32
+    codes = np.empty((blocks, 32), np.uint8)
+    if name == "pack_four":
+        steps = mixed(INT.max, INT.min, 32767, 32768, -32769, 255, 256, -1, low=-400, high=400, dtype=np.int32).reshape(blocks, 32)
+        for zero_point, low in ((0, 0), (128, 0), (255, 7), (3, 3)):
+            call(kernel, target, a=steps, b=np.array([zero_point, low], np.int32), y=codes, n=blocks)
+            np.testing.assert_array_equal(codes, FOUR_TWINS[name](steps, zero_point, low))
+        return
+    rows = RNG.integers(0, 256, (blocks, 2, 32)).astype(np.uint8)
+    a, y = (rows, np.empty((blocks, 32), np.int32)) if name == "pairs_of" else (rows[:, 0].copy(), codes)
+    call(kernel, target, a=a, y=y, n=blocks)
+    np.testing.assert_array_equal(y, FOUR_TWINS[name](a))
+
+
 @BY_ISA
 def test_fma_rounds_once_where_there_is_an_instruction_for_it(target: Target) -> None:
     acc, a, w = (RNG.normal(size=N).astype(np.float32) for _ in range(3))
@@ -150,7 +173,8 @@ def test_masked_lanes_are_neither_read_nor_written(target: Target) -> None:
 INSTRUCTIONS = [
     ("avx512vnni", "dot", r"vpdpbusd\b.*zmm"),
     ("avxvnni", "dot", r"vpdpbusd\b.*ymm"),
-    ("avx2", "dot", r"vpmaddwd\b.*ymm"),
+    ("avx512vnni", "dot_pairs", r"(vpmaddwd|vpdpwssd)\b.*zmm"),
+    ("avx2", "dot_pairs", r"vpmaddwd\b.*ymm"),
     ("neon_dot", "dot", r"\budot\b"),
     ("avx512vnni", "multiply_add", r"(vpmaddwd|vpdpwssd)\b.*zmm"),
     ("avx2", "multiply_add", r"vpmaddwd\b.*ymm"),

@@ -14,11 +14,15 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils
 
-from qrt.jit.lanes import LANES, QUAD_ORDER
+from qrt.jit.lanes import FOUR_ORDER, LANES, QUAD_ORDER
 
-__all__ = ["QUAD_TWINS", "TWINS", "Simd"]
+__all__ = ["FOUR_TWINS", "QUAD_TWINS", "TWINS", "Simd"]
 
 I1, I8, I16, I32, I64, F32 = ir.IntType(1), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+
+
+# LLVM's names of the instruction that multiplies and adds pairs of words.
+_MULTIPLIES_PAIRS = {"avx512vnni": "avx512.pmaddw.d.512", "avxvnni": "avx2.pmadd.wd", "avx2": "avx2.pmadd.wd"}
 
 
 class Simd:
@@ -76,6 +80,28 @@ class Simd:
         pointer = self.b.inttoptr(address, kind.as_pointer())
         self.call(f"llvm.masked.store.v{kind.count}{_short(kind.element)}.p0", ir.VoidType(), value, pointer, mask)
 
+    # -- codes, four vectors at a time (avx2) ---------------------------------------------------------------------------------
+    # Packing works within 128 bits: lane i of vector v ends as byte FOUR_ORDER[8·v + i] of the 32.
+    def pack_four(self, steps: list[Any], zero_point: Any, low: Any) -> Any:
+        """max(saturate_u8(steps + zero_point), low) of four int32 vectors as 32 bytes; the scalars are int32."""
+        b, words, codes = self.b, ir.VectorType(I16, 16), ir.VectorType(I8, 32)
+        halves = [self.call("llvm.x86.avx2.packssdw", words, steps[2 * h], steps[2 * h + 1]) for h in range(2)]
+        point = self._splat(b.trunc(zero_point, I16), 16)
+        shifted = [self.call("llvm.sadd.sat.v16i16", words, half, point) for half in halves]
+        packed = self.call("llvm.x86.avx2.packuswb", codes, *shifted)
+        return self.call("llvm.umax.v32i8", codes, packed, self._splat(b.trunc(low, I8), 32))
+
+    def in_order(self, packed: Any) -> Any:
+        """What `pack_four` gives, vector after vector."""
+        b, order = self.b, ir.Constant(self.i32, [0, 4, 1, 5, 2, 6, 3, 7])
+        return b.bitcast(b.shuffle_vector(b.bitcast(packed, self.i32), ir.Constant(self.i32, ir.Undefined), order), packed.type)
+
+    def pairs_of(self, x: Any, y: Any) -> list[Any]:
+        """Four vectors of 32 bytes of x beside those of y: pairs of words, in FOUR_ORDER."""
+        b, zero = self.b, ir.Constant(ir.VectorType(I8, 32), None)
+        pairs = [b.shuffle_vector(x, y, _interleaved(32, high, 2)) for high in (False, True)]
+        return [b.bitcast(b.shuffle_vector(pair, zero, _interleaved(32, high, 2)), self.i32) for pair in pairs for high in (False, True)]
+
     # -- codes, four vectors at a time (avx512vnni) ---------------------------------------------------------------------------
     # Packing works within 128 bits: lane i of vector v ends as byte QUAD_ORDER[16·v + i] of the 64.
     def pack_codes(self, steps: list[Any], zero_point: Any, low: Any, high: Any) -> Any:
@@ -126,18 +152,6 @@ class Simd:
             bits = 32 * self.lanes
             bytes_ = ir.VectorType(I8, 4 * self.lanes)
             return self.call(f"llvm.x86.avx512.vpdpbusd.{bits}", self.i32, acc, b.bitcast(a, bytes_), b.bitcast(w, bytes_))
-        if self.isa == "avx2":
-            pairs = ir.VectorType(I16, 2 * self.lanes)
-            eight = ir.Constant(pairs, [8] * 2 * self.lanes)
-            a16, w16 = b.bitcast(a, pairs), b.bitcast(w, pairs)
-            even = self.call(
-                "llvm.x86.avx2.pmadd.wd",
-                self.i32,
-                b.and_(a16, ir.Constant(pairs, [255] * 2 * self.lanes)),
-                b.ashr(b.shl(w16, eight), eight),
-            )
-            odd = self.call("llvm.x86.avx2.pmadd.wd", self.i32, b.lshr(a16, eight), b.ashr(w16, eight))
-            return b.add(acc, b.add(even, odd))
         if self.isa == "neon_dot":  # w = (w + 128) − 128: both products are of unsigned bytes
             bytes_ = ir.VectorType(I8, 4 * self.lanes)
             zero, half = ir.Constant(self.i32, [0] * self.lanes), ir.Constant(bytes_, [128] * 4 * self.lanes)
@@ -153,15 +167,19 @@ class Simd:
 
     def multiply_add(self, acc: Any, a: Any, w: Any) -> Any:
         """acc + a · w in int32 for a in 0..255 and w in int16's range: a 16-bit multiply, whose upper halves add 0."""
-        if self.isa == "avx512vnni":
-            pairs = ir.VectorType(I16, 2 * self.lanes)
-            product = self.call("llvm.x86.avx512.pmaddw.d.512", self.i32, self.b.bitcast(a, pairs), self.b.bitcast(w, pairs))
-        elif self.isa in ("avxvnni", "avx2"):
-            pairs = ir.VectorType(I16, 2 * self.lanes)
-            product = self.call("llvm.x86.avx2.pmadd.wd", self.i32, self.b.bitcast(a, pairs), self.b.bitcast(w, pairs))
-        else:
-            product = self.b.mul(a, w)
-        return self.b.add(acc, product)
+        if self.isa in _MULTIPLIES_PAIRS:
+            return self.dot_pairs(acc, a, w)
+        return self.b.add(acc, self.b.mul(a, w))
+
+    def dot_pairs(self, acc: Any, a: Any, w: Any) -> Any:
+        """acc + Σ of the two products of a lane's int16 words of `a` and of `w`, in int32."""
+        b = self.b
+        if self.isa in _MULTIPLIES_PAIRS:
+            pairs, name = ir.VectorType(I16, 2 * self.lanes), _MULTIPLIES_PAIRS[self.isa]
+            return b.add(acc, self.call(f"llvm.x86.{name}", self.i32, b.bitcast(a, pairs), b.bitcast(w, pairs)))
+        half = ir.Constant(self.i32, [16] * self.lanes)
+        low = b.mul(b.ashr(b.shl(a, half), half), b.ashr(b.shl(w, half), half))
+        return b.add(acc, b.add(low, b.mul(b.ashr(a, half), b.ashr(w, half))))
 
     def fma(self, acc: Any, a: Any, w: Any) -> Any:
         """acc + a · w in float32: one rounding where the instruction set has FMA, two on `generic`."""
@@ -207,11 +225,16 @@ class Simd:
         """int32 lanes of 0..255 → u8."""
         return self.b.trunc(x, ir.VectorType(I8, self.lanes))
 
+    def part(self, vector: Any, start: int, count: int) -> Any:
+        """`count` elements of a vector."""
+        picked = ir.Constant(ir.VectorType(I32, count), list(range(start, start + count)))
+        return self.b.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), picked)
 
-def _interleaved(count: int, high: bool) -> ir.Constant:
-    """The shuffle that interleaves the low or high halves of every 128 bits of two vectors of `count` elements."""
-    per = count // 4
-    starts = [lane * per + (per // 2 if high else 0) for lane in range(4)]
+
+def _interleaved(count: int, high: bool, lanes: int = 4) -> ir.Constant:
+    """The shuffle that interleaves the low or high halves of every 128 bits of two vectors: of `lanes` such, and `count` elements."""
+    per = count // lanes
+    starts = [lane * per + (per // 2 if high else 0) for lane in range(lanes)]
     picked = [at for start in starts for i in range(start, start + per // 2) for at in (i, count + i)]
     return ir.Constant(ir.VectorType(I32, count), picked)
 
@@ -223,6 +246,12 @@ def _short(kind: ir.Type) -> str:
 def _dot(acc: np.ndarray, a: np.ndarray, w: np.ndarray) -> np.ndarray:
     u, s = a.view(np.uint8).astype(np.int64), w.view(np.int8).astype(np.int64)
     total: np.ndarray = (acc + (u * s).reshape(-1, 4).sum(1)).astype(np.int32)
+    return total
+
+
+def _dot_pairs(acc: np.ndarray, a: np.ndarray, w: np.ndarray) -> np.ndarray:
+    products = a.view(np.int16).astype(np.int64) * w.view(np.int16)
+    total: np.ndarray = (acc + products.reshape(-1, 2).sum(1)).astype(np.int32)
     return total
 
 
@@ -239,6 +268,7 @@ def _clamp(x: np.ndarray, lo: np.ndarray, hi: np.ndarray) -> np.ndarray:
 # name: (operand kinds, result kind, the NumPy function that it equals)
 TWINS: dict[str, tuple[str, str, Callable[..., np.ndarray]]] = {
     "dot": ("iii", "i", _dot),
+    "dot_pairs": ("iii", "i", _dot_pairs),
     "multiply_add": ("iww", "i", lambda acc, a, w: (acc.astype(np.int64) + a.astype(np.int64) * w).astype(np.int32)),
     "fma_code": ("fff", "f", _fma_code),
     "bound": ("fff", "f", lambda x, lo, hi: np.where(x < lo, lo, np.where(x > hi, hi, x))),
@@ -255,6 +285,22 @@ def _pack_codes(steps: np.ndarray, zero_point: int, low: int, high: int) -> np.n
     return codes
 
 
+def _pack_four(steps: np.ndarray, zero_point: int, low: int) -> np.ndarray:
+    words = np.clip(np.clip(steps, -32768, 32767) + zero_point, -32768, 32767)
+    codes = np.empty(steps.shape, np.uint8)
+    codes[:, list(FOUR_ORDER)] = np.clip(words, low, 255)
+    return codes
+
+
+def _in_order(packed: np.ndarray) -> np.ndarray:
+    return packed[:, list(FOUR_ORDER)]
+
+
+def _pairs_of(rows: np.ndarray) -> np.ndarray:
+    pairs = rows.transpose(0, 2, 1)[:, list(FOUR_ORDER)].astype(np.uint16)
+    return np.ascontiguousarray(pairs).view(np.int32)[..., 0]
+
+
 def _saturate(steps: np.ndarray, signed: bool) -> np.ndarray:
     return _pack_codes(steps, 128 if signed else 0, 0, 255)
 
@@ -266,3 +312,6 @@ def _interleave(rows: np.ndarray) -> np.ndarray:
 # The methods on four vectors at a time, on many blocks of them: int32 [blocks, 64] and what else they take → uint8 [blocks, 64], and
 # uint8 [blocks, 4, 64] → int32 [blocks, 64].
 QUAD_TWINS: dict[str, Callable[..., np.ndarray]] = {"pack_codes": _pack_codes, "saturate": _saturate, "interleave": _interleave}
+
+# The same of 256 bits: int32 [blocks, 32] and two numbers → uint8 [blocks, 32], those → uint8, uint8 [blocks, 2, 32] → int32 [blocks, 32].
+FOUR_TWINS: dict[str, Callable[..., np.ndarray]] = {"pack_four": _pack_four, "in_order": _in_order, "pairs_of": _pairs_of}
