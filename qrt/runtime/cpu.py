@@ -18,14 +18,15 @@ from qrt.jit.lang.atomic import (
 )
 from qrt.runtime.kernels import SEMAPHORE_BYTES
 
-# About 10 µs: a barrier between two threads that run takes less than one; longer, and the other is not running. Where it waits for the
-# core of another program, or of another session's run, yields do not help: this core has to idle before the system moves anybody to it.
-SPINS, YIELDS, NAP = 200, 100, 20
+# A barrier between two threads that run takes less than a microsecond; after about 10, the other one has a longer share, or does not run.
+# After about a millisecond it waits for the core of another program: yields do not help then, as this core has to idle before the system
+# moves anybody to it. A nap takes some 70 µs, so that earlier ones made runs longer.
+SPINS, YIELDS, NAP = 200, 5000, 20
 
 
 @device
 def reach(word, count):  # type: ignore[no-untyped-def]
-    """Waits until the int64 at address `word` is `count` or more: spins, then yields, then naps, each a few microseconds."""
+    """Waits until the int64 at address `word` is `count` or more: spins, then yields, then naps."""
     looks = 0
     while atomic_load(word) < count:
         looks += 1

@@ -1,8 +1,8 @@
 """The thread team: one per process, shared by every session.
 
 Workers live inside native code, without the GIL: they spin, then yield, then sleep on a semaphore. Runs on several threads
-that are under way at once share the processors: each leaves one to each other, and one that finds the team busy carries on alone, so
-sessions never wait for each other. Results do not depend on the number of threads.
+that are under way at once share the processors: each leaves one to each other. One that finds the team busy waits for some milliseconds
+at most, and carries on alone. Results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 # About 100 µs of spinning and as much of yielding: longer than the gap between two requests of a busy server, shorter
 # than what a person would call a wasted core.
 _SPINS, _YIELDS = 2000, 200
+# Seconds that a run waits for the one that has the team, as long as a system lets a thread run before another: to begin beside it would
+# take a core from one of its threads, and all others would wait for that one at their next barrier.
+_PATIENCE = 0.004
 
 
 @functools.cache
@@ -121,13 +124,15 @@ def run_job(job: int, threads: int) -> None:
     crew, caller = team(), threading.get_ident()
     try:
         _running[caller] = None
+        held = crew.busy.acquire(blocking=False) or crew.busy.acquire(timeout=_PATIENCE)
         share = min(threads, crew.size + 1 - len(_running))
-        if share > 1 and crew.busy.acquire(blocking=False):
+        if held:
             try:
-                crew.run(job, share)
+                if share > 1:
+                    crew.run(job, share)
             finally:
                 crew.busy.release()
-        else:
+        if not held or share <= 1:
             _executor()(job, 0, 1)
     finally:
         _running.pop(caller, None)

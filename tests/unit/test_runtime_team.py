@@ -97,6 +97,17 @@ def test_a_run_that_finds_the_team_busy_carries_on_alone() -> None:
     assert job.counts[1, 0] == 4
 
 
+def test_a_run_waits_a_little_for_the_one_that_has_the_team(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(team_module, "_PATIENCE", 60.0)
+    job, crew = Job(steps=4, sharers=2), team()
+    crew.busy.acquire()
+    timer = threading.Timer(0.02, crew.busy.release)
+    timer.start()
+    run_job(job.address, 2)
+    timer.join()
+    np.testing.assert_array_equal(job.counts[:2, 0], [4, 4])
+
+
 def test_runs_at_once_leave_a_processor_to_each_other(crew: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(team_module, "team", lambda: crew)
     for others in range(7):
