@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # What `make test` installs. With cuda-test, device kernels are compiled as well; that needs no GPU.
 TEST_EXTRAS ?= test
+# A process a core, and files whole: tests of one file share the kernels that they compile.
+TEST_WORKERS ?= --numprocesses auto --maxprocesses 8 --dist loadfile
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,7 +25,7 @@ demo: $(VENV)/installed
 	@$(BIN)/qrt demo
 
 test: $(VENV)/installed-$(TEST_EXTRAS)
-	@$(BIN)/pytest $(PYTEST_ARGS)
+	@$(BIN)/pytest $(TEST_WORKERS) $(PYTEST_ARGS)
 
 # mypy checks the installed copy, from beside it: in the repository's root it would find ./qrt, without qrt.ops and qrt.loaders.
 lint: $(VENV)/installed-dev
