@@ -28,7 +28,7 @@ class Micro:
         self.floats = epilogue in ("f32", "f32add")
         self.kind = s.f32 if self.floats else s.i32
         self.multiply, self.step = (s.fma if self.floats else s.dot), 4 * s.lanes
-        self.asks_ahead = rows > vectors
+        self.asks_ahead = 2 if rows > vectors else 0
 
     def row_index(self, i: int) -> Any:
         """Row i of the tile, or the last one there is: surplus rows repeat it, and store the same bytes again."""
@@ -61,8 +61,8 @@ class Micro:
             rows = direct if self.addressing == "direct" else [s.opaque(self._indirect(i, tap.index)) for i in range(self.rows)]
             with cgutils.for_range(b, b.lshr(v["k4"], I64(1))) as pair:
                 k = b.shl(pair.index, I64(3))
-                for offset, line, pace in zip((0, 4), ahead, ("pace", "also_pace"), strict=True):
-                    if self.asks_ahead:
+                for n, (offset, line, pace) in enumerate(zip((0, 4), ahead, ("pace", "also_pace"), strict=True)):
+                    if n < self.asks_ahead:
                         s.prefetch(b.load(line))
                         b.store(b.add(b.load(line), v[pace]), line)
                     self._k_step(acc, [s.at(b.add(row, k), offset) for row in rows], w)

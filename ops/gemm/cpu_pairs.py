@@ -23,7 +23,7 @@ class _Pairs(Micro):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.multiply, self.step = self.s.dot_pairs, 2 * self.s.lanes
-        self.asks_ahead = False
+        self.asks_ahead = 1 if self.rows > self.vectors else 0
 
     def _of_b(self, address: Any) -> Any:
         words = self.b.sext(self.s.load(address, ir.VectorType(I8, 2 * self.s.lanes)), ir.VectorType(I16, 2 * self.s.lanes))
@@ -104,6 +104,9 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue):  # type: ignore[no
         wholes = r.m - row_blocks * (tile_rows - 1)
         if wholes < 0:
             wholes = row_blocks - 1  # the last one repeats rows
+        # At two steps as much of the next block of columns is asked for as is there by its turn.
+        together = min(r.together, row_blocks)
+        piece = (2 * nr + together - 1) // together
         common = (
             r.strip_row,
             r.zeros,
@@ -114,7 +117,7 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue):  # type: ignore[no
             r.table,
             1,
             r.k4,
-            0,
+            2 * piece,
             0,
             r.lo,
             r.hi,
@@ -161,7 +164,7 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue):  # type: ignore[no
                         r.y + at,
                         r.r + at,
                         r.column_sums + column,
-                        0,
+                        w + r.w_block + (row - begin) * r.k4 * piece,
                         0,
                         min(tile_rows - 1, r.m - m),
                         min(nr, r.n - n),
