@@ -1,4 +1,5 @@
-"""The devices that tests of whole programs run on: the emulator and, with `pytest -m gpu`, the first GPU."""
+"""The devices that tests of whole programs run on: two that are none, one of which executes the source of kernels and the other what the
+compiler made of it, and, with `pytest -m gpu`, the first GPU."""
 
 from __future__ import annotations
 
@@ -6,25 +7,31 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from device.needs import needs_cuda
 
 if TYPE_CHECKING:
     from device.sessions import Emulation
 
+_QUIET = pytest.mark.filterwarnings("ignore")  # what numba-cuda warns of while it compiles
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What numba-cuda warns of while it compiles is no failure of a test on a GPU."""
     for item in items:
         if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.filterwarnings("ignore"))
+            item.add_marker(_QUIET)
 
 
-@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.fixture(params=["emulated", pytest.param("compiled", marks=[needs_cuda, _QUIET]), pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> Iterator[Any]:
     """What small programs run on, here and there."""
     if request.param == "emulated":
         from device.emulated import EmulatedDevice  # here: it needs greenlet
 
         yield EmulatedDevice()
+    elif request.param == "compiled":
+        from device.compiled import CompiledDevice
+
+        yield CompiledDevice()
     else:
         yield request.getfixturevalue("gpu")
 

@@ -66,13 +66,18 @@ class Memory:
         """What was placed there is memory no more."""
         self._bytes[self._starts.index(address)] = np.empty(0, np.uint8)
 
+    def around(self, address: int) -> tuple[int, np.ndarray]:
+        """Where the array starts that an address lies in or after, and its bytes."""
+        index = bisect.bisect_right(self._starts, address) - 1
+        return (self._starts[index], self._bytes[index]) if index >= 0 else (0, np.empty(0, np.uint8))
+
     def at(self, address: int, count: int, align: int) -> np.ndarray:
         """`count` bytes."""
-        index = bisect.bisect_right(self._starts, address) - 1
-        if address % align or index < 0 or address + count > self._starts[index] + self._bytes[index].size:
-            raise IndexError(f"{count} bytes at {address:#x}, {address - self._starts[index]} into array {index}")
-        offset = address - self._starts[index]
-        return self._bytes[index][offset : offset + count]
+        start, room = self.around(address)
+        offset = address - start
+        if address % align or offset + count > room.size:
+            raise IndexError(f"{count} bytes at {address:#x}, {offset} into an array of {room.size}")
+        return room[offset : offset + count]
 
 
 class Thread(greenlet):  # type: ignore[misc]

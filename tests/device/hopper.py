@@ -1,7 +1,7 @@
 """The words of `qrt.jit.lang.cuda_hopper` for the emulator: barriers, the copy engine, products of a warpgroup.
 
 Boxes arrive, and products are done, when they are asked for ("eager"), or as late as anybody can wait for them ("lazy"). Where a box is on
-its way, shared memory holds POISON. Descriptors are decoded as the "Parallel Thread Execution ISA" says, field by field.
+its way, shared memory holds POISON.
 """
 
 from __future__ import annotations
@@ -11,34 +11,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from device import hopper_parts as parts
 from device.emulator import POISON, SHARED_BASE, WARP, WORDS
 from greenlet import getcurrent
-
-BOX_BYTES = 128
-K = 32
 
 
 # -- barriers in shared memory --------------------------------------------------------------------------------------------------
 @dataclass
-class Barrier:
-    """`pending` arrivals and `nbytes` end a phase; `phase` counts those that ended."""
+class Barrier(parts.Barrier):
+    """With the threads that wait for the end of a phase."""
 
-    arrivals: int
-    pending: int
-    nbytes: int = 0
-    phase: int = 0
-    ready: bool = False
     waiting: list[Any] = field(default_factory=list)
 
-    def count(self, arrivals: int, nbytes: int) -> None:
-        self.pending, self.nbytes = self.pending - arrivals, self.nbytes + nbytes
-        if self.pending < 0 or self.nbytes < 0:
-            raise RuntimeError(f"a barrier of {self.arrivals} arrivals gets more than a phase waits for")
-        if self.pending == self.nbytes == 0:
-            self.phase, self.pending = self.phase + 1, self.arrivals
+    def count(self, arrivals: int, nbytes: int) -> bool:
+        ended = super().count(arrivals, nbytes)
+        if ended:
             for thread in self.waiting:
                 thread.blocked = False
             self.waiting.clear()
+        return ended
 
 
 def barriers() -> dict[int, Barrier]:
@@ -55,9 +46,9 @@ def barrier_at(at: int) -> Barrier:
 
 
 def barrier_init(at: int, arrivals: int) -> None:
-    room = getcurrent().block.shared.size - (at - SHARED_BASE)
-    if at % 8 or at < SHARED_BASE or room < 8 or at in barriers():
-        raise IndexError(f"a barrier at {at}")
+    parts.check_barrier(at, getcurrent().block.shared.size)
+    if at in barriers():
+        raise IndexError(f"a second barrier at {at}")
     barriers()[at] = Barrier(arrivals, arrivals)
 
 
@@ -109,30 +100,14 @@ def tensor_map_ready(tensor_map: int) -> None:
     getcurrent().block.__dict__.setdefault("maps", set()).add(tensor_map)
 
 
-def swizzled(at: Any, chunks: int = 8) -> Any:
-    """Where the copy engine puts the byte that belongs at `at`: chunks of 16 bytes, permuted by the number of their 128 bytes."""
-    return at ^ ((at >> 7) & (chunks - 1)) << 4
-
-
 def copy_box(to: int, tensor_map: int, column: int, row: int, barrier: int) -> None:
     block = getcurrent().block
     if tensor_map not in block.__dict__.get("maps", ()):
         raise RuntimeError("a tensor map is used that was not made ready in this block")
-    address, rows, columns, row_bytes, box_rows = block.memory.at(tensor_map, 128, 64).view(np.int64)[:5].tolist()
-    if to % 1024 or address % 16 or row_bytes % 16 or not 0 < box_rows <= 256:
-        raise IndexError(f"a box of {box_rows} rows of what lies at {address:#x}, {row_bytes} bytes a row, to {to}")
-    there, at = barrier_at(barrier), to - SHARED_BASE
-    if at < 0 or at + box_rows * BOX_BYTES > block.shared.size:
-        raise IndexError(f"a box of {box_rows} rows at {at} of {block.shared.size} of shared memory")
-    places = swizzled(to + np.arange(box_rows * BOX_BYTES)).reshape(box_rows, BOX_BYTES) - SHARED_BASE
+    there, places = barrier_at(barrier), parts.box_places(block.memory, tensor_map, to, block.shared.size)
 
     def arrive() -> None:
-        for i, place in enumerate(places):
-            inside = min(BOX_BYTES, columns - column) if 0 <= row + i < rows else 0
-            line = np.zeros(BOX_BYTES, np.uint8)
-            if inside > 0:
-                line[:inside] = block.memory.at(address + (row + i) * row_bytes + column, inside, 1)
-            block.shared[place] = line
+        block.shared[places] = parts.box(block.memory, tensor_map, column, row)
         there.count(0, -places.size)
 
     if block.schedule.copies == "eager":
@@ -144,21 +119,9 @@ def copy_box(to: int, tensor_map: int, column: int, row: int, barrier: int) -> N
 
 # -- products of a warpgroup ----------------------------------------------------------------------------------------------------
 def matrix(descriptor: int, rows: int) -> np.ndarray:
-    """uint8 [rows, 32] that a descriptor names: sections "Matrix Descriptor Format" and "Strides" of wgmma, K-major."""
-    start, leading, stride = ((descriptor >> bit & 0x3FFF) << 4 for bit in (0, 16, 32))
-    width = {0: 16, 1: 128, 2: 64, 3: 32}[descriptor >> 62 & 3]
-    if descriptor >> 49 & 7:
-        raise RuntimeError("a matrix that does not start where the pattern of its swizzle does")
-    row, column = np.arange(rows)[:, None], np.arange(K)[None]
-    at = start + row // 8 * stride + row % 8 * width
-    if width == 16:
-        at = at + column // 16 * leading + column % 16
-    else:
-        at = swizzled(at + column, width // 16)
-    at = at - SHARED_BASE
+    """uint8 [rows, 32] that a descriptor names."""
     shared = getcurrent().block.shared
-    if at.min() < 0 or at.max() >= shared.size:
-        raise IndexError(f"a matrix at {at.min()} to {at.max()} of {shared.size} of shared memory")
+    at = parts.matrix_places(descriptor, rows, shared.size)
     if (stored_by()[at] != NOBODY).any():
         raise RuntimeError("a matrix holds what a thread has stored and not fenced")
     found: np.ndarray = shared[at]

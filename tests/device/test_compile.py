@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from device.emulator import WORDS
+from device.needs import needs_cuda
 
 from qrt.jit import cuda
 from qrt.jit.cuda import DeviceKernel, Usage
@@ -32,10 +33,6 @@ from qrt.ops.resize import device as resize
 CC = (9, 0)
 REGISTERS = 16384  # of each of the four parts of a multiprocessor, among which the warps of a block are dealt out
 SHARED = 227 << 10  # bytes that one block may ask for
-
-needs_cuda = pytest.mark.skipif(
-    importlib.util.find_spec("numba_cuda") is None, reason="needs numba-cuda and nvJitLink: pip install 'qrt[cuda]'"
-)
 
 
 @functools.cache

@@ -14,7 +14,8 @@ import pytest
 from data import ort_session
 from device.emulated import EmulatedDevice
 from device.emulator import WORDS
-from device.test_compile import compiled, instructions, needs_cuda
+from device.needs import needs_cuda
+from device.test_compile import compiled, instructions
 
 from benchmarks import app, device_rows, gpu, torch_peer
 from benchmarks.contest import Measured, Result, Settings, Skipped

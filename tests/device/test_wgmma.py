@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from device.emulated import EmulatedDevice
 from device.emulator import SCHEDULES, Schedule
-from device.test_compile import SHARED, compiled, fits, instructions, needs_cuda
+from device.needs import needs_cuda
+from device.test_compile import SHARED, compiled, fits, instructions
 from device.test_gemm import case
 from kernels.check import program_of
 

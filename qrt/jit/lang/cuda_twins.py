@@ -42,16 +42,17 @@ _A, _B, _C = _a_places(), _b_places(), _c_places()
 
 
 def _mma(a: Array, b: Array, c: Array) -> Array:
-    """int32 [32, 4], [32, 2] and [32, 4] → [32, 4]."""
-    left, right, total = np.zeros((16, 32), np.int32), np.zeros((32, 8), np.int32), np.zeros((16, 8), np.int32)
-    left[_A], right[_B], total[_C] = a.view(np.uint8), b.view(np.int8), c
-    result: Array = (left @ right + total)[_C]
+    """int32 […, 32, 4], […, 32, 2] and […, 32, 4] → […, 32, 4]. Its products of bytes are exact in float32, which NumPy multiplies fast."""
+    many = a.shape[:-2]
+    left, right, total = np.zeros((*many, 16, 32), F32), np.zeros((*many, 32, 8), F32), np.zeros((*many, 16, 8), np.int32)
+    left[(..., *_A)], right[(..., *_B)], total[(..., *_C)] = a.view(np.uint8), b.view(np.int8), c
+    result: Array = ((left @ right).astype(np.int32) + total)[(..., *_C)]
     return result
 
 
 def _load_matrix(rows: Array) -> Array:
-    """uint8 [32, 16], the row that each thread names → int32 [32, 4]: of matrix i, thread t gets word t % 4 of row t // 4."""
-    words: Array = rows.reshape(4, 8, 16).view(np.int32)[:, _GROUP, _IN_GROUP].T
+    """uint8 […, 32, 16], the row that each thread names → int32 […, 32, 4]: of matrix i, thread t gets word t % 4 of row t // 4."""
+    words: Array = np.moveaxis(rows.reshape(*rows.shape[:-2], 4, 8, 16).view(np.int32)[..., _GROUP, _IN_GROUP], -2, -1)
     return words
 
 
