@@ -23,6 +23,7 @@ from qrt.jit.lang.cuda import (
     multiply,
     nearest,
     permute,
+    quotient,
     store4,
     store_f32,
     store_i32,
@@ -180,9 +181,9 @@ def depthwise(epilogue: str, words: int) -> Any:
         i = int64(cuda.blockIdx.x) * int64(cuda.blockDim.x) + int64(cuda.threadIdx.x)
         if i < int64(threads):
             blocks = int32(columns // int32(lanes))
-            pixel = int32(int32(i) // blocks)
+            pixel = quotient(int32(i), blocks)
             column = int32(int32(int32(i) - pixel * blocks) * int32(lanes))
-            image = int32(pixel // pixels)
+            image = quotient(pixel, pixels)
             table = offsets + int64(4) * int64(int32(pixel - image * pixels)) * int64(taps)
             source, w_at = x + int64(image) * x_batch + int64(column), w + int64(4) * int64(column)
             outside = padding(pad, a_zero_point)
@@ -223,12 +224,12 @@ def grouped(epilogue: str) -> Any:
         i = int64(cuda.blockIdx.x) * int64(cuda.blockDim.x) + int64(cuda.threadIdx.x)
         if i < int64(threads):
             blocks = int32(columns >> int32(2))
-            pixel = int32(int32(i) // blocks)
+            pixel = quotient(int32(i), blocks)
             block = int32(int32(i) - pixel * blocks)
             blocks_a_group = int32(int32(n + int32(3)) >> int32(2))
-            group = int32(block // blocks_a_group)
+            group = quotient(block, blocks_a_group)
             within = int32(int32(block - group * blocks_a_group) * int32(4))
-            column, image = int32(block * int32(4)), int32(pixel // pixels)
+            column, image = int32(block * int32(4)), quotient(pixel, pixels)
             table = offsets + int64(4) * int64(int32(pixel - image * pixels)) * int64(taps)
             source, w_at = x + int64(image) * x_batch + int64(group) * int64(k), w + int64(4) * int64(column)
             outside, whole = padding(pad, a_zero_point), int32(k & int32(3)) == int32(0)
@@ -264,12 +265,12 @@ def rows_of_windows() -> Any:
         i = int64(cuda.blockIdx.x) * int64(cuda.blockDim.x) + int64(cuda.threadIdx.x)
         if i < int64(threads):
             chunks = int32(row >> int32(4))
-            place = int32(int32(i) // chunks)
+            place = quotient(int32(i), chunks)
             at = int32(int32(int32(i) - place * chunks) * int32(16))
-            image = int32(place // pixels)
+            image = quotient(place, pixels)
             table = offsets + int64(4) * int64(int32(place - image * pixels)) * int64(taps)
             source, pad = x + int64(image) * x_batch, load_u8(code)
-            tap = int32(at // k)
+            tap = quotient(at, k)
             channel = int32(at - tap * k)
             words = cuda.local.array(4, int32)
             for q in range(4):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qrt.jit.lang.cuda import as_bits, as_float, cuda, device, fma, int32, int64, load4, load_f32, load_i32, store4, store_f32
+from qrt.jit.lang.cuda import as_bits, as_float, cuda, device, fma, int32, int64, load4, load_f32, load_i32, quotient, store4, store_f32
 
 
 def windows(residual: int, piece: int) -> Any:
@@ -45,11 +45,11 @@ def windows(residual: int, piece: int) -> Any:
         i = int64(cuda.blockIdx.x) * int64(cuda.blockDim.x) + int64(cuda.threadIdx.x)
         if i < int64(threads):
             pieces = int32(channels // int32(piece))
-            place = int32(int32(i) // pieces)
+            place = quotient(int32(i), pieces)
             channel = int32(int32(int32(i) - place * pieces) * int32(piece))
-            image = int32(place // pixels)
+            image = quotient(place, pixels)
             tables = offsets + int64(4) * int64(int32(place - image * pixels)) * int64(taps)
-            x_at = x + int64(image) * x_image + int64(4) * int64(int32(int32(channel // n) * k))
+            x_at = x + int64(image) * x_image + int64(4) * int64(int32(quotient(channel, n) * k))
             of_channel = int64(4) * int64(channel)
             at = int64(4) * i * int64(piece)
             if piece == 4:

@@ -1,4 +1,4 @@
-"""Device kernels of the element-wise ops: each thread makes four neighbours, of floats where it can in one store."""
+"""Device kernels of the element-wise ops: each thread makes four elements, of floats where it can four neighbours in one store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from qrt.jit.lang.cuda import (
     store_u8,
 )
 from qrt.jit.lang.cuda_math import BINARY, UNARY
-from qrt.jit.lang.cuda_walk import place
+from qrt.jit.lang.cuda_walk import WARP, place, stretch
 
 COMPARISONS = ("equal", "greater", "greater_or_equal", "less", "less_or_equal")
 
@@ -86,8 +86,9 @@ def binary(name: str) -> Any:
                 store_i32(y + i, int32(low | high))
             else:
                 store4(y + int64(4) * i, (as_bits(float32(r0)), as_bits(float32(r1)), as_bits(float32(r2)), as_bits(float32(r3))))
-        else:
-            for at in range(i, min(i + int64(4), int64(n))):
+        elif wide == int32(0):
+            one, end = stretch(4)
+            for at in range(one, min(end, int64(n)), WARP):
                 left_at = place(at, n1, n2, n3, n4, n5, a0, a1, a2, a3, a4, a5)
                 right_at = place(at, n1, n2, n3, n4, n5, b0, b1, b2, b3, b4, b5)
                 result = f(load_f32(a + int64(4) * left_at), load_f32(b + int64(4) * right_at))
@@ -121,8 +122,8 @@ def binary_of_integers(name: str, dtype: str) -> Any:
     def kernel(  # type: ignore[no-untyped-def]
         y, n, n1, n2, n3, n4, n5, a, a0, a1, a2, a3, a4, a5, b, b0, b1, b2, b3, b4, b5,
     ):  # fmt: skip
-        i = first()
-        for at in range(i, min(i + int64(4), int64(n))):
+        one, end = stretch(4)
+        for at in range(one, min(end, int64(n)), WARP):
             left = read(a + int64(size) * place(at, n1, n2, n3, n4, n5, a0, a1, a2, a3, a4, a5))
             right = read(b + int64(size) * place(at, n1, n2, n3, n4, n5, b0, b1, b2, b3, b4, b5))
             write(y + int64(to) * at, kind(f(left, right)))
@@ -138,8 +139,8 @@ def where(size: int) -> Any:
     def kernel(  # type: ignore[no-untyped-def]
         y, n, n1, n2, n3, n4, n5, c, c0, c1, c2, c3, c4, c5, a, a0, a1, a2, a3, a4, a5, b, b0, b1, b2, b3, b4, b5,
     ):  # fmt: skip
-        i = first()
-        for at in range(i, min(i + int64(4), int64(n))):
+        one, end = stretch(4)
+        for at in range(one, min(end, int64(n)), WARP):
             held = load_u8(c + place(at, n1, n2, n3, n4, n5, c0, c1, c2, c3, c4, c5))
             source = a + int64(size) * place(at, n1, n2, n3, n4, n5, a0, a1, a2, a3, a4, a5)
             other = b + int64(size) * place(at, n1, n2, n3, n4, n5, b0, b1, b2, b3, b4, b5)
@@ -167,8 +168,8 @@ def cast(source: str, result: str) -> Any:
     convert = logical if result in ("not", "bool") else device(lambda x: float32(x)) if result == "float32" else number
 
     def kernel(x, y, n):  # type: ignore[no-untyped-def]
-        i = first()
-        for at in range(i, min(i + int64(4), n)):
+        one, end = stretch(4)
+        for at in range(one, min(end, n), WARP):
             write(y + int64(to) * at, convert(read(x + int64(size) * at)))
 
     return kernel

@@ -22,9 +22,11 @@ from qrt.jit.lang.cuda import (
     load_u8,
     mma,
     nearest,
+    quotient,
     shared_base,
     store_u8,
 )
+from qrt.jit.lang.cuda_walk import WARP, stretch
 from qrt.ops.gemm.cuda_dynamic import in_floats
 from qrt.ops.gemm.cuda_out import codes_in, codes_out, sums_out
 
@@ -59,7 +61,7 @@ def finder(indirect: bool, rows: int, passes: int) -> Any:
         if indirect:
             for i in range(passes):
                 at = int32(first + int32(i * rows))  # past the last one, another of the table's, of which nothing is copied
-                image = int32(at // pixels)
+                image = quotient(at, pixels)
                 x[i] = x_at + int64(image) * x_batch
                 tables[i] = offsets + int64(4) * int64(int32(at - image * pixels)) * int64(taps)
         else:
@@ -252,12 +254,13 @@ def pad_rows() -> Any:
     """y [m][y_row] = rows of k bytes of x, then zeros: each thread makes 16 bytes, of which y_row is a multiple."""
 
     def kernel(x, y, m, k, y_row):  # type: ignore[no-untyped-def]
-        at = (int64(cuda.blockIdx.x) * int64(cuda.blockDim.x) + int64(cuda.threadIdx.x)) * int64(16)
-        row = at // int64(y_row)
-        column = int32(at - row * int64(y_row))
-        if row < int64(m):
-            for e in range(16):
-                here = int32(column + int32(e))
-                store_u8(y + at + int64(e), load_u8(x + row * int64(k) + int64(here)) if here < k else int32(0))
+        one, end = stretch(16)
+        row = one // int64(y_row)
+        here = int32(one - row * int64(y_row))
+        for at in range(one, min(end, int64(m) * int64(y_row)), WARP):
+            store_u8(y + at, load_u8(x + row * int64(k) + int64(here)) if here < k else int32(0))
+            here = int32(here + int32(WARP))
+            while here >= y_row:
+                here, row = int32(here - y_row), row + int64(1)
 
     return kernel

@@ -18,6 +18,7 @@ from qrt.jit.lang.cuda import (
     load_f32,
     load_i32,
     load_u8,
+    quotient,
     shared_base,
     store_i32,
     store_shared_i32,
@@ -99,10 +100,10 @@ def batched(epilogue: str) -> Any:
     ):  # fmt: skip
         base, thread = shared_base(), int32(cuda.threadIdx.x)
         m_tiles = int32(int32(m + int32(63)) >> int32(6))
-        matrix = int32(int32(cuda.blockIdx.x) // m_tiles)
+        matrix = quotient(int32(cuda.blockIdx.x), m_tiles)
         first_m = int32(int32(int32(cuda.blockIdx.x) - matrix * m_tiles) * int32(64))
         first_n = int32(int32(cuda.blockIdx.y) * int32(64))
-        batch = int32(matrix // groups)
+        batch = quotient(matrix, groups)
         group = int32(matrix - batch * groups)
         x_at = x + int64(batch) * x_batch + int64(group) * x_group
         w_at = w + int64(batch) * w_batch + int64(group) * w_group

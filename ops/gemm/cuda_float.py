@@ -21,6 +21,7 @@ from qrt.jit.lang.cuda import (
     load4_shared,
     load_f32,
     load_i32,
+    quotient,
     shared_base,
     store4,
     store_f32,
@@ -38,7 +39,7 @@ def rows_of(indirect: int, passes: int) -> Any:
         for p in range(passes):
             row = int32(min(int32(first + int32(16 * p)), int32(m - int32(1))))  # past the last one, that one again: never stored
             if indirect:
-                image = int32(row // pixels)
+                image = quotient(row, pixels)
                 x[p] = x_at + int64(image) * x_image
                 tables[p] = offsets + int64(4) * int64(int32(row - image * pixels)) * int64(taps)
             else:
@@ -46,7 +47,7 @@ def rows_of(indirect: int, passes: int) -> Any:
 
     @device
     def bring(values, x, tables, kk, k, k_all):  # type: ignore[no-untyped-def]
-        tap = int32(kk // k) if indirect else int32(0)
+        tap = quotient(kk, k) if indirect else int32(0)
         column = int64(4) * int64(int32(kk - tap * k))
         for p in range(passes):
             values[p] = float32(0)
@@ -149,10 +150,10 @@ def gemm(indirect: int, residual: int, bm: int, bn: int) -> Any:
     ):  # fmt: skip
         base, thread = shared_base(), int32(cuda.threadIdx.x)
         m_tiles = int32(int32(m + int32(bm - 1)) // int32(bm))
-        matrix = int32(int32(cuda.blockIdx.x) // m_tiles)
+        matrix = quotient(int32(cuda.blockIdx.x), m_tiles)
         first_m = int32(int32(int32(cuda.blockIdx.x) - matrix * m_tiles) * int32(bm))
         first_n = int32(int32(cuda.blockIdx.y) * int32(bn))
-        batch = int32(matrix // groups)
+        batch = quotient(matrix, groups)
         group = int32(matrix - batch * groups)
         w_at = w + int64(batch) * w_batch + int64(group) * w_group
         y_at = int64(batch) * y_batch + int64(group) * y_group

@@ -14,6 +14,7 @@ from qrt.jit.lang.cuda import (
     load_i64,
     load_u8,
     load_u16,
+    quotient,
     store4,
     store_i32,
     store_i64,
@@ -43,7 +44,7 @@ def strided(size: int) -> Any:
         if i < int64(n):
             source, to, rest = x, y, int32(i)
             for extent, s, t in ((n5, s5, t5), (n4, s4, t4), (n3, s3, t3), (n2, s2, t2), (n1, s1, t1)):
-                outer = int32(rest // extent)
+                outer = quotient(rest, extent)
                 index = int64(int32(rest - outer * extent))
                 source, to, rest = source + index * s, to + index * t, outer
             move(source + int64(rest) * s0, to + int64(rest) * t0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qrt.jit.lang.cuda import cuda, int32, int64, load4, load_i32, load_i64, load_u8, store4, store_i32, store_i64, store_u8
+from qrt.jit.lang.cuda import cuda, int32, int64, load4, load_i32, load_i64, load_u8, quotient, store4, store_i32, store_i64, store_u8
 
 
 def gather(piece: int, index_size: int) -> Any:
@@ -16,8 +16,8 @@ def gather(piece: int, index_size: int) -> Any:
     def kernel(x, y, index, refused, n, count, extent, inner):  # type: ignore[no-untyped-def]
         i = int64(cuda.blockIdx.x) * int64(cuda.blockDim.x) + int64(cuda.threadIdx.x)
         if i < int64(n):
-            row = int32(int32(i) // inner)
-            column, outer = int32(int32(i) - row * inner), int32(row // count)
+            row = quotient(int32(i), inner)
+            column, outer = int32(int32(i) - row * inner), quotient(row, count)
             which = int64(int32(row - outer * count))
             given = load_i64(index + int64(8) * which) if index_size == 8 else int64(load_i32(index + int64(4) * which))
             found = given + int64(extent) if given < int64(0) else given

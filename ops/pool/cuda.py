@@ -15,6 +15,7 @@ from qrt.jit.lang.cuda import (
     load_f32,
     load_i32,
     multiply,
+    quotient,
     store_f32,
     store_i32,
     store_u8,
@@ -32,9 +33,9 @@ def codes(average: bool) -> Any:
     ):  # fmt: skip
         i = int64(cuda.blockIdx.x) * int64(cuda.blockDim.x) + int64(cuda.threadIdx.x)
         if i < int64(threads):
-            pixel = int32(int32(i) // blocks)
+            pixel = quotient(int32(i), blocks)
             channel = int32(int32(int32(i) - pixel * blocks) * int32(4))
-            image = int32(pixel // pixels)
+            image = quotient(pixel, pixels)
             place = int64(int32(pixel - image * pixels))
             table = offsets + int64(4) * place * int64(taps)
             source = x + int64(image) * x_batch + int64(channel)
@@ -83,9 +84,9 @@ def floats(average: bool) -> Any:
     ):  # fmt: skip
         i = int64(cuda.blockIdx.x) * int64(cuda.blockDim.x) + int64(cuda.threadIdx.x)
         if i < int64(threads):
-            pixel = int32(int32(i) // blocks)
+            pixel = quotient(int32(i), blocks)
             channel = int32(int32(i) - pixel * blocks)
-            image = int32(pixel // pixels)
+            image = quotient(pixel, pixels)
             place = int64(int32(pixel - image * pixels))
             table = offsets + int64(4) * place * int64(taps)
             source = x + int64(image) * x_batch + int64(4) * int64(channel)

@@ -1,4 +1,5 @@
-"""Device kernels between real numbers and codes, and on codes: each thread makes 16 neighbours, which leave in whole words."""
+"""Device kernels between real numbers and codes, and on codes: each thread makes 16, which leave in whole words. Neighbouring words are
+neighbouring threads', so that what a warp reads or writes at once lies in one piece."""
 
 from __future__ import annotations
 
@@ -23,11 +24,12 @@ from qrt.jit.lang.cuda import (
     nearest,
     store4,
     store_f32,
+    store_i32,
     store_u8,
     to_float,
 )
 from qrt.jit.lang.cuda_codes import looked_up
-from qrt.jit.lang.cuda_walk import place
+from qrt.jit.lang.cuda_walk import WARP, place, stretch
 
 
 @device
@@ -46,9 +48,8 @@ def quantize(per_channel: int) -> Any:
         return int32(nearest(steps) + load_i32(zero + at))
 
     @device
-    def word(x, i, scale, low, high, zero, channels, inner):  # type: ignore[no-untyped-def]
+    def word(values, i, scale, low, high, zero, channels, inner):  # type: ignore[no-untyped-def]
         """Four codes."""
-        values = load4(x + int64(4) * i)
         codes = int32(0)
         for e in range(4):
             one = code(as_float(values[e]), i + int64(e), scale, low, high, zero, channels, inner)
@@ -56,19 +57,18 @@ def quantize(per_channel: int) -> Any:
         return codes
 
     def kernel(x, y, scale, low, high, zero, n, channels, inner):  # type: ignore[no-untyped-def]
-        i = first()
-        if i + int64(16) <= n:
-            store4(
-                y + i,
-                (
-                    word(x, i, scale, low, high, zero, channels, inner),
-                    word(x, i + int64(4), scale, low, high, zero, channels, inner),
-                    word(x, i + int64(8), scale, low, high, zero, channels, inner),
-                    word(x, i + int64(12), scale, low, high, zero, channels, inner),
-                ),
-            )
+        one, end = stretch(16)
+        if end <= n:
+            i = one + int64(3) * (one & int64(WARP - 1))  # of each thread's words the first
+            i1, i2, i3 = i + int64(4 * WARP), i + int64(8 * WARP), i + int64(12 * WARP)
+            a, b = load4(x + int64(4) * i), load4(x + int64(4) * i1)
+            c, d = load4(x + int64(4) * i2), load4(x + int64(4) * i3)
+            store_i32(y + i, word(a, i, scale, low, high, zero, channels, inner))
+            store_i32(y + i1, word(b, i1, scale, low, high, zero, channels, inner))
+            store_i32(y + i2, word(c, i2, scale, low, high, zero, channels, inner))
+            store_i32(y + i3, word(d, i3, scale, low, high, zero, channels, inner))
         else:
-            for at in range(i, n):
+            for at in range(one, n, WARP):
                 store_u8(y + at, code(load_f32(x + int64(4) * at), at, scale, low, high, zero, channels, inner))
 
     return kernel
@@ -100,13 +100,17 @@ def dequantize(of: str, per_channel: int) -> Any:
         )
 
     def kernel(x, y, scale, zero, n, channels, inner):  # type: ignore[no-untyped-def]
-        i = first()
-        if i + int64(16) <= n:
-            words = load4(x + i)
-            for q in range(4):
-                four(words[q], i + int64(4 * q), y, scale, zero, channels, inner)
+        one, end = stretch(16)
+        if end <= n:
+            i = one + int64(3) * (one & int64(WARP - 1))
+            i1, i2, i3 = i + int64(4 * WARP), i + int64(8 * WARP), i + int64(12 * WARP)
+            a, b, c, d = load_i32(x + i), load_i32(x + i1), load_i32(x + i2), load_i32(x + i3)
+            four(a, i, y, scale, zero, channels, inner)
+            four(b, i1, y, scale, zero, channels, inner)
+            four(c, i2, y, scale, zero, channels, inner)
+            four(d, i3, y, scale, zero, channels, inner)
         else:
-            for at in range(i, n):
+            for at in range(one, n, WARP):
                 code = load_i8(x + at) if signed else load_u8(x + at)
                 store_f32(y + int64(4) * at, real(code, at, scale, zero, channels, inner))
 
@@ -178,7 +182,8 @@ def binary(name: str) -> Any:
                     ),
                 )
         else:
-            for at in range(i, min(i + int64(16), int64(n))):
+            one, end = stretch(16)
+            for at in range(one, min(end, int64(n)), WARP):
                 left = load_u8(a + place(at, n1, n2, n3, n4, n5, a0, a1, a2, a3, a4, a5))
                 right = load_u8(b + place(at, n1, n2, n3, n4, n5, b0, b1, b2, b3, b4, b5))
                 store_u8(y + at, code(left, right, fa, fb, fy, low, high, za, zb, zy))

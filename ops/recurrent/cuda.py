@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from qrt.jit.lang.cuda import cuda, device, float32, int32, int64, load_f32, store_f32
+from qrt.jit.lang.cuda import cuda, device, float32, int32, int64, load_f32, quotient, store_f32
 from qrt.jit.lang.cuda_math import sigmoid, tanh
 
 
@@ -70,7 +70,7 @@ def recurrent(cell: str, threads: int) -> Any:
 
     def kernel(x, y, h, c, h0, c0, weights, extra, gates, time, batch, directions, n, width, extra_n, reverse):  # type: ignore[no-untyped-def]
         unit, thread = int32(cuda.blockIdx.x), int32(cuda.threadIdx.x)
-        direction = int32(unit // batch)
+        direction = quotient(unit, batch)
         row = int32(unit - direction * batch)
         states = int64(4) * int64(unit) * int64(n)
         h_at, c_at = h + states, c + states

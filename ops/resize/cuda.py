@@ -20,6 +20,7 @@ from qrt.jit.lang.cuda import (
     load_u16,
     multiply,
     nearest,
+    quotient,
     store4,
     store_f32,
     store_i32,
@@ -33,9 +34,9 @@ from qrt.jit.lang.cuda import (
 @device
 def place(i, rows, columns, inner):  # type: ignore[no-untyped-def]
     """Of element i: its image, row and column, and its place in its pixel."""
-    pixel = int32(i // inner)
-    line = int32(pixel // columns)
-    image = int32(line // rows)
+    pixel = quotient(int32(i), inner)
+    line = quotient(pixel, columns)
+    image = quotient(line, rows)
     return image, int32(line - image * rows), int32(pixel - line * columns), int32(i - pixel * inner)
 
 
