@@ -153,6 +153,8 @@ def ptx(kernel: DeviceKernel, cc: tuple[int, int]) -> str:
         with _LOCK:
             from numba import cuda, types
 
+            if "numba_cuda" not in (cuda.__file__ or ""):
+                raise ImportError("Python did not read numba-cuda's .pth file: install it into an environment, not a folder of PYTHONPATH")
             kinds = {"i8": types.int64, "i4": types.int32, "f4": types.float32}
             signature = types.void(*(kinds[kernel.record[name].str[1:]] for name in kernel.record.names or ()))
             function: Callable[..., Any] = getattr(importlib.import_module(module_name), function_name)(*kernel.params)
@@ -175,18 +177,19 @@ def compile_cubin(kernel: DeviceKernel, cc: tuple[int, int]) -> tuple[bytes, Usa
     except ImportError as error:
         raise KernelError(f"kernel {kernel.name} cannot be linked: pip install 'qrt[cuda]'") from error
     options = [f"-arch=sm_{cc[0]}{cc[1]}{'a' if kernel.specific else ''}", "-O3", "-verbose"]
-    handle = nvjitlink.create(len(options), options)
     try:
-        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, text, len(text), kernel.name)
-        nvjitlink.complete(handle)
-        code = bytearray(nvjitlink.get_linked_cubin_size(handle))
-        nvjitlink.get_linked_cubin(handle, code)
-        log = bytearray(nvjitlink.get_info_log_size(handle))
-        nvjitlink.get_info_log(handle, log)
-    except nvjitlink.nvJitLinkError as error:
-        raise KernelError(f"kernel {kernel.name} does not link for CUDA: {error}") from error
-    finally:
-        nvjitlink.destroy(handle)
+        handle = nvjitlink.create(len(options), options)
+        try:
+            nvjitlink.add_data(handle, nvjitlink.InputType.PTX, text, len(text), kernel.name)
+            nvjitlink.complete(handle)
+            code = bytearray(nvjitlink.get_linked_cubin_size(handle))
+            nvjitlink.get_linked_cubin(handle, code)
+            log = bytearray(nvjitlink.get_info_log_size(handle))
+            nvjitlink.get_info_log(handle, log)
+        finally:
+            nvjitlink.destroy(handle)
+    except nvjitlink.nvJitLinkError as error:  # among others for a device that is newer than the linker
+        raise KernelError(f"kernel {kernel.name} does not link for CUDA ({options[0]}): {error}") from error
     return bytes(code), _usage(kernel, log.decode(errors="replace"))
 
 
