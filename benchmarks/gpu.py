@@ -48,7 +48,7 @@ class Gpu(Driver):
             self._call("cuEventRecord", events[1], self._stream(None))
             self._call("cuEventSynchronize", events[1])
             taken = ctypes.c_float()
-            self._call("cuEventElapsedTime", ctypes.byref(taken), *events)
+            self._call("cuEventElapsedTime_v2", ctypes.byref(taken), *events)
         finally:
             for event in events:
                 self._call("cuEventDestroy_v2", event)

@@ -105,6 +105,7 @@ def emit_rows(
     places, threads = batch * pixels, batch * pixels * row // CHUNK
     if threads >= 2**31:
         raise UnsupportedOp(f"a convolution at {places} places: its rows are counted in 32 bits")
+    window.check_offsets(space, k)
     rows = steps.scratch(places * row)
     known = np.full(1, x_zero_point, np.uint8)
     code = inputs[2].ref if epilogue.name == "f32d" else steps.packed(weights.w, ("code", x_zero_point), lambda: known)
@@ -138,6 +139,7 @@ def emit_windows(
     if threads >= 2**31:
         raise UnsupportedOp(f"a result of {y.spec.size} elements: convolutions of several groups count in 32 bits")
     x, row = rows_of_chunks(steps, inputs[0], channels) if depthwise and channels % 4 else (inputs[0].ref, channels)
+    window.check_offsets(space, row)
 
     def lay(source: Array, how: str, array: Array) -> Ref:
         whole = np.resize(array, groups * n)

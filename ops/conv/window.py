@@ -83,12 +83,9 @@ class Window:
 
         `pixel`: bytes of one input pixel. Raises UnsupportedOp where offsets do not fit 32 bits, or are too many.
         """
-        if prod(space) * pixel >= 2**31:
-            raise UnsupportedOp(f"an image of {prod(space) * pixel} bytes")
+        self.check_offsets(space, pixel)
         out = self.out_space(space)
         rank = len(space)
-        if prod(out) * self.taps > MAX_OFFSETS:
-            raise UnsupportedOp(f"a window of {self.taps} pixels at {prod(out)} places")
         table = np.empty((*out, self.taps), np.int32)
         for t, taps in enumerate(product(*map(range, self.kernel))):
             offset = np.zeros(out, np.int64)
@@ -100,6 +97,14 @@ class Window:
                 offset += index * (prod(space[axis + 1 :]) * pixel)
             table[..., t] = np.where(inside, offset, -1)
         return table.reshape(-1, self.taps)
+
+    def check_offsets(self, space: Sequence[int], pixel: int) -> None:
+        """Raises UnsupportedOp where `offsets` does, before there is a table."""
+        if prod(space) * pixel >= 2**31:
+            raise UnsupportedOp(f"an image of {prod(space) * pixel} bytes")
+        places = prod(self.out_space(space))
+        if places * self.taps > MAX_OFFSETS:
+            raise UnsupportedOp(f"a window of {self.taps} pixels at {places} places")
 
     def columns(self, x: Array, pad: float) -> Array:
         """What each output pixel reads: [N, *out, taps, C] for x [N, *space, C]; padding reads `pad`. For references."""

@@ -23,13 +23,17 @@ from qrt.core.errors import KernelError
 from qrt.core.record import record
 from qrt.jit import cache
 
-__all__ = ["DeviceKernel", "Usage", "available", "compile_cubin", "cubin", "missing", "ptx", "symbol"]
+__all__ = ["FORKED", "NOT_INITIALIZED", "DeviceKernel", "Usage", "available", "compile_cubin", "cubin", "missing", "ptx", "symbol"]
 
-# Whatever of these changes may change code.
-_PACKAGES = ("numba", "numba-cuda", "llvmlite", "nvidia-nvvm", "nvidia-nvjitlink")
+# What makes PTX and what links it: of one minor version of CUDA, or the second does not know what the first one writes.
+_WRITER, _LINKER = "nvidia-nvvm", "nvidia-nvjitlink"
+# What kernels are compiled with. Whatever of these changes may change code.
+_PACKAGES = ("numba", "numba-cuda", "llvmlite", "nvidia-cuda-nvrtc", "nvidia-cuda-runtime", _WRITER, _LINKER)
 _LOCK = threading.Lock()
 # CUDA 13.0 as cuDriverGetVersion says it. A driver loads code of its own major version and of older ones.
 _DRIVER = 13000
+NOT_INITIALIZED = 3  # CUDA_ERROR_NOT_INITIALIZED
+FORKED = "a process that was forked from one that used CUDA cannot use it: start it afresh (multiprocessing's 'spawn')"
 
 
 @record
@@ -72,11 +76,16 @@ def missing() -> str | None:
     absent = [name for name in _PACKAGES if _version(name) is None]
     if absent:
         return f"{', '.join(absent)} is not installed: pip install 'qrt[cuda]'"
+    writer, linker = ((_version(name) or "").split(".")[:2] for name in (_WRITER, _LINKER))
+    if writer != linker:
+        return f"{_WRITER} is of CUDA {'.'.join(writer)} and {_LINKER} of {'.'.join(linker)}: pip install 'qrt[cuda]'"
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return "NVIDIA's driver (libcuda.so.1) is not installed: install a driver for CUDA 13 (580 or later)"
-    if status := driver.cuInit(0):
+    if (status := driver.cuInit(0)) == NOT_INITIALIZED:
+        return FORKED
+    if status:
         return f"NVIDIA's driver does not start (cuInit gave {status}): see whether nvidia-smi finds a device"
     count, version = ctypes.c_int(), ctypes.c_int()
     if driver.cuDriverGetVersion(ctypes.byref(version)) or version.value < _DRIVER:
@@ -119,7 +128,8 @@ def cubin(kernel: DeviceKernel, cc: tuple[int, int]) -> bytes:
 def _key(kernel: DeviceKernel, cc: tuple[int, int]) -> str:
     here = Path(__file__).parent
     digest = cache.digest_of_sources(kernel.source.partition(":")[0], "cuda*.py", [*sorted((here / "lang").glob("*.py")), Path(__file__)])
-    parts = (kernel.name, kernel.source, kernel.params, kernel.record.descr, kernel.block, cc, [_version(name) for name in _PACKAGES])
+    versions = [_version(name) for name in _PACKAGES]
+    parts = (kernel.name, kernel.source, kernel.params, kernel.record.descr, kernel.block, kernel.specific, cc, versions)
     return f"{kernel.name}-{hashlib.sha256(digest + repr(parts).encode()).hexdigest()[:24]}.cubin"
 
 
@@ -143,6 +153,8 @@ def ptx(kernel: DeviceKernel, cc: tuple[int, int]) -> str:
         with _LOCK:
             from numba import cuda, types
 
+            if "numba_cuda" not in (cuda.__file__ or ""):
+                raise ImportError("Python did not read numba-cuda's .pth file: install it into an environment, not a folder of PYTHONPATH")
             kinds = {"i8": types.int64, "i4": types.int32, "f4": types.float32}
             signature = types.void(*(kinds[kernel.record[name].str[1:]] for name in kernel.record.names or ()))
             function: Callable[..., Any] = getattr(importlib.import_module(module_name), function_name)(*kernel.params)
@@ -165,27 +177,27 @@ def compile_cubin(kernel: DeviceKernel, cc: tuple[int, int]) -> tuple[bytes, Usa
     except ImportError as error:
         raise KernelError(f"kernel {kernel.name} cannot be linked: pip install 'qrt[cuda]'") from error
     options = [f"-arch=sm_{cc[0]}{cc[1]}{'a' if kernel.specific else ''}", "-O3", "-verbose"]
-    handle = nvjitlink.create(len(options), options)
     try:
-        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, text, len(text), kernel.name)
-        nvjitlink.complete(handle)
-        code = bytearray(nvjitlink.get_linked_cubin_size(handle))
-        nvjitlink.get_linked_cubin(handle, code)
-        log = bytearray(nvjitlink.get_info_log_size(handle))
-        nvjitlink.get_info_log(handle, log)
-    except nvjitlink.nvJitLinkError as error:
-        raise KernelError(f"kernel {kernel.name} does not link for CUDA: {error}") from error
-    finally:
-        nvjitlink.destroy(handle)
+        handle = nvjitlink.create(len(options), options)
+        try:
+            nvjitlink.add_data(handle, nvjitlink.InputType.PTX, text, len(text), kernel.name)
+            nvjitlink.complete(handle)
+            code = bytearray(nvjitlink.get_linked_cubin_size(handle))
+            nvjitlink.get_linked_cubin(handle, code)
+            log = bytearray(nvjitlink.get_info_log_size(handle))
+            nvjitlink.get_info_log(handle, log)
+        finally:
+            nvjitlink.destroy(handle)
+    except nvjitlink.nvJitLinkError as error:  # among others for a device that is newer than the linker
+        raise KernelError(f"kernel {kernel.name} does not link for CUDA ({options[0]}): {error}") from error
     return bytes(code), _usage(kernel, log.decode(errors="replace"))
 
 
 def _usage(kernel: DeviceKernel, log: str) -> Usage:
-    """What the linker says, in the words of ptxas -v."""
-    registers = re.search(r"Used (\d+) registers", log)
-    frame = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
-    if registers is None or frame is None:
+    """What the linker says: in the words of ptxas -v of each function, and then of the kernel with all that it calls."""
+    registers = [int(count) for count in re.findall(r"[Uu]sed (\d+) registers", log)]
+    frames = [int(count) for count in re.findall(r"(\d+) (?:bytes stack frame|stack,)", log)]
+    spills = [int(count) for count in re.findall(r"(\d+) bytes spill", log)]
+    if not (registers and frames and spills):
         raise KernelError(f"kernel {kernel.name}: nvJitLink does not say what it takes: {log!r}")
-    return Usage(
-        int(registers[1]), int(frame[1]), int(frame[2]) + int(frame[3]), tuple(re.findall(r"Potential Performance Loss: (.*)", log))
-    )
+    return Usage(max(registers), max(frames), sum(spills), tuple(re.findall(r"Potential Performance Loss: (.*)", log)))

@@ -16,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import numpy as np
 
 from qrt.core.errors import DeviceError
-from qrt.jit.cuda import DeviceKernel, cubin, missing, symbol
+from qrt.jit.cuda import FORKED, NOT_INITIALIZED, DeviceKernel, cubin, missing, symbol
 
 __all__ = ["Driver", "within"]
 
@@ -27,7 +27,7 @@ _NON_BLOCKING, _NO_TIMING = 1, 2  # CU_STREAM_NON_BLOCKING, CU_EVENT_DISABLE_TIM
 _MEMORY_TYPE, _ORDINAL = 2, 9  # CU_POINTER_ATTRIBUTE_…
 _ON_DEVICE = 2  # CU_MEMORYTYPE_DEVICE
 _UINT8, _NO_INTERLEAVE, _SWIZZLE_128, _L2_256, _FILL_ZERO = 0, 0, 3, 3, 0  # CU_TENSOR_MAP_…
-_MAP_BYTES, _MAP_ALIGN, _BOX_BYTES = 128, 64, 128
+_MAP_BYTES, _MAP_ALIGN, _BOX_BYTES = 128, 128, 128
 # The tensor cores' products of codes, and copies that go on while a block computes.
 _LEAST = (8, 0)
 
@@ -76,7 +76,7 @@ def _checked(library: Any, name: str, *args: Any) -> None:
         text = ctypes.c_char_p()
         library.cuGetErrorString(status, ctypes.byref(text))
         said = text.value.decode() if text.value else "no explanation"
-        raise DeviceError(f"NVIDIA's driver refuses {name}: {said} (CUresult {status})")
+        raise DeviceError(f"NVIDIA's driver refuses {name}: {said} (CUresult {status}){f': {FORKED}' if status == NOT_INITIALIZED else ''}")
 
 
 # Kernels that are loaded, by context and name: sessions share them.
@@ -109,7 +109,7 @@ class Driver:
                 self._call("cuEventCreate", ctypes.byref(event), ctypes.c_uint(_NO_TIMING))
         self.stream: int = stream.value or 0
         made = (("cuEventDestroy_v2", self._mark), ("cuEventDestroy_v2", self._between), ("cuStreamDestroy_v2", stream))
-        weakref.finalize(self, _destroy, self._library, self._context, made).atexit = False
+        weakref.finalize(self, _give_back, self._library, self._context, made).atexit = False
 
     def _call(self, name: str, *args: Any) -> None:
         _checked(self._library, name, *args)
@@ -130,10 +130,9 @@ class Driver:
         self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(nbytes, 1)))
         return address.value
 
-    @within
     def free(self, address: int) -> None:
         """Gives memory back, once the device has done what it was given so far."""
-        self._call("cuMemFree_v2", ctypes.c_uint64(address))
+        _give_back(self._library, self._context, [("cuMemFree_v2", ctypes.c_uint64(address))], done=True)
 
     @within
     def holds(self, address: int, nbytes: int) -> bool:
@@ -168,11 +167,9 @@ class Driver:
         self._call("cuMemHostAlloc", ctypes.byref(address), ctypes.c_size_t(nbytes), ctypes.c_uint(0))
         return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address.value or 0))
 
-    @within
     def unpin(self, address: int) -> None:
         """Gives page-locked memory back, once the device has done what it was given so far."""
-        self._call("cuCtxSynchronize")
-        self._call("cuMemFreeHost", ctypes.c_void_p(address))
+        _give_back(self._library, self._context, [("cuMemFreeHost", ctypes.c_void_p(address))], done=True)
 
     @within
     def send(self, address: int, array: np.ndarray[Any, Any], stream: int | None = None) -> None:
@@ -258,10 +255,9 @@ class Driver:
         """Starts a recorded graph."""
         self._call("cuGraphLaunch", ctypes.c_void_p(graph), self._stream(stream))
 
-    @within
     def destroy(self, graph: int) -> None:
         """Gives a recorded graph back; if it is running, once it has run."""
-        self._call("cuGraphExecDestroy", ctypes.c_void_p(graph))
+        _give_back(self._library, self._context, [("cuGraphExecDestroy", ctypes.c_void_p(graph))])
 
     def _function(self, kernel: DeviceKernel) -> ctypes.c_void_p:
         """The kernel on the device, loaded once."""
@@ -277,8 +273,14 @@ class Driver:
             return _functions[key]
 
 
-def _destroy(library: Any, context: ctypes.c_void_p, made: Sequence[tuple[str, ctypes.c_void_p]]) -> None:
-    """Gives back what a Driver made. What the driver says of it no longer matters to anybody."""
+def _give_back(library: Any, context: ctypes.c_void_p, made: Sequence[tuple[str, Any]], done: bool = False) -> None:
+    """Gives back what a Driver made, and before that waits for the device, if it has to be `done` with it.
+
+    What the driver says of it no longer matters to anybody: what a GPU has failed at, the next call says as well, and in a process that was
+    forked nothing of it is there. Garbage is collected where nobody could catch an error.
+    """
     with contextlib.suppress(DeviceError), _current(library, context):
+        if done:
+            library.cuCtxSynchronize()
         for name, handle in made:
             getattr(library, name)(handle)

@@ -124,11 +124,13 @@ class DeviceMemory:
             if self._closed:
                 return
             self._closed = True
-            self.settle()
-            for constant in list(self._constants.values()):
-                constant.free()
-            if self._arena is not None:
-                self._arena.free()
+            try:
+                self.settle()
+            finally:
+                for constant in list(self._constants.values()):
+                    constant.free()
+                if self._arena is not None:
+                    self._arena.free()
 
 
 class Constant(Held):

@@ -6,6 +6,7 @@ capsules of the Python specification.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 from collections.abc import Sequence
 from typing import Any
@@ -170,18 +171,31 @@ def _steps(strides: Sequence[Any], rank: int) -> tuple[int, ...]:
 _given: dict[int, tuple[object, ...]] = {}
 
 
-def _forget(managed: int) -> None:
-    """Whoever took a capsule has done with it."""
-    _given.pop(managed, None)
+def _callbacks() -> tuple[Any, Any]:
+    """What others call: who took a capsule and has done with it, and Python when one dies. They need no name of this module, whose names
+    go before the last of the arrays when Python ends."""
+    given, name, is_valid, pointer = _given, _NAME, _is_valid, _pointer_of_dying
+
+    def forget(managed: int) -> None:
+        given.pop(managed, None)
+
+    def dispose(capsule: int) -> None:
+        if is_valid(capsule, name):  # one that nobody took is given back by nobody else
+            given.pop(pointer(capsule, name), None)
+
+    return _Deleter(forget), ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(dispose)
 
 
-def _dispose(capsule: int) -> None:
-    """A capsule dies: one that nobody took is given back by nobody else."""
-    if _is_valid(capsule, _NAME):
-        _given.pop(_pointer_of_dying(capsule, _NAME), None)
+_forgets, _disposes = _callbacks()
 
 
-_forgets, _disposes = _Deleter(_forget), ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(_dispose)
+@atexit.register
+def _leave() -> None:
+    """When Python ends, what others hold stays as it is: when they have done with it, there may be no Python any more to be told so."""
+    for managed, *_ in _given.values():
+        managed.deleter = _Deleter()  # type: ignore[attr-defined]  # none
+    for kept in (_given, _forgets, _disposes):
+        _python.Py_IncRef(ctypes.py_object(kept))
 
 
 def export(address: int, shape: Sequence[int], dtype: np.dtype[Any], device: tuple[int, int], owner: object) -> object:

@@ -52,9 +52,19 @@ def test_packages(monkeypatch: pytest.MonkeyPatch) -> None:
             qrt.InferenceSession(DIGITS, **asked)  # type: ignore[arg-type]
 
 
+def test_packages_of_two_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch)
+    monkeypatch.setattr(cuda, "_version", lambda name: "13.4.1" if name == "nvidia-nvvm" else "13.0.88")
+    with pytest.raises(qrt.DeviceError, match=r"nvidia-nvvm is of CUDA 13\.4 and nvidia-nvjitlink of 13\.0: pip install 'qrt\[cuda\]'"):
+        qrt.InferenceSession(DIGITS, target="cuda")
+
+
 def test_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, init=100)
     with pytest.raises(qrt.DeviceError, match="cuInit gave 100"):
+        qrt.InferenceSession(DIGITS, target="cuda")
+    pretend(monkeypatch, init=3)
+    with pytest.raises(qrt.DeviceError, match="a process that was forked from one that used CUDA"):
         qrt.InferenceSession(DIGITS, target="cuda")
     pretend(monkeypatch, version=12090)
     with pytest.raises(qrt.DeviceError, match=r"driver is for CUDA 12\.9, .*: install one of 580 or later"):

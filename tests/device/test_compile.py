@@ -10,9 +10,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from device.cubin import described
 from device.emulator import WORDS
 from device.needs import needs_cuda
 
+from qrt.core.errors import KernelError
 from qrt.jit import cuda
 from qrt.jit.cuda import DeviceKernel, Usage
 from qrt.jit.lang.cuda_twins import TWINS, WARP_TWINS
@@ -37,7 +39,15 @@ SHARED = 227 << 10  # bytes that one block may ask for
 
 @functools.cache
 def compiled(kernel: DeviceKernel) -> tuple[bytes, Usage]:
-    return cuda.compile_cubin(kernel, CC)
+    """Each kernel that is compiled here has the parameters of its record, whose bytes a launch hands over, and takes blocks of its size."""
+    code, usage = cuda.compile_cubin(kernel, CC)
+    found, fields = described(code, cuda.symbol(kernel)), kernel.record.fields or {}
+    places = [(fields[name][1], fields[name][0].itemsize) for name in kernel.record.names or ()]
+    assert found.parameters == dict(enumerate(places))
+    assert found.nbytes == kernel.parameters
+    assert found.threads == (kernel.block, 1, 1)
+    assert found.registers == usage.registers
+    return code, usage
 
 
 def fits(usage: Usage, kernel: DeviceKernel, blocks: int = 1) -> bool:
@@ -79,24 +89,6 @@ def test_products_stay_in_registers(kernel: DeviceKernel, tmp_path: Path) -> Non
     assert not [name for name in found if name.startswith(("STL", "LDL"))]
     assert any(name.startswith("LDGSTS") for name in found)
     assert any(name.startswith("LDSM") for name in found)
-
-
-@needs_cuda
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kernel", [gemm.KERNELS[0], gemm.PAD_ROWS, *quantization.KERNELS[:1]], ids=lambda k: k.name)
-def test_the_record_is_the_parameter_buffer(kernel: DeviceKernel) -> None:
-    """A launch hands over the record's bytes: PTX has to lay its parameters out as NumPy did."""
-    text = cuda.ptx(kernel, CC)
-    entry = text[text.index(".entry") : text.index("{")]
-    assert re.search(rf"\.entry {cuda.symbol(kernel)}\(", entry)
-    sizes = [int(bits) // 8 for bits in re.findall(r"\.param (?:\.align \d+ )?\.[bufs](\d+)", entry)]
-    assert sizes == [kernel.record[name].itemsize for name in kernel.record.names or ()]
-    end, fields = 0, kernel.record.fields or {}
-    for name, size in zip(kernel.record.names or (), sizes, strict=True):
-        at = -(-end // size) * size  # each parameter is aligned to its own size
-        assert fields[name][1] == at
-        end = at + size
-    assert kernel.parameters == end
 
 
 # Of the kernels of floats one of each kind: the others differ in what they do to a number.
@@ -160,6 +152,22 @@ def test_a_cubin_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     file.write_bytes(file.read_bytes()[:-1] + b"?")  # no longer what was written: compiled again
     monkeypatch.setattr(cuda, "compile_cubin", lambda *_: (code, Usage(0, 0, 0)))
     assert cuda.cubin(gemm.PAD_ROWS, CC) == code
+
+
+@needs_cuda
+@pytest.mark.filterwarnings("ignore")
+def test_a_device_that_the_compilers_do_not_know() -> None:
+    with pytest.raises(KernelError, match=r"kernel pad_rows_u8__cuda .* for CUDA"):
+        cuda.compile_cubin(gemm.PAD_ROWS, (10, 1))
+
+
+@needs_cuda
+def test_numbas_own_cuda_is_not_what_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numba.cuda
+
+    monkeypatch.setattr(numba.cuda, "__file__", "numba/cuda/__init__.py")
+    with pytest.raises(KernelError, match=r"does not compile for CUDA: .* not a folder of PYTHONPATH"):
+        cuda.ptx(gemm.PAD_ROWS, CC)
 
 
 OTHERS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import threading
 from typing import Any
 
@@ -23,7 +24,7 @@ OURS, OTHER = 0x31, 0x32
 # What needs no context.
 FREE_CALLS = (
     *("cuDeviceGet", "cuDeviceGetAttribute", "cuDeviceGetName", "cuDevicePrimaryCtxRetain", "cuDriverGetVersion"),
-    *("cuCtxPushCurrent_v2", "cuGetErrorString"),
+    *("cuCtxPushCurrent_v2", "cuGetErrorString", "cuInit", "cuDeviceGetCount"),
 )
 
 
@@ -39,7 +40,7 @@ class Pretended:
         self.calls: list[str] = []
         self.launches: list[tuple[str, list[int], bytes]] = []
         self.attributes: list[tuple[str, int, int]] = []
-        self.failing = ""
+        self.failing, self.status = "", 2
         self.nodes = 0
         self.capability = {75: 9, 76: 0}
         self.contexts: list[int | None] = [OTHER]
@@ -52,7 +53,7 @@ class Pretended:
             if self.contexts[-1] != OURS and name not in FREE_CALLS:
                 return 201  # CUDA_ERROR_INVALID_CONTEXT
             if name == self.failing:
-                return 2
+                return self.status
             act = getattr(type(self), f"_{name}", None)
             return (act(self, *args) or 0) if act else 0
 
@@ -129,7 +130,7 @@ class Pretended:
         to._obj.value = self.nodes
 
     def _cuTensorMapEncodeTiled(self, to: Any, *rest: Any) -> None:
-        assert to.value % 64 == 0
+        assert to.value % 128 == 0
         kind, rank, address, sizes, strides, box, steps, interleave, swizzle, promotion, fill = rest
         assert (kind.value, rank.value, interleave.value, swizzle.value, promotion.value, fill.value) == (0, 2, 0, 3, 3, 0)
         assert list(steps) == [1, 1]
@@ -142,7 +143,10 @@ class Pretended:
     def _cuDriverGetVersion(self, to: Any) -> None:
         to._obj.value = 13000
 
-    def _cuEventElapsedTime(self, to: Any, first: Any, then: Any) -> None:
+    def _cuDeviceGetCount(self, to: Any) -> None:
+        to._obj.value = 1
+
+    def _cuEventElapsedTime_v2(self, to: Any, first: Any, then: Any) -> None:
         to._obj.value = 2.5
 
     def _cuMemcpyDtoDAsync_v2(self, to: Any, source: Any, count: Any, stream: Any) -> None:
@@ -304,7 +308,7 @@ def test_what_benchmarks_ask(library: Pretended) -> None:
     assert device.name == "NVIDIA H200, compute capability 9.0, CUDA 13.0"
     library.calls.clear()
     assert device.time(lambda: library.calls.append("work")) == 2.5
-    begin, end = ["cuEventCreate"] * 2 + ["cuEventRecord"], ["cuEventRecord", "cuEventSynchronize", "cuEventElapsedTime"]
+    begin, end = ["cuEventCreate"] * 2 + ["cuEventRecord"], ["cuEventRecord", "cuEventSynchronize", "cuEventElapsedTime_v2"]
     assert library.asked() == [*begin, "work", *end, "cuEventDestroy_v2", "cuEventDestroy_v2"]
     x, y = GpuArray.of(device, np.arange(5, dtype=np.int32)), GpuArray(device, (5,), np.dtype(np.int32))
     device.copy(y.address, x.address, x.nbytes)
@@ -319,7 +323,39 @@ def test_what_the_driver_refuses(library: Pretended) -> None:
         device.allocate(1 << 60)
 
 
+def test_giving_back_never_fails(library: Pretended, capfd: pytest.CaptureFixture[str]) -> None:
+    """Garbage is collected where nobody could catch an error: after a fault of the GPU, in a process that was forked."""
+    device = Driver()
+    address, memory, graph = device.allocate(16), device.pin(16), device.record([(PAD_ROWS, (1, 1), record_of(PAD_ROWS))])
+    held = GpuArray(Gpu(), (4,), np.dtype(np.int32))
+    for library.failing in ("cuCtxSynchronize", "cuMemFree_v2", "cuMemFreeHost", "cuGraphExecDestroy", "cuCtxPushCurrent_v2"):
+        device.destroy(graph)
+        if library.failing == "cuCtxPushCurrent_v2":
+            device.free(address)
+            device.unpin(memory.ctypes.data)
+            del held, device
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_memory_is_given_back_once_the_device_has_done_with_it(library: Pretended) -> None:
+    """Of cuMemFree the manual says only that it may wait."""
+    device = Driver()
+    address = device.allocate(16)
+    library.calls.clear()
+    device.free(address)
+    assert library.asked() == ["cuCtxSynchronize", "cuMemFree_v2"]
+
+
+def test_a_process_that_was_forked(library: Pretended) -> None:
+    device = Driver()
+    library.failing, library.status = "cuCtxPushCurrent_v2", 3
+    with pytest.raises(DeviceError, match=r"\(CUresult 3\): a process that was forked .* 'spawn'"):
+        device.allocate(16)
+
+
 NUMBERS = {
+    "NOT_INITIALIZED": "CUresult.CUDA_ERROR_NOT_INITIALIZED",
     "_MAJOR": "CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR",
     "_MINOR": "CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR",
     "_MAX_DYNAMIC_SHARED": "CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES",

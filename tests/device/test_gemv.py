@@ -43,6 +43,13 @@ def test_large(gpu: Any, m: int) -> None:
     check(gpu, *case("f32d", m, 384, 30522), 0, 0)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+@pytest.mark.parametrize("m", [2, FEW_ROWS])
+def test_every_kernel(gpu: Any, epilogue: str, m: int) -> None:
+    check(gpu, *case(epilogue, m, 530, 9), 0, 0)
+
+
 MUTATIONS = {
     "the next row": ("int64(min(int32(i), int32(m - int32(1))))", "int64(0)"),
     "half of the threads": ("for distance in (16, 8, 4, 2, 1)", "for distance in (8, 4, 2, 1)"),

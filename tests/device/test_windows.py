@@ -16,9 +16,11 @@ from qrt.ops.conv import Conv, Depthwise, Window
 from qrt.ops.conv import device as table
 from qrt.ops.gemm import Int32
 from qrt.ops.gemm.epilogue import Epilogue
-from qrt.ops.op import Array, Op
+from qrt.ops.op import Array, Op, Spec
+from qrt.ops.program import Program
 from qrt.runtime.device import DevicePlan
 from qrt.runtime.emission import Packs
+from qrt.runtime.segments import judge
 
 SAME = Window((3, 3), (1, 1), (1, 1), (1, 1, 1, 1))
 STRIDED = Window((3, 3), (2, 2), (1, 1), (0, 1, 1, 1))
@@ -140,3 +142,15 @@ def test_a_planted_bug_is_found(bug: str) -> None:
     except IndexError:
         return
     assert not np.array_equal(found, op.reference(feeds)[0])
+
+
+@pytest.mark.parametrize(("groups", "k", "n"), [(4, 1, 1), (2, 8, 8), (1, 3, 8)], ids=["depthwise", "groups", "few channels"])
+def test_tables_that_are_too_long_are_refused_at_once(groups: int, k: int, n: int) -> None:
+    """And the CPU takes the convolution."""
+    program, space = Program(), (5500, 5500)
+    constants = weights(groups, SAME.taps, k, n)
+    op = (Depthwise if k == n == 1 else Conv)(SAME, constants, Int32(), 113)
+    program.inputs = [program.value(Spec((1, *space, groups * k), np.dtype(np.uint8)))]
+    program.outputs = list(program.call(op, program.inputs, "conv"))
+    (verdict,) = judge(program)
+    assert (verdict.on_device, verdict.why) == (False, "a window of 9 pixels at 30250000 places")
