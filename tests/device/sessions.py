@@ -9,13 +9,14 @@ from device.emulated import EmulatedDevice
 
 
 class Emulation:
-    """Devices that sessions made, in order."""
+    """Devices that sessions made, in order; each is of the class `kind`."""
 
     def __init__(self) -> None:
         self.made: list[EmulatedDevice] = []
+        self.kind = EmulatedDevice
 
     def __call__(self) -> EmulatedDevice:
-        self.made.append(EmulatedDevice())
+        self.made.append(self.kind())
         return self.made[-1]
 
     @property

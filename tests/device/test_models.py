@@ -10,6 +10,7 @@ import data
 import numpy as np
 import pytest
 from data import needs_data
+from device.needs import needs_cuda
 
 import qrt
 from qrt.graph import Model
@@ -91,9 +92,14 @@ def test_quantized_dynamically(gpu: Any, path: Path) -> None:
     check(qrt.quantize_dynamic(qrt.load(path)), nearly)
 
 
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=[needs_cuda, pytest.mark.filterwarnings("ignore")])])
 @pytest.mark.parametrize("path", cases(SMALL))
-def test_in_the_emulator(emulation: Emulation, path: Path) -> None:
-    """A few dense layers, a transformer, an LSTM."""
+def test_in_the_emulator(emulation: Emulation, path: Path, compiled: bool) -> None:
+    """A few dense layers, a transformer, an LSTM: by the kernels' source, and as they were compiled."""
+    if compiled:
+        from device.compiled import CompiledDevice  # here: it needs greenlet
+
+        emulation.kind = CompiledDevice
     model = qrt.load(path)
     for int8 in (qrt.quantize(model, [example_feeds(model)], progress=False), qrt.quantize_dynamic(model)):
         check(int8, nearly)
