@@ -12,8 +12,9 @@ import numpy as np
 
 from benchmarks.contest import Measured, Result, Settings, engines_of, measure
 from benchmarks.data import INT8, network
+from benchmarks.timed import Timed
 from qrt.jit import Kernel, host_target, record_dtype
-from qrt.ops.op import Array, Op, Operand, Spec, Steps
+from qrt.ops.op import Array, Operand, Spec, Steps
 from qrt.ops.program import Program
 from qrt.report.bench import Engine, time_in_turns
 from qrt.report.example import example_feeds
@@ -57,14 +58,11 @@ def scaling_rows(name: str, counts: Sequence[int], settings: Settings) -> Iterat
 
 
 @dataclass(frozen=True)
-class _Empty(Op):
+class _Empty(Timed):
     """STEPS steps that do nothing; all threads meet after each."""
 
     def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
         return (inputs[0],)
-
-    def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        raise NotImplementedError("only its time counts")
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         for _ in range(STEPS):

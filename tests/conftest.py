@@ -27,10 +27,16 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of plans of a cache that has its kernels, and no plans."""
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that has its kernels, and nothing else."""
     folder = tmp_path / "cache"
     folder.mkdir()
     (folder / "kernels").symlink_to(cache_dir() / "kernels")
     monkeypatch.setenv("QRT_CACHE_DIR", str(folder))
-    return folder / "plans"
+    return folder
+
+
+@pytest.fixture
+def plans(cache: Path) -> Path:
+    """The folder of plans of a cache that has none."""
+    return cache / "plans"

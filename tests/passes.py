@@ -47,7 +47,7 @@ def reference(model: onnx.ModelProto, inputs: Arrays) -> list[np.ndarray]:
     return ReferenceEvaluator(model).run(None, inputs)
 
 
-def same(
+def check_same(
     before: onnx.ModelProto,
     *passes: Callable[[Model], bool],
     run: Callable[[onnx.ModelProto, Arrays], list[np.ndarray]] = reference,

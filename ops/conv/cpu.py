@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 
 from qrt.jit.lanes import LANES
 from qrt.jit.lang import fields, share, u8
 from qrt.jit.lang.simd import F32, I8, I64, Simd
-from qrt.ops.gemm.cpu import NAMES, NUMBA_TYPES, Micro
+from qrt.ops.gemm.cpu_micro import Micro, numbers, places, tile
 from qrt.ops.gemm.table import CODES
 
 
@@ -66,15 +64,10 @@ class _Depthwise(Micro):
 def depthwise(isa, tile_rows, tile_vectors, epilogue):  # type: ignore[no-untyped-def]
     """All tiles of one image batch: threads share the (image, pixel block) rows, channels innermost."""
 
-    @intrinsic
-    def micro(typing_context, values):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            members = [builder.extract_value(args[0], i) for i in range(len(NAMES))]
-            _Depthwise(Simd(isa, builder), tile_rows, tile_vectors, "indirect", epilogue, dict(zip(NAMES, members, strict=True))).build()
-            return context.get_dummy_value()
+    def build(builder: Any, values: dict[str, Any]) -> None:
+        _Depthwise(Simd(isa, builder), tile_rows, tile_vectors, "indirect", epilogue, values).build()
 
-        return types.void(types.Tuple(NUMBA_TYPES)), codegen
-
+    compute = tile(build)
     lanes = tile_vectors * LANES[isa]
     size = 1 if epilogue in CODES else 4
     x_size = 4 if epilogue in ("f32", "f32add") else 1
@@ -83,28 +76,7 @@ def depthwise(isa, tile_rows, tile_vectors, epilogue):  # type: ignore[no-untype
         r = fields(record)
         blocks = (r.m + tile_rows - 1) // tile_rows
         lo, hi = share(r.batch * blocks, tid, nthreads)
-        common = (
-            r.x_row,
-            r.zeros,
-            r.y_row,
-            r.bias_row,
-            r.a_scale,
-            r.a_zero_point,
-            r.table,
-            r.taps,
-            r.k4,
-            0,
-            0,
-            r.lo,
-            r.hi,
-            r.c_lo,
-            r.c_hi,
-            r.c_ratio,
-            r.r_ratio,
-            r.c_zero_point,
-            r.sum_offset,
-            r.y_zero_point,
-        )
+        shared = (r.x_row, *places(r), r.taps, r.k4, 0, 0, *numbers(r))
         for block in range(lo, hi):
             m = block % blocks * tile_rows
             image = block // blocks
@@ -124,7 +96,7 @@ def depthwise(isa, tile_rows, tile_vectors, epilogue):  # type: ignore[no-untype
                     min(tile_rows, r.m - m),
                     min(lanes, r.n - c),
                 )
-                micro(own + common)
+                compute(own + shared)
 
     return kernel
 

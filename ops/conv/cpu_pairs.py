@@ -8,11 +8,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 
-from qrt.jit.lang import fields, i32, i64, share
+from qrt.jit.lang import fields, i32, i64, share, written
 from qrt.jit.lang.simd import I8, I64, Simd
-from qrt.ops.gemm.cpu import Micro
+from qrt.ops.gemm.cpu_micro import Micro
 
 CHANNELS = 32
 # Bytes that each block of channels has of a constant, and of the weights of two taps.
@@ -54,14 +53,10 @@ def pairs(isa, pixels):  # type: ignore[no-untyped-def]
     """All tiles of one image batch: threads share the (image, pixel block) rows, channels innermost. Where the taps of a block's pixels
     lie is found once for all channels."""
 
-    @intrinsic
-    def tile(typing_context, values):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            members = [builder.extract_value(args[0], i) for i in range(len(_NAMES))]
-            _Tile(Simd(isa, builder), pixels, dict(zip(_NAMES, members, strict=True))).build()
-            return context.get_dummy_value()
+    def build(builder: Any, values: dict[str, Any]) -> None:
+        _Tile(Simd(isa, builder), pixels, values).build()
 
-        return types.void(types.Tuple(_TYPES)), codegen
+    tile = written(_NAMES, _TYPES, build)
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)

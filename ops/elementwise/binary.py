@@ -10,8 +10,8 @@ import numpy as np
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
-from qrt.ops.elementwise.walk import broadcast_shape, in_rows, threads_for, walk_fields, walk_record
-from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
+from qrt.ops.elementwise.walk import Walked, broadcast_shape, threads_for, walk_fields, walk_record
+from qrt.ops.op import Array, DeviceSteps, Operand, Spec, Steps
 
 __all__ = ["BINARY", "KERNELS", "Binary", "Where"]
 
@@ -96,7 +96,7 @@ KERNELS: tuple[Kernel, ...] = (*_BINARY_KERNELS.values(), *_WHERE_KERNELS.values
 
 
 @record
-class Binary(Op):
+class Binary(Walked):
     """y = f(a, b), f a row of BINARY; operands of one rank and dtype, extents of 1 repeat."""
 
     name: str
@@ -122,12 +122,6 @@ class Binary(Op):
             kernel = _BINARY_KERNELS[self.name, a.spec.dtype.name]
             steps.step(kernel, threads_for(y.spec.size * a.spec.dtype.itemsize), **walk_fields("ab", (a, b), y))
 
-    def reads(self, index: int, x: Spec, strides: Sequence[int]) -> bool:
-        return in_rows(x, strides)
-
-    def writes(self, y: Spec, strides: Sequence[int]) -> bool:
-        return in_rows(y, strides)
-
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         from qrt.ops.elementwise.device import emit_binary
 
@@ -141,7 +135,7 @@ class Binary(Op):
 
 
 @record
-class Where(Op):
+class Where(Walked):
     """y = a where the bool c holds, else b; operands of one rank, extents of 1 repeat."""
 
     def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
@@ -159,12 +153,6 @@ class Where(Op):
         y = outputs[0]
         if y.spec.size:
             steps.step(_WHERE_KERNELS[y.spec.dtype.itemsize], threads_for(y.spec.nbytes), **walk_fields("cab", inputs, y))
-
-    def reads(self, index: int, x: Spec, strides: Sequence[int]) -> bool:
-        return in_rows(x, strides)
-
-    def writes(self, y: Spec, strides: Sequence[int]) -> bool:
-        return in_rows(y, strides)
 
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         from qrt.ops.elementwise.device import emit_where

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qrt.core.errors import ModelError, UnsupportedOp
-from qrt.ops.op import Operand, Ref, Spec
+from qrt.ops.op import Op, Operand, Ref, Spec
 from qrt.ops.strides import agreed, contiguous, is_contiguous, row_stride
 
-__all__ = ["MAX_AXES", "ROWS", "SMALL", "broadcast_shape", "in_rows", "merge", "row_fields", "threads_for", "walk_fields", "walk_record"]
+__all__ = ["MAX_AXES", "ROWS", "SMALL", "Walked", "broadcast_shape", "merge", "row_fields", "threads_for", "walk_fields", "walk_record"]
 
 MAX_AXES = 6
 # Bytes below which handing work to another thread costs more than it saves.
@@ -98,6 +98,16 @@ def row_fields(x: Operand, y: Operand) -> dict[str, int | Ref]:
     return {"x": x.ref, "y": y.ref, "rows": y.spec.size // shape[-1], "n": shape[-1], "x_row": x_row, "y_row": y_row}
 
 
-def in_rows(spec: Spec, strides: Sequence[int]) -> bool:
+def _in_rows(spec: Spec, strides: Sequence[int]) -> bool:
     """Whether a walk can read or write a part with these strides: of rows that lie at one distance, along axes that it has room for."""
     return len(spec.shape) <= MAX_AXES and spec.shape[-1:] != (1,) and row_stride(spec.shape, strides) is not None
+
+
+class Walked(Op):
+    """An op whose kernel walks its operands, parts of larger values as well."""
+
+    def reads(self, index: int, x: Spec, strides: Sequence[int]) -> bool:
+        return _in_rows(x, strides)
+
+    def writes(self, y: Spec, strides: Sequence[int]) -> bool:
+        return _in_rows(y, strides)

@@ -15,10 +15,10 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from qrt.jit.lang import device, fields, i32, i64, share
+from qrt.jit.lang import device, fields, i32, i64, members, share, written
 from qrt.jit.lang.simd import I8, I32, I64, Simd
 from qrt.ops.gemm.amx import columns_of_line
-from qrt.ops.gemm.cpu import Micro
+from qrt.ops.gemm.cpu_micro import FLOATS, Micro
 from qrt.ops.gemm.table import CODES
 
 COLUMNS = 32
@@ -104,12 +104,15 @@ def place(source, line, at, count):  # type: ignore[no-untyped-def]
         done += some
 
 
+_floats = members(*FLOATS)
+
+
 @device
 def finishing(record, y, n, pairs, count):  # type: ignore[no-untyped-def]
     """What `block` needs to finish the accumulators of columns from `n` on, whose first result lies `y` bytes from the first of all."""
     r = fields(record)
     addresses = (r.bias + 4 * n, r.scale + 4 * n, r.y + y, r.y_row, r.r + y, r.a_scale, r.a_zero_point, r.table, r.column_sums + 4 * n)
-    floats = (r.lo, r.hi, r.c_lo, r.c_hi, r.c_ratio, r.r_ratio, r.c_zero_point, r.sum_offset)
+    floats = _floats(r)
     rows = (min(r.n - n, 32), r.pairs + pairs, 1 if pairs == 0 else 0, count)
     zero_point = (r.y_zero_point,)
     return addresses + rows + floats + zero_point
@@ -148,10 +151,8 @@ def fill(record, x, m, rows, panel, k_steps):  # type: ignore[no-untyped-def]
 _PRODUCTS = ("a", "a_row", "offsets", "w", "steps", "ahead", "lines", "acc", "upper_rows", "streams")
 _ADDRESSES = ("bias", "scale", "y", "y_row", "r", "a_scale", "a_zero_point", "table", "column_sums")
 _ROWS = ("columns", "pairs", "straight", "count")
-_FLOATS = ("lo", "hi", "c_lo", "c_hi", "c_ratio", "r_ratio", "c_zero_point", "sum_offset")
-_PRODUCT_TYPES = (types.int64,) * len(_PRODUCTS)
-_FINISH = (*_ADDRESSES, *_ROWS, *_FLOATS, "y_zero_point")
-_FINISH_TYPES = (types.int64,) * len((*_ADDRESSES, *_ROWS)) + (types.float32,) * len(_FLOATS) + (types.int32,)
+_NAMES = (*_PRODUCTS, *_ADDRESSES, *_ROWS, *FLOATS, "y_zero_point")
+_TYPES = (types.int64,) * len((*_PRODUCTS, *_ADDRESSES, *_ROWS)) + (types.float32,) * len(FLOATS) + (types.int32,)
 
 
 class _Block(Micro):
@@ -326,19 +327,13 @@ class _Narrow(_Block):
 def gemm(epilogue, tile_rows):  # type: ignore[no-untyped-def]
     """Blocks of `tile_rows` rows, 32 or 16, by 32 columns. Threads share them evenly, row after row, or whole columns of them; a thread
     takes `chunk` rows of blocks at a time through `wide` of its columns."""
-
-    @intrinsic
-    def block(typing_context, products, finish):  # type: ignore[no-untyped-def]
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            named = {name: builder.extract_value(args[0], i) for i, name in enumerate(_PRODUCTS)}
-            named |= {name: builder.extract_value(args[1], i) for i, name in enumerate(_FINISH)}
-            kind(Simd("avx512vnni", builder), 2, 2, "direct", epilogue, named).build()
-            return context.get_dummy_value()
-
-        return types.void(types.Tuple(_PRODUCT_TYPES), types.Tuple(_FINISH_TYPES)), codegen
-
-    size, unit = 1 if epilogue in CODES else 4, columns_of_line(epilogue)
     kind = _Block if tile_rows == 32 else _Narrow
+
+    def build(builder: Any, values: dict[str, Any]) -> None:
+        kind(Simd("avx512vnni", builder), 2, 2, "direct", epilogue, values).build()
+
+    block = written(_NAMES, _TYPES, build)
+    size, unit = 1 if epilogue in CODES else 4, columns_of_line(epilogue)
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
@@ -375,10 +370,8 @@ def gemm(epilogue, tile_rows):  # type: ignore[no-untyped-def]
                     for i in range(top, bottom):
                         entry = 4 * (at + i)
                         a = x + places[entry] if in_place else panel + i * steps * 2048
-                        block(
-                            (a, r.position, r.offsets_k, w, steps, ahead, lines, acc, r.upper, r.streams),
-                            finishing(record, y, n, pairs, count),
-                        )
+                        products = (a, r.position, r.offsets_k, w, steps, ahead, lines, acc, r.upper, r.streams)
+                        block(products + finishing(record, y, n, pairs, count))
                         ahead += lines * 64 * steps
                         n = column * 32
                         y = image * r.y_batch + places[entry + 1] * r.y_row + n * size
@@ -386,7 +379,7 @@ def gemm(epilogue, tile_rows):  # type: ignore[no-untyped-def]
                 row += rows
             left = right
         if count > 0:  # the last block, while products are made that nobody reads
-            block((a, r.position, r.offsets_k, w, 1, w, 0, acc, r.upper, 0), finishing(record, y, n, pairs, count))
+            block((a, r.position, r.offsets_k, w, 1, w, 0, acc, r.upper, 0, *finishing(record, y, n, pairs, count)))
         tiles_end()
 
     return kernel

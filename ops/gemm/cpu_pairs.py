@@ -12,8 +12,8 @@ from numba.extending import intrinsic
 
 from qrt.jit.lanes import LANES
 from qrt.jit.lang import device, fields, i32, share
-from qrt.jit.lang.simd import I8, I16, I64, Simd
-from qrt.ops.gemm.cpu import NAMES, NUMBA_TYPES, Micro
+from qrt.jit.lang.simd import I8, I16, Simd
+from qrt.ops.gemm.cpu_micro import Micro, numbers, places, row_block_tiles, whole_blocks
 from qrt.ops.gemm.table import CODES
 
 
@@ -77,58 +77,21 @@ def _gather(r, strip, x, first, last):  # type: ignore[no-untyped-def]
 def gemm(isa, tile_rows, tile_vectors, addressing, epilogue):  # type: ignore[no-untyped-def]
     """All tiles of one product, in order of (batch, group, chunk of row blocks, column block, row block); row blocks as in `cpu.gemm`.
     Threads share (chunk, column block), and widen the rows of each chunk that they meet for themselves."""
-
-    def tile(rows: int, whole: bool) -> Any:
-        @intrinsic
-        def micro(typing_context, values):  # type: ignore[no-untyped-def]
-            def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-                members = [builder.extract_value(args[0], i) for i in range(len(NAMES))]
-                named = dict(zip(NAMES, members, strict=True)) | ({"rows": I64(rows)} if whole else {})
-                _Pairs(Simd(isa, builder), rows, tile_vectors, "direct", epilogue, named).build()
-                return context.get_dummy_value()
-
-            return types.void(types.Tuple(NUMBA_TYPES)), codegen
-
-        return micro
-
-    whole, less = tile(tile_rows, True), tile(max(tile_rows - 1, 1), False)
+    whole, less = row_block_tiles(_Pairs, isa, tile_rows, tile_vectors, "direct", epilogue)
     nr = tile_vectors * LANES[isa]
     size = 1 if epilogue in CODES else 4
     indirect = addressing == "indirect"
 
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
-        row_blocks = (r.m + tile_rows - 1) // tile_rows
+        blocks = (r.m + tile_rows - 1) // tile_rows
         column_blocks = (r.n + nr - 1) // nr
-        chunks = (row_blocks + r.together - 1) // r.together
-        wholes = r.m - row_blocks * (tile_rows - 1)
-        if wholes < 0:
-            wholes = row_blocks - 1  # the last one repeats rows
+        chunks = (blocks + r.together - 1) // r.together
+        wholes = whole_blocks(blocks, r.m, tile_rows)
         # At two steps as much of the next block of columns is asked for as is there by its turn.
-        together = min(r.together, row_blocks)
+        together = min(r.together, blocks)
         piece = (2 * nr + together - 1) // together
-        common = (
-            r.strip_row,
-            r.zeros,
-            r.y_row,
-            r.bias_row,
-            r.a_scale,
-            r.a_zero_point,
-            r.table,
-            1,
-            r.k4,
-            2 * piece,
-            0,
-            r.lo,
-            r.hi,
-            r.c_lo,
-            r.c_hi,
-            r.c_ratio,
-            r.r_ratio,
-            r.c_zero_point,
-            r.sum_offset,
-            r.y_zero_point,
-        )
+        shared = (r.strip_row, *places(r), 1, r.k4, 2 * piece, 0, *numbers(r))
         strip = r.strip + tid * r.strip_bytes
         unit, end = share(r.batch * r.groups * chunks * column_blocks, tid, nthreads)
         while unit < end:
@@ -136,7 +99,7 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue):  # type: ignore[no
             stop = min(column_blocks, start + end - unit)
             unit += stop - start
             begin = item % chunks * r.together
-            until = min(begin + r.together, row_blocks)
+            until = min(begin + r.together, blocks)
             group, image = item // chunks % r.groups, item // chunks // r.groups
             first = begin * tile_rows - max(begin - wholes, 0)
             last = min(until * tile_rows - max(until - wholes, 0), r.m)
@@ -147,15 +110,15 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue):  # type: ignore[no
                 for m in range(first, last):
                     for tap in range(r.taps):
                         _widen_row(strip + (m - first) * r.strip_row + 2 * tap * r.k, x + m * r.x_row, r.k)
-            for block in range(start, stop):
-                n = block * nr
-                w = r.w + image * r.w_batch + group * r.w_group + block * r.w_block
+            for columns in range(start, stop):
+                n = columns * nr
+                w = r.w + image * r.w_batch + group * r.w_group + columns * r.w_block
                 y = image * r.y_batch + group * r.y_group + n * size
                 column = 4 * (group * column_blocks * nr + n)
-                for row in range(begin, until):
-                    m = row * tile_rows - max(row - wholes, 0)
+                for block in range(begin, until):
+                    m = block * tile_rows - max(block - wholes, 0)
                     at = y + m * r.y_row
-                    values = (
+                    own = (
                         strip + (m - first) * r.strip_row,
                         0,
                         w,
@@ -164,14 +127,14 @@ def gemm(isa, tile_rows, tile_vectors, addressing, epilogue):  # type: ignore[no
                         r.y + at,
                         r.r + at,
                         r.column_sums + column,
-                        w + r.w_block + (row - begin) * r.k4 * piece,
+                        w + r.w_block + (block - begin) * r.k4 * piece,
                         0,
                         min(tile_rows - 1, r.m - m),
                         min(nr, r.n - n),
                     )
-                    if tile_rows == 1 or row < wholes:
-                        whole(values + common)
+                    if tile_rows == 1 or block < wholes:
+                        whole(own + shared)
                     else:
-                        less(values + common)
+                        less(own + shared)
 
     return kernel

@@ -1,4 +1,4 @@
-"""The matrix product's table: tiles per instruction set, the record, the epilogues. Kernels: `cpu.py`.
+"""The matrix product's table: tiles per instruction set, the record, the epilogues. Kernels: `cpu.py`, around `cpu_micro.py`.
 
 One kernel family serves matrix products and convolutions, integer and float: rows of A are found by a stride (`direct`) or
 through a table of offsets (`indirect`, one per output pixel and tap), and are read four bytes at a time: four uint8 or
@@ -217,8 +217,8 @@ def cost(target: Target, tile: Tile, m: int, n: int, k_steps: int, epilogue: str
 
     A step is rows·vectors products, two a cycle (in pairs two instructions each and one a vector of B, three a cycle); not less than their
     latency takes, nor than the loads, two a cycle as well, of `rows` broadcasts of A and `vectors` vectors of B, nor than B comes in. An
-    accumulator's way out costs as counted in `cpu.py`: about 8 instructions to a vector of codes, 5 where four are packed at once, 3 to one
-    of floats; a row's addresses cost about 4.
+    accumulator's way out costs as counted in `cpu_micro.py`: about 8 instructions to a vector of codes, 5 where four are packed at once, 3
+    to one of floats; a row's addresses cost about 4.
 
     Each row block reads a block of B's columns again. Of one that is larger than half of the L2 cache, a growing part is gone by then, and
     all of one of the cache's size: measured on 196 to 1024 rows of 4096 to 8192 floats, tiles of 16 to 64 columns.

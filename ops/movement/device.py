@@ -8,7 +8,7 @@ from math import prod
 from qrt.core.errors import UnsupportedOp
 from qrt.jit import record_dtype
 from qrt.jit.cuda import DeviceKernel
-from qrt.ops.movement.strided import MAX_AXES, Axis, merge_axes, pieces, walk
+from qrt.ops.movement.strided import Axis, axis_fields, merge_axes, pieces, walk
 from qrt.ops.op import DeviceSteps, Operand
 
 __all__ = ["KERNELS", "SIZES", "STRIDED", "emit_strided", "widest"]
@@ -53,8 +53,7 @@ def emit_strided(
     in_bytes = [(n, s * size, t * size) for n, s, t in walk(shape, x_strides, y_strides)]
     whole, size = _widened(in_bytes, size, source.offset, to.offset)
     for x_at, y_at, axes in pieces(whole):
-        axes = [(1, 0, 0)] * (MAX_AXES - len(axes)) + axes
-        fields = {f"{name}{k}": axis[i] for i, name in enumerate("nst") for k, axis in enumerate(axes)}
+        fields = axis_fields(axes)
         del fields["n0"]
         kernel, n = STRIDED[size], prod(axis[0] for axis in axes)
         steps.launch(kernel, (-(-n // kernel.block), 1), x=source + x_at, y=to + y_at, n=n, **fields)

@@ -78,6 +78,36 @@ def _padded(values: Sequence[int], count: int, filler: int, name: str) -> dict[s
     return {f"{name}{k}": v for k, v in enumerate([*values, *[filler] * (count - len(values))])}
 
 
+def _look_up(
+    table: dict[tuple[int, int], Kernel],
+    steps: Steps,
+    threads: int | None,
+    x: Operand,
+    y: Operand,
+    index: Operand,
+    extents: Sequence[int],
+    strides: Sequence[int],
+    label: str,
+    counts: dict[str, int],
+) -> None:
+    """Appends a kernel of `table`, which goes where tuples of indices point: into axes of `extents`, whose elements lie `strides` apart.
+    The last stride is what lies behind those axes, and moves in one piece. `counts`: the record's other words."""
+    steps.step(
+        table[y.spec.dtype.itemsize, index.spec.dtype.itemsize],
+        threads,
+        x=x.ref,
+        y=y.ref,
+        index=index.ref,
+        refused=0,
+        depth=len(extents),
+        inner=strides[-1],
+        **counts,
+        **_padded(extents, MAX_DEPTH, 1, "n"),
+        **_padded(strides, MAX_DEPTH, 0, "s"),
+    )
+    steps.rule(_rule(label, extents))
+
+
 @record
 class Gather(Op):
     """x, index → x with `axis` replaced by the axes of index. `label`, here and below: what errors call the indices."""
@@ -102,23 +132,8 @@ class Gather(Op):
         if y.spec.size == 0:
             return
         extent, inner = x.spec.shape[self.axis], prod(x.spec.shape[self.axis + 1 :])
-        steps.step(
-            _GATHER[x.spec.dtype.itemsize, index.spec.dtype.itemsize],
-            None if y.spec.nbytes > SERIAL_BYTES else 1,
-            x=x.ref,
-            y=y.ref,
-            index=index.ref,
-            refused=0,
-            batches=prod(x.spec.shape[: self.axis]),
-            x_stride=extent * inner,
-            index_stride=0,
-            tuples=index.spec.size,
-            depth=1,
-            inner=inner,
-            **_padded([extent], MAX_DEPTH, 1, "n"),
-            **_padded([inner], MAX_DEPTH, 0, "s"),
-        )
-        steps.rule(_rule(self.label, [extent]))
+        counts = {"batches": prod(x.spec.shape[: self.axis]), "x_stride": extent * inner, "index_stride": 0, "tuples": index.spec.size}
+        _look_up(_GATHER, steps, None if y.spec.nbytes > SERIAL_BYTES else 1, x, y, index, [extent], [inner], self.label, counts)
 
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         from qrt.ops.movement.device_index import emit_gather
@@ -163,24 +178,14 @@ class GatherND(Op):
         if y.spec.size == 0:
             return
         depth, tuples = index.spec.shape[-1], prod(index.spec.shape[self.batch : -1])
-        strides = contiguous(x.spec.shape)
-        steps.step(
-            _GATHER[x.spec.dtype.itemsize, index.spec.dtype.itemsize],
-            None if y.spec.nbytes > SERIAL_BYTES else 1,
-            x=x.ref,
-            y=y.ref,
-            index=index.ref,
-            refused=0,
-            batches=prod(x.spec.shape[: self.batch]),
-            x_stride=prod(x.spec.shape[self.batch :]),
-            index_stride=tuples * depth,
-            tuples=tuples,
-            depth=depth,
-            inner=prod(x.spec.shape[self.batch + depth :]),
-            **_padded(x.spec.shape[self.batch : self.batch + depth], MAX_DEPTH, 1, "n"),
-            **_padded(strides[self.batch : self.batch + depth], MAX_DEPTH, 0, "s"),
-        )
-        steps.rule(_rule(self.label, x.spec.shape[self.batch : self.batch + depth]))
+        shape, strides, axes = x.spec.shape, contiguous(x.spec.shape), slice(self.batch, self.batch + depth)
+        counts = {
+            "batches": prod(shape[: self.batch]),
+            "x_stride": prod(shape[self.batch :]),
+            "index_stride": tuples * depth,
+            "tuples": tuples,
+        }
+        _look_up(_GATHER, steps, None if y.spec.nbytes > SERIAL_BYTES else 1, x, y, index, shape[axes], strides[axes], self.label, counts)
 
 
 @record
@@ -210,24 +215,9 @@ class ScatterND(Op):
         emit_strided(steps, x, outputs[0], contiguous(x.spec.shape))
         if updates.spec.size == 0:
             return
-        depth = index.spec.shape[-1]
-        steps.step(
-            _SCATTER[x.spec.dtype.itemsize, index.spec.dtype.itemsize],
-            1,
-            x=updates.ref,
-            y=outputs[0].ref,
-            index=index.ref,
-            refused=0,
-            batches=1,
-            x_stride=0,
-            index_stride=0,
-            tuples=prod(index.spec.shape[:-1]),
-            depth=depth,
-            inner=prod(x.spec.shape[depth:]),
-            **_padded(x.spec.shape[:depth], MAX_DEPTH, 1, "n"),
-            **_padded(contiguous(x.spec.shape)[:depth], MAX_DEPTH, 0, "s"),
-        )
-        steps.rule(_rule(self.label, x.spec.shape[:depth]))
+        shape, depth = x.spec.shape, index.spec.shape[-1]
+        counts = {"batches": 1, "x_stride": 0, "index_stride": 0, "tuples": prod(index.spec.shape[:-1])}
+        _look_up(_SCATTER, steps, 1, updates, outputs[0], index, shape[:depth], contiguous(shape)[:depth], self.label, counts)
 
 
 def _walk_along(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.op import Operand, Ref, Steps
@@ -98,12 +99,14 @@ def emit_strided(
 
 def _emit(steps: Steps, x: Ref, y: Ref, axes: list[Axis], itemsize: int) -> None:
     kernel, axes = _choose(axes, itemsize)
-    axes = [(1, 0, 0)] * (MAX_AXES - len(axes)) + axes
-    fields = {f"{name}{k}": axis[i] for i, name in enumerate("nst") for k, axis in enumerate(axes)}
-    nbytes = itemsize
-    for n, _, _ in axes:
-        nbytes *= n
-    steps.step(kernel, None if nbytes > SERIAL_BYTES else 1, x=x, y=y, **fields)
+    nbytes = itemsize * prod(n for n, _, _ in axes)
+    steps.step(kernel, None if nbytes > SERIAL_BYTES else 1, x=x, y=y, **axis_fields(axes))
+
+
+def axis_fields(axes: Sequence[Axis]) -> dict[str, int]:
+    """The extents and strides of a walk as kernels' records have them: n0 … n5, s0 …, t0 …; axes that are missing come first."""
+    all_axes = [(1, 0, 0)] * (MAX_AXES - len(axes)) + list(axes)
+    return {f"{name}{k}": axis[i] for i, name in enumerate("nst") for k, axis in enumerate(all_axes)}
 
 
 def _choose(axes: list[Axis], itemsize: int) -> tuple[Kernel, list[Axis]]:

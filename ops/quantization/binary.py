@@ -11,8 +11,8 @@ from qrt.core.errors import UnsupportedOp
 from qrt.core.numerics import round_clamp
 from qrt.core.record import record
 from qrt.jit import Kernel, choose, record_dtype
-from qrt.ops.elementwise.walk import broadcast_shape, in_rows, threads_for, walk_fields, walk_record
-from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
+from qrt.ops.elementwise.walk import Walked, broadcast_shape, threads_for, walk_fields, walk_record
+from qrt.ops.op import Array, DeviceSteps, Operand, Spec, Steps
 
 __all__ = ["KERNELS", "QBinary"]
 
@@ -39,7 +39,7 @@ def fma(code: Any, factor: Any, addend: Any) -> Any:
 
 
 @record
-class QBinary(Op):
+class QBinary(Walked):
     """Codes of a + b or a · b; operands of one rank, extents of 1 repeat.
 
     `name`: "add": clamp(rint(fma(a, ra, fma(b, rb, k)))), ra = float32(sa / sy), rb = float32(sb / sy) and k = zy − fma(za, ra, rb · zb);
@@ -108,12 +108,6 @@ class QBinary(Op):
             fa, fb, fy, zeros = self.a_scale, self.b_scale, self.y_scale, (self.a_zero, self.b_zero, self.y_zero)
         scales = {"fa": float(fa), "fb": float(fb), "fy": float(fy), "low": self.qmin - zeros[2], "high": self.qmax - zeros[2]}
         return scales | dict(zip(("za", "zb", "zy"), zeros, strict=True))
-
-    def reads(self, index: int, x: Spec, strides: Sequence[int]) -> bool:
-        return in_rows(x, strides)
-
-    def writes(self, y: Spec, strides: Sequence[int]) -> bool:
-        return in_rows(y, strides)
 
     @property
     def inplace(self) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -149,32 +150,15 @@ class Recurrent(Op):
         return sigmoid(o + peep_o * c) * np.tanh(c), c
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
-        states = 1 + self.has_cell_state
-        x, first, lengths, last = inputs[0], inputs[1 : 1 + states], inputs[1 + states :], outputs[1:]
-        directions, width, n = self.weights.shape
-        if last[0].spec.size == 0:
+        x, lengths, width = inputs[0], inputs[2 + self.has_cell_state :], self.weights.shape[1]
+        if outputs[1].spec.size == 0:
             return
-        weights = steps.packed(self.weights, "columns", lambda: np.ascontiguousarray(self.weights.transpose(0, 2, 1)))
-        extra, general = self.extra, bool(lengths) or self.coupled or self.clip != float("inf")
+        general = bool(lengths) or self.coupled or self.clip != float("inf")
         steps.step(
             _CELLS[self.cell, general],
-            1 if x.spec.size * n < SERIAL_MACS else None,
-            x=x.ref,
-            y=outputs[0].ref,
-            h=last[0].ref,
-            c=last[-1].ref,
-            h0=first[0].ref,
-            c0=first[-1].ref,
-            weights=weights,
-            extra=0 if extra is None else steps.packed(extra, "extra", extra.copy),
+            1 if x.spec.size * self.weights.shape[2] < SERIAL_MACS else None,
+            **self._fields(steps, inputs, outputs),
             gates=steps.scratch(steps.threads * 2 * width * 4),
-            time=x.spec.shape[0],
-            batch=x.spec.shape[1],
-            directions=directions,
-            n=n,
-            width=width,
-            extra_n=0 if extra is None else extra.shape[1],
-            reverse=int(self.reverse),
             lengths=lengths[0].ref if lengths else 0,
             refused=0,
             coupled=int(self.coupled),
@@ -186,28 +170,33 @@ class Recurrent(Op):
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         from qrt.ops.recurrent.device import CELLS
 
-        states = 1 + self.has_cell_state
-        x, first, last = inputs[0], inputs[1 : 1 + states], outputs[1:]
-        directions, width, n = self.weights.shape
-        if len(inputs) > 1 + states or self.coupled or self.clip != float("inf"):
+        if len(inputs) > 2 + self.has_cell_state or self.coupled or self.clip != float("inf"):
             raise UnsupportedOp("no kernel for CUDA has sequences of different lengths, clipped gates or coupled ones")
-        if last[0].spec.size == 0:
+        if outputs[1].spec.size == 0:
             return
-        time, batch = x.spec.shape[:2]
+        fields = self._fields(steps, inputs, outputs)
+        cells = fields["directions"] * fields["batch"]
+        steps.launch(CELLS[self.cell], (cells, 1), **fields, gates=steps.scratch(cells * (fields["width"] + fields["n"]) * 4))
+
+    def _fields(self, steps: Steps | DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> dict[str, Any]:
+        """The words of the record that kernels of both processors have."""
+        x, first, last = inputs[0], inputs[1 : 2 + self.has_cell_state], outputs[1:]
+        directions, width, n = self.weights.shape
         extra = self.extra
-        sizes = {"time": time, "batch": batch, "directions": directions, "n": n, "width": width, "reverse": int(self.reverse)}
-        steps.launch(
-            CELLS[self.cell],
-            (directions * batch, 1),
-            x=x.ref,
-            y=outputs[0].ref,
-            h=last[0].ref,
-            c=last[-1].ref,
-            h0=first[0].ref,
-            c0=first[-1].ref,
-            weights=steps.packed(self.weights, "columns", lambda: np.ascontiguousarray(self.weights.transpose(0, 2, 1))),
-            extra=0 if extra is None else steps.packed(extra, "extra", extra.copy),
-            extra_n=0 if extra is None else extra.shape[1],
-            gates=steps.scratch(directions * batch * (width + n) * 4),
-            **sizes,
-        )
+        return {
+            "x": x.ref,
+            "y": outputs[0].ref,
+            "h": last[0].ref,
+            "c": last[-1].ref,
+            "h0": first[0].ref,
+            "c0": first[-1].ref,
+            "weights": steps.packed(self.weights, "columns", lambda: np.ascontiguousarray(self.weights.transpose(0, 2, 1))),
+            "extra": 0 if extra is None else steps.packed(extra, "extra", extra.copy),
+            "extra_n": 0 if extra is None else extra.shape[1],
+            "time": x.spec.shape[0],
+            "batch": x.spec.shape[1],
+            "directions": directions,
+            "n": n,
+            "width": width,
+            "reverse": int(self.reverse),
+        }

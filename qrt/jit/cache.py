@@ -10,6 +10,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+import re
 import stat
 import sys
 import warnings
@@ -39,11 +40,20 @@ def cache_dir() -> Path:
         return Path(os.devnull) / "qrt"
 
 
+# A kernel source's import from a family of kernels.
+_FAMILY = re.compile(rb"^from qrt\.ops\.(\w+)[. ]", re.MULTILINE)
+
+
 @functools.cache
 def _digest_of(folder: str, pattern: str) -> bytes:
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).glob(pattern)):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    """Digest of the files of a family that match, and of those of the families that they import from."""
+    digest, families = hashlib.sha256(), [Path(folder)]
+    for family in families:  # which grows on the way
+        for path in sorted(family.glob(pattern)):
+            source = path.read_bytes()
+            digest.update(path.name.encode() + b"\0" + source)
+            others = [family.parent / name.decode() for name in _FAMILY.findall(source)]
+            families += [other for other in dict.fromkeys(others) if other not in families]
     return digest.digest()
 
 
@@ -64,13 +74,15 @@ def _file_of(module_name: str) -> Path:
 
 @functools.cache
 def source_digest(module_name: str) -> bytes:
-    """Digest of everything that shapes a kernel's code: its module and that folder's other kernel sources, the language, the compiler."""
+    """Digest of everything that shapes a kernel's code: its module, that folder's other kernel sources and those of the families that they
+    import from, the language, the compiler."""
     here = Path(__file__).parent
     return digest_of_sources(module_name, "cpu*.py", [*sorted((here / "lang").glob("*.py")), here / "compile.py"])
 
 
 def digest_of_sources(module_name: str, others: str, tools: Sequence[Path]) -> bytes:
-    """Digest of a kernel's module, of those beside it that match the glob `others`, and of the files `tools`."""
+    """Digest of a kernel's module, of those beside it and of the families they import from that match the glob `others`, and of the files
+    `tools`."""
     origin = _file_of(module_name)
     digest = hashlib.sha256(origin.read_bytes())
     digest.update(_digest_of(str(origin.parent), others))

@@ -153,7 +153,7 @@ def test_sparse_initializers() -> None:
 # ---- anything at all
 
 
-def settle(data: bytes) -> None:
+def check_settles(data: bytes) -> None:
     """Load and prepare: a Model or a QrtError, and soon."""
     start = time.monotonic()
     with contextlib.suppress(QrtError):
@@ -164,7 +164,7 @@ def settle(data: bytes) -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, len(SMALL)))
 def test_any_truncation(end: int) -> None:
-    settle(SMALL[:end])
+    check_settles(SMALL[:end])
 
 
 @settings(max_examples=400, deadline=None)
@@ -173,10 +173,10 @@ def test_any_flipped_bytes(flips: list[tuple[int, int]]) -> None:
     data = bytearray(SMALL)
     for place, byte in flips:
         data[place] = byte
-    settle(bytes(data))
+    check_settles(bytes(data))
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
-    settle(data)
+    check_settles(data)

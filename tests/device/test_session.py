@@ -159,7 +159,7 @@ def test_a_kernel_that_fails_leaves_the_session_as_it_was(
     check(mixed, 2)
 
 
-def use_from_threads(session: qrt.InferenceSession) -> None:
+def check_from_threads(session: qrt.InferenceSession) -> None:
     failures: list[BaseException] = []
 
     def work(seed: int) -> None:
@@ -178,7 +178,7 @@ def use_from_threads(session: qrt.InferenceSession) -> None:
 
 
 def test_four_threads_at_once(mixed: qrt.InferenceSession) -> None:
-    use_from_threads(mixed)
+    check_from_threads(mixed)
 
 
 @pytest.mark.gpu
@@ -189,7 +189,7 @@ def test_on_a_device(gpu: object, monkeypatch: pytest.MonkeyPatch) -> None:
     with qrt.InferenceSession(make(MIXED, axis=np.int64(1)), target="cuda", num_threads=1) as session:
         for rows in (3, 2, 40_000, 3, 0):
             check(session, rows, rows)
-        use_from_threads(session)
+        check_from_threads(session)
 
 
 def test_a_closed_session(mixed: qrt.InferenceSession, emulation: Emulation) -> None:

@@ -70,3 +70,10 @@ def check(
                 else:
                     np.testing.assert_allclose(got, expected, rtol, atol, err_msg=where)
     return wanted
+
+
+def check_same_bits(op: Op, inputs: Sequence[Array]) -> None:
+    """Every target and any number of threads give the same bits."""
+    program, feeds = program_of(op, inputs)
+    results = [build(program, target, threads, Packs()).run(feeds)[0].tobytes() for target in TARGETS_HERE for threads in (1, 2, 3)]
+    assert len(set(results)) == 1

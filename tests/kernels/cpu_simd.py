@@ -54,13 +54,7 @@ def codes(isa):  # type: ignore[no-untyped-def]
         s.store_masked(b, wide, mask)
         s.store_masked(y, s.narrow_u8(wide), mask)
 
-    apply = _on_vectors(isa, body)
-
-    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
-        r = fields(record)
-        apply(r.a, r.b, r.c, r.y, r.n)
-
-    return kernel
+    return _once(_on_vectors(isa, body))
 
 
 def masked_float(isa):  # type: ignore[no-untyped-def]
@@ -71,13 +65,7 @@ def masked_float(isa):  # type: ignore[no-untyped-def]
         s.store(b, s.load_masked(a, s.f32, mask))
         s.store_masked(y, s.splat(s.load(c, F32)), mask)
 
-    apply = _on_vectors(isa, body)
-
-    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
-        r = fields(record)
-        apply(r.a, r.b, r.c, r.y, r.n)
-
-    return kernel
+    return _once(_on_vectors(isa, body))
 
 
 def foreign():  # type: ignore[no-untyped-def]
@@ -104,14 +92,7 @@ def pack_codes(isa):  # type: ignore[no-untyped-def]
         steps = [s.load(s.at(a, 64 * v), s.i32) for v in range(4)]
         s.store(y, s.pack_codes(steps, *(s.load(s.at(b, 4 * n), I32) for n in range(3))))
 
-    apply = _on_vectors(isa, body)
-
-    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
-        r = fields(record)
-        for block in range(r.n):
-            apply(r.a + 256 * block, r.b, r.c, r.y + 64 * block, r.n)
-
-    return kernel
+    return _in_blocks(_on_vectors(isa, body), 256, 64)
 
 
 def saturate(isa, signed):  # type: ignore[no-untyped-def]
@@ -120,14 +101,7 @@ def saturate(isa, signed):  # type: ignore[no-untyped-def]
     def body(s: Simd, a: Any, b: Any, c: Any, y: Any, count: Any) -> None:
         s.store(y, s.saturate([s.load(s.at(a, 64 * v), s.i32) for v in range(4)], signed))
 
-    apply = _on_vectors(isa, body)
-
-    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
-        r = fields(record)
-        for block in range(r.n):
-            apply(r.a + 256 * block, r.b, r.c, r.y + 64 * block, r.n)
-
-    return kernel
+    return _in_blocks(_on_vectors(isa, body), 256, 64)
 
 
 def interleave(isa):  # type: ignore[no-untyped-def]
@@ -138,14 +112,7 @@ def interleave(isa):  # type: ignore[no-untyped-def]
         for v, vector in enumerate(s.interleave(rows)):
             s.store(s.at(y, 64 * v), vector)
 
-    apply = _on_vectors(isa, body)
-
-    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
-        r = fields(record)
-        for block in range(r.n):
-            apply(r.a + 256 * block, r.b, r.c, r.y + 256 * block, r.n)
-
-    return kernel
+    return _in_blocks(_on_vectors(isa, body), 256, 256)
 
 
 def pack_four(isa):  # type: ignore[no-untyped-def]
@@ -176,6 +143,16 @@ def pairs_of(isa):  # type: ignore[no-untyped-def]
             s.store(s.at(y, 32 * v), vector)
 
     return _in_blocks(_on_vectors(isa, body), 64, 128)
+
+
+def _once(apply):  # type: ignore[no-untyped-def]
+    """The kernel that applies an intrinsic to `n` lanes."""
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        apply(r.a, r.b, r.c, r.y, r.n)
+
+    return kernel
 
 
 def _in_blocks(apply, a_bytes, y_bytes):  # type: ignore[no-untyped-def]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from kernels.check import TARGETS_HERE
 
 from qrt.core.target import Target
+from qrt.jit.lanes import LANES
 from qrt.ops.gemm import Codes, CodesAdd, DynamicFloat, Epilogue, Float, Int32, Weights
 from qrt.ops.gemm.table import TILES, Tile, tiles_for
 from qrt.ops.op import Array
 
 RNG = np.random.default_rng(0)
+# Kernels' float sums run in another order than NumPy's.
+NEAR: dict[str, Any] = {"exact": False, "rtol": 1e-4, "atol": 1e-4}
 
 # Those of the targets that have vector kernels of their own.
 VECTOR_TARGETS = [target for target in TARGETS_HERE if target.isa in TILES]
@@ -24,6 +29,18 @@ def _by_tile(tiles: list[tuple[Target, Tile]]) -> pytest.MarkDecorator:
 
 
 BY_TILE, BY_FLOAT_TILE = _by_tile(TILES_HERE), _by_tile(FLOAT_TILES_HERE)
+
+
+def edges(target: Target, tile: Tile) -> list[tuple[int, int, int]]:
+    """m, n and k of products that fill a tile, or do not, or go beyond it."""
+    rows, columns = tile.rows, tile.vectors * LANES[target.isa]
+    return [
+        (1, 1, 1),
+        (rows, columns, 8),
+        (rows + 1, columns + 1, 7),
+        (2 * rows - 1, columns - 1, 6),
+        (3 * rows, 2 * columns + 3, 5),
+    ]
 
 
 def use(patch: pytest.MonkeyPatch, tile: Tile) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from kernels.check import TARGETS_HERE, check, program_of
 from kernels.native import guarded
 from kernels.products import (
+    NEAR,
     VECTOR_TARGETS,
     added,
     codes,
@@ -43,7 +44,6 @@ from qrt.ops.op import Spec
 from qrt.runtime.plan import Packs, build
 
 RNG = np.random.default_rng(1)
-NEAR = {"exact": False, "rtol": 1e-4, "atol": 1e-4}
 
 
 def window(kernel: tuple[int, ...], stride: int = 1, dilation: int = 1, pad: tuple[int, ...] | int = 0, **more: Any) -> Window:
@@ -155,7 +155,7 @@ def test_kernels_equal_the_reference(look: Window, space: tuple[int, ...], group
     check(Conv(look, weights(groups, look.taps, k, n, True, bias=False), scaled), [x, *extra(scaled)])
     for bounded in (Float(0.0, 6.0), Float(residual=True)):
         images = [floats(2, *space, groups * k), *extra(bounded, *y)]
-        check(Conv(look, float_weights(groups, look.taps, k, n), bounded), images, **NEAR)  # type: ignore[arg-type]
+        check(Conv(look, float_weights(groups, look.taps, k, n), bounded), images, **NEAR)
 
 
 # -- depthwise ------------------------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def test_every_depthwise_epilogue(target: Target, monkeypatch: pytest.MonkeyPatc
             check(op, [codes(2, *space, channels), *extra(epilogue, *y)], targets=[target])
     for bounds in float_epilogues():
         images = [floats(2, *space, channels), *extra(bounds, *y)]
-        check(Depthwise(look, float_weights(channels, look.taps, 1, 1), bounds), images, targets=[target], **NEAR)  # type: ignore[arg-type]
+        check(Depthwise(look, float_weights(channels, look.taps, 1, 1), bounds), images, targets=[target], **NEAR)
 
 
 @pytest.mark.parametrize("size", [3, 5, 7])

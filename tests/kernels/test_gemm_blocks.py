@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from kernels.check import check, program_of
-from kernels.products import BY_FLOAT_TILE, VECTOR_TARGETS, codes, float_weights, floats, to_codes, use, weights
+from kernels.products import BY_FLOAT_TILE, NEAR, VECTOR_TARGETS, codes, edges, float_weights, floats, to_codes, use, weights
 
 from qrt.core.target import TARGETS, Target
-from qrt.jit.lanes import LANES
 from qrt.ops.gemm import BatchedMatMul, Dense, Float, Int32
 from qrt.ops.gemm.table import TILES, Tile, blocks_together, choose_tile, chunk_of_blocks, k_stretch, tiles_for
 from qrt.ops.op import Array, Op
@@ -16,21 +15,13 @@ from qrt.ops.program import interpret
 from qrt.runtime.plan import Packs, build
 
 BY_TARGET = pytest.mark.parametrize("target", VECTOR_TARGETS, ids=lambda t: t.isa)
-NEAR = {"exact": False, "rtol": 1e-4, "atol": 1e-4}
 
 
 @BY_FLOAT_TILE
 def test_every_tile_of_floats_at_its_edges(target: Target, tile: Tile, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, tile)
-    rows, columns = tile.rows, tile.vectors * LANES[target.isa]
-    for m, n, k in [
-        (1, 1, 1),
-        (rows, columns, 8),
-        (rows + 1, columns + 1, 7),
-        (2 * rows - 1, columns - 1, 6),
-        (3 * rows, 2 * columns + 3, 5),
-    ]:
-        check(Dense(float_weights(1, 1, k, n), Float()), [floats(m, k)], targets=[target], **NEAR)  # type: ignore[arg-type]
+    for m, n, k in edges(target, tile):
+        check(Dense(float_weights(1, 1, k, n), Float()), [floats(m, k)], targets=[target], **NEAR)
 
 
 def test_accumulators_of_floats_leave_room_for_operands() -> None:
@@ -71,7 +62,7 @@ def test_any_number_of_row_blocks_passes_together(target: Target, together: int,
     monkeypatch.setattr("qrt.ops.gemm.product.SMALL", 0)  # threads share whatever there is
     for m, n, k in [(5, 150, 6), (57, 70, 9), (200, 40, 8)]:
         check(Dense(weights(1, 1, k, n), to_codes(n, k), 7), [codes(m, k)], targets=[target])
-        check(Dense(float_weights(1, 1, k, n), Float()), [floats(m, k)], targets=[target], **NEAR)  # type: ignore[arg-type]
+        check(Dense(float_weights(1, 1, k, n), Float()), [floats(m, k)], targets=[target], **NEAR)
     axes = (0, 1, 2, 3)
     check(BatchedMatMul(Int32(), axes, axes, axes, None, 3, 5), [codes(2, 3, 60, 9), codes(2, 3, 9, 40)], targets=[target])
 
@@ -97,7 +88,7 @@ def test_deep_floats_take_columns_that_stay_in_the_cache(monkeypatch: pytest.Mon
     assert choose_tile(target, 1024, 1024, 8192, "f32") == Tile(6, 4)
 
 
-def _in_stretches(op: Op, inputs: list[Array], target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+def _check_stretches(op: Op, inputs: list[Array], target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checks that k in stretches gives the bits of k at once, which are near the reference."""
     program, feeds = program_of(op, inputs)
     (wanted,) = build(program, target, 1, Packs()).run(feeds)
@@ -117,14 +108,14 @@ def _in_stretches(op: Op, inputs: list[Array], target: Target, monkeypatch: pyte
 def test_k_in_stretches_changes_no_bit(target: Target, m: int, n: int, k: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for epilogue in (Float(), Float(lo=0.0, hi=2.0), Float(lo=-1.0, residual=True)):
         extra = [floats(m, n)] if epilogue.residual else []
-        _in_stretches(Dense(float_weights(1, 1, k, n), epilogue), [floats(m, k), *extra], target, monkeypatch)
+        _check_stretches(Dense(float_weights(1, 1, k, n), epilogue), [floats(m, k), *extra], target, monkeypatch)
 
 
 @BY_TARGET
 def test_k_of_batches_in_stretches_changes_no_bit(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
     axes = (0, 1, 2, 3)
     batches = BatchedMatMul(Float(), axes, axes, axes, floats(37))
-    _in_stretches(batches, [floats(2, 3, 30, 70), floats(2, 3, 70, 37)], target, monkeypatch)
+    _check_stretches(batches, [floats(2, 3, 30, 70), floats(2, 3, 70, 37)], target, monkeypatch)
 
 
 def test_which_products_take_k_in_stretches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from kernels.check import TARGETS_HERE, check, program_of
+from kernels.check import check, check_same_bits
 
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.ops.normalization import ImageNorm, LayerNorm, LpNorm, RmsNorm, ScaledSoftmax, Softmax
-from qrt.ops.op import Op, Spec
-from qrt.runtime.plan import Packs, build
+from qrt.ops.op import Spec
 
 RNG = np.random.default_rng(0)
 
@@ -80,20 +79,13 @@ def test_norms_of_images(shape: tuple[int, ...], groups: int) -> None:
     check(ImageNorm(groups, 1e-5), [real(*shape), real(shape[-1]), real(shape[-1])], exact=False, rtol=1e-4, atol=2e-5)
 
 
-def same_bits(op: Op, inputs: list[np.ndarray]) -> None:
-    """Every target and number of threads gives the same bits."""
-    program, feeds = program_of(op, inputs)
-    results = [build(program, target, threads, Packs()).run(feeds)[0].tobytes() for target in TARGETS_HERE for threads in (1, 2, 3)]
-    assert len(set(results)) == 1
-
-
 def test_results_do_not_depend_on_the_machine() -> None:
-    same_bits(Softmax(1), [real(100, 101)])
-    same_bits(Softmax(1), [real(5, 11, 101)])
-    same_bits(ScaledSoftmax(0.3), [real(5, 11, 101), real(1, 11, 101)])
-    same_bits(LayerNorm(1, 1e-5), [real(100, 101), real(101), real(101)])
-    same_bits(LayerNorm(1, 1e-5, True), [real(100, 101), real(100, 101), real(101), real(101)])
-    same_bits(ImageNorm(4, 1e-5), [real(3, 5, 7, 64), real(64), real(64)])
+    check_same_bits(Softmax(1), [real(100, 101)])
+    check_same_bits(Softmax(1), [real(5, 11, 101)])
+    check_same_bits(ScaledSoftmax(0.3), [real(5, 11, 101), real(1, 11, 101)])
+    check_same_bits(LayerNorm(1, 1e-5), [real(100, 101), real(101), real(101)])
+    check_same_bits(LayerNorm(1, 1e-5, True), [real(100, 101), real(100, 101), real(101), real(101)])
+    check_same_bits(ImageNorm(4, 1e-5), [real(3, 5, 7, 64), real(64), real(64)])
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -54,7 +54,7 @@ class Ran:
 
         return json.loads(self.out, parse_constant=refuse)
 
-    def failed(self, message: str, status: int = 1) -> None:
+    def check_failed(self, message: str, status: int = 1) -> None:
         """It failed with one line on standard error and nothing on standard output."""
         assert self.status == status
         assert self.out == ""
@@ -65,7 +65,7 @@ class Ran:
 
 def test_an_input_given_twice(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     pair = f"image={folder / 'x.npy'}"
-    Ran(capsys, "run", DIGITS, "--input", pair, "--input", pair).failed("--input names one input twice")
+    Ran(capsys, "run", DIGITS, "--input", pair, "--input", pair).check_failed("--input names one input twice")
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,11 +169,11 @@ def test_quantize_in_shards(capsys: pytest.CaptureFixture[str], folder: Path, tm
     assert Ran(capsys, "quantize", DIGITS, "-o", whole, *data, "--observer", observer).status == 0
     assert merged.read_bytes() == whole.read_bytes()
     merged.unlink()
-    Ran(capsys, *to, "--observer", "entropy").failed("give the same observer")
-    Ran(capsys, *to[:-1], "--observer", observer).failed("shard 1 of 3 is missing")
-    Ran(capsys, *to, states[0], "--observer", observer).failed("are both shard 1")
+    Ran(capsys, *to, "--observer", "entropy").check_failed("give the same observer")
+    Ran(capsys, *to[:-1], "--observer", observer).check_failed("shard 1 of 3 is missing")
+    Ran(capsys, *to, states[0], "--observer", observer).check_failed("are both shard 1")
     states[1].write_bytes(states[1].read_bytes()[:-1])
-    Ran(capsys, *to, "--observer", observer).failed(f"cannot read {states[1]}")
+    Ran(capsys, *to, "--observer", observer).check_failed(f"cannot read {states[1]}")
     assert not merged.exists()
 
 
@@ -182,8 +182,8 @@ def test_a_shard_that_fails_leaves_nothing(capsys: pytest.CaptureFixture[str], f
     images[2] = np.nan
     np.savez(tmp_path / "bad.npz", image=images)
     command = ["quantize", DIGITS, "--data", tmp_path / "bad.npz", "--state", tmp_path / "s", "--shard"]
-    Ran(capsys, *command, "2/2").failed("NaN")
-    Ran(capsys, *command, "1/4").failed("holds 3 samples: they cannot make 4 shards")
+    Ran(capsys, *command, "2/2").check_failed("NaN")
+    Ran(capsys, *command, "1/4").check_failed("holds 3 samples: they cannot make 4 shards")
     assert sorted(tmp_path.iterdir()) == [tmp_path / "bad.npz"]
     assert Ran(capsys, *command, "1/2").status == 0
 
@@ -197,9 +197,9 @@ def test_compile(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Pat
     assert Ran(capsys, "compile", folder / "int8.onnx", "-o", output, *shapes).out.startswith(str(output))
     given = ["--input", f"image={folder / 'x.npy'}", "--json"]
     assert Ran(capsys, "run", output, *given).json["outputs"] == Ran(capsys, "run", folder / "int8.onnx", *given).json["outputs"]
-    Ran(capsys, "compile", DIGITS, "-o", output).failed("say for which shape to compile")
-    Ran(capsys, "compile", DIGITS, "-o", output, "--shape", "image=1,x").failed("write NAME=1,3,224,224")
-    Ran(capsys, "compile", DIGITS, "-o", tmp_path / "m.onnx").failed("does not end in .qrt")
+    Ran(capsys, "compile", DIGITS, "-o", output).check_failed("say for which shape to compile")
+    Ran(capsys, "compile", DIGITS, "-o", output, "--shape", "image=1,x").check_failed("write NAME=1,3,224,224")
+    Ran(capsys, "compile", DIGITS, "-o", tmp_path / "m.onnx").check_failed("does not end in .qrt")
 
 
 def test_run(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path) -> None:
@@ -288,12 +288,12 @@ def test_demo(capsys: pytest.CaptureFixture[str]) -> None:
 def test_bad_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     data, output = tmp_path / "data.npz", tmp_path / "out.onnx"
     command = ["quantize", DIGITS, "-o", output, "--data", data]
-    Ran(capsys, *command).failed("cannot read")
+    Ran(capsys, *command).check_failed("cannot read")
     for content in (b"", b"PK\x03\x04 no archive", b"\x93NUMPY\x01\x00", b"text"):
         data.write_bytes(content)
-        Ran(capsys, *command).failed("cannot read")
+        Ran(capsys, *command).check_failed("cannot read")
     np.savez(data, image=np.array([{"a": 1}], object))
-    Ran(capsys, *command).failed("cannot read")  # it would have to be unpickled
+    Ran(capsys, *command).check_failed("cannot read")  # it would have to be unpickled
     images = digits()["calibration"][0]
     for arrays, message in [
         ({}, "holds nothing"),
@@ -306,7 +306,7 @@ def test_bad_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         ({"image": np.full_like(images, np.nan)}, "NaN"),
     ]:
         np.savez(data, **arrays)
-        Ran(capsys, *command).failed(message)
+        Ran(capsys, *command).check_failed(message)
     assert list(tmp_path.iterdir()) == [data]
 
 
@@ -351,7 +351,7 @@ def test_failures(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Ran(capsys, *arguments).failed(message)
+    Ran(capsys, *arguments).check_failed(message)
     assert not list(tmp_path.iterdir())
 
 
@@ -366,12 +366,12 @@ def test_failures(
     ],
 )
 def test_command_lines_that_make_no_sense(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
-    Ran(capsys, *arguments).failed(message, status=2)
+    Ran(capsys, *arguments).check_failed(message, status=2)
 
 
 def test_models_that_do_not_belong_together(capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path) -> None:
     onnx.save(make("(float[N,3] x) => (float[N,3] y) { y = Neg(x) }"), tmp_path / "m.onnx")
-    Ran(capsys, "compare", DIGITS, tmp_path / "m.onnx", "--data", folder / "test.npz").failed("different inputs")
+    Ran(capsys, "compare", DIGITS, tmp_path / "m.onnx", "--data", folder / "test.npz").check_failed("different inputs")
 
 
 def test_unexpected_errors(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,7 +381,7 @@ def test_unexpected_errors(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
         raise ZeroDivisionError("one\nover zero")
 
     monkeypatch.setattr(qrt, "load", broken)
-    Ran(capsys, "inspect", DIGITS).failed("ZeroDivisionError: one over zero; this is a bug: `qrt --debug inspect ...`")
+    Ran(capsys, "inspect", DIGITS).check_failed("ZeroDivisionError: one over zero; this is a bug: `qrt --debug inspect ...`")
     with pytest.raises(ZeroDivisionError):
         run(["--debug", "inspect", DIGITS])
 
@@ -407,4 +407,4 @@ def test_as_a_program(tmp_path: Path) -> None:
 def test_a_compiled_model_is_no_onnx_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     qrt.compile(DIGITS, tmp_path / "m.qrt", {"image": (1, 1, 8, 8)})
     for command in ("inspect", "bench", "tune"):
-        Ran(capsys, command, tmp_path / "m.qrt").failed("m.qrt is a compiled model, which sessions run and nothing else takes")
+        Ran(capsys, command, tmp_path / "m.qrt").check_failed("m.qrt is a compiled model, which sessions run and nothing else takes")

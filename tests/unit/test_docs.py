@@ -20,7 +20,7 @@ def blocks(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
-def run_page(page: Path, folder: Path) -> None:
+def check_page(page: Path, folder: Path) -> None:
     """Runs a page's Python in `folder`, in a process of its own. A block that begins with "# file: NAME" is written to that file."""
     program = []
     for block in blocks(page):
@@ -38,7 +38,7 @@ def test_readme(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes((ASSETS / "digits.onnx").read_bytes())
     np.save(tmp_path / "calibration.npy", digits()["calibration"][0])
     assert sum(line.strip() != "" for block in blocks(PAGES[0]) for line in block.splitlines()) <= 10
-    run_page(PAGES[0], tmp_path)
+    check_page(PAGES[0], tmp_path)
     session = onnxruntime.InferenceSession(tmp_path / "model.int8.onnx", providers=["CPUExecutionProvider"])
     images, labels = digits()["test"]
     assert np.mean(session.run(None, {"image": images})[0].argmax(1) == labels) > 0.98
@@ -48,7 +48,7 @@ def test_readme(tmp_path: Path) -> None:
 def test_docs(page: Path, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes((ASSETS / "digits.onnx").read_bytes())
     np.save(tmp_path / "samples.npy", digits()["calibration"][0][:64])
-    run_page(page, tmp_path)
+    check_page(page, tmp_path)
 
 
 @needs_data("cifar10-resnets", "cifar10-data")
@@ -56,7 +56,7 @@ def test_docs(page: Path, tmp_path: Path) -> None:
 def test_docs_on_a_residual_network(page: Path, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(RESNET20.read_bytes())
     np.save(tmp_path / "samples.npy", normalised(cifar10(0)[0][:32]))
-    run_page(page, tmp_path)
+    check_page(page, tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

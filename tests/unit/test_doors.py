@@ -75,7 +75,7 @@ def _outputs(model: qrt.Model, feeds: Feeds) -> list[bytes]:
     return [array.tobytes() for feed in feeds for array in session.run(None, feed)]
 
 
-def _agree(model: qrt.Model, qconfig: QConfig, data: Feeds) -> None:
+def _check_doors(model: qrt.Model, qconfig: QConfig, data: Feeds) -> None:
     """The same files, and so the same outputs, which are not the float model's."""
     found = {name: door(model, qconfig, data) for name, door in DOORS.items()}
     files = {name: _file(int8) for name, int8 in found.items()}
@@ -86,13 +86,13 @@ def _agree(model: qrt.Model, qconfig: QConfig, data: Feeds) -> None:
 @pytest.mark.parametrize("qconfig", [default_qrt_qconfig, default_per_channel_qconfig], ids=["qrt", "torch"])
 def test_the_doors_agree_on_the_embedded_cnn(qconfig: QConfig) -> None:
     model, data = _digits()
-    _agree(model, qconfig, data)
+    _check_doors(model, qconfig, data)
 
 
 @needs_data("imagenet-mobilenetv1-025", "ultraface")
 def test_the_doors_agree_on_a_mobilenet() -> None:
     model = qrt.load(MOBILENET_V1)
-    _agree(model, default_qrt_qconfig, [{model.inputs[0].name: x[None]} for x in imagenet_like()[:3]])
+    _check_doors(model, default_qrt_qconfig, [{model.inputs[0].name: x[None]} for x in imagenet_like()[:3]])
 
 
 @needs_minilm
@@ -104,7 +104,7 @@ def test_the_doors_agree_on_a_transformer(qconfig: QConfig) -> None:
         found = [_outputs(model_, data) for model_ in (_by_fx(model, qconfig, data), quantize_dynamic_jit(model, {"": qconfig}))]
         assert found[0] == found[1] == _outputs(_by_pt2e(model, qconfig, data), data)
     else:
-        _agree(model, qconfig, data)
+        _check_doors(model, qconfig, data)
 
 
 def test_dynamic_doors_are_quantize_dynamic() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from passes import Arrays, ops, proto, runtime, same
+from passes import Arrays, check_same, ops, proto, runtime
 
 from qrt.graph.passes.drop_dead import drop_dead
 from qrt.graph.passes.fold_batchnorm import fold_batchnorm
@@ -59,7 +59,7 @@ FOLDS: dict[str, tuple[str, Arrays]] = {
 @pytest.mark.parametrize("case", FOLDS)
 def test_batch_normalization_goes_into_the_weights(case: str) -> None:
     text, tensors = FOLDS[case]
-    model = same(proto(text, **tensors), fold_batchnorm, drop_dead, run=runtime)
+    model = check_same(proto(text, **tensors), fold_batchnorm, drop_dead, run=runtime)
     assert len(model.graph) == 1
     assert next(iter(model.graph)).outputs[0].name == "y"
 
@@ -85,9 +85,9 @@ KEPT: dict[str, tuple[str, Arrays]] = {
 @pytest.mark.parametrize("case", KEPT)
 def test_batch_normalization_that_stays_is_a_mul_and_an_add(case: str) -> None:
     text, tensors = KEPT[case]
-    model = same(proto(text, **tensors), fold_batchnorm, run=runtime)
+    model = check_same(proto(text, **tensors), fold_batchnorm, run=runtime)
     assert ops(model)["BatchNormalization"] == 1
-    model = same(proto(text, **tensors), fold_batchnorm, infer_shapes, split_batchnorm, drop_dead, run=runtime)
+    model = check_same(proto(text, **tensors), fold_batchnorm, infer_shapes, split_batchnorm, drop_dead, run=runtime)
     assert ops(model)["BatchNormalization"] == 0
     assert ops(model)["Mul"] == 1
 
@@ -98,11 +98,11 @@ def test_a_weight_that_two_convolutions_share_is_scaled_for_one() -> None:
         w=weight(4, 3, 3, 3),
         **statistics(4),
     )
-    assert ops(same(before, fold_batchnorm, drop_dead, run=runtime)) == {"Conv": 2}
+    assert ops(check_same(before, fold_batchnorm, drop_dead, run=runtime)) == {"Conv": 2}
 
 
 def test_training_statistics_are_left_alone() -> None:
     before = proto(
         "g (float[N,4,3] x) => (float[N,4,3] y) { y, m2, v2 = BatchNormalization <training_mode = 1> (x, g1, b1, m1, v1) }", **statistics(4)
     )
-    assert ops(same(before, fold_batchnorm, split_batchnorm))["BatchNormalization"] == 1
+    assert ops(check_same(before, fold_batchnorm, split_batchnorm))["BatchNormalization"] == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from onnx import AttributeProto, TypeProto, defs, helper, version_converter
-from passes import Arrays, proto, runtime, same
+from passes import Arrays, check_same, proto, runtime
 
 from qrt.core.errors import UnsupportedOp
 from qrt.graph import constant
@@ -83,10 +83,10 @@ OLD: dict[str, tuple[int, str, Arrays]] = {
 def test_old_spellings_keep_their_meaning(case: str) -> None:
     opset, text, tensors = OLD[case]
     before = proto(text, opset, **tensors)
-    model = same(before, lift_constants, convert_opset, run=runtime)
+    model = check_same(before, lift_constants, convert_opset, run=runtime)
     assert model.ir.opset_imports[""] == OPSET
     assert not convert_opset(model)
-    same(before, *PASSES, *PASSES, run=runtime)
+    check_same(before, *PASSES, *PASSES, run=runtime)
 
 
 def test_what_the_converter_would_change_is_refused() -> None:
@@ -98,13 +98,15 @@ def test_what_the_converter_would_change_is_refused() -> None:
 
 def test_big_weights_survive_the_conversion() -> None:
     weight = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
-    model = same(proto("g (float[N,64] x) => (float[N,64] y) { a = MatMul (x, w) y = Clip <min = 0.0> (a) }", 9, w=weight), convert_opset)
+    model = check_same(
+        proto("g (float[N,64] x) => (float[N,64] y) { a = MatMul (x, w) y = Clip <min = 0.0> (a) }", 9, w=weight), convert_opset
+    )
     np.testing.assert_array_equal(constant(model.graph.initializers["w"]), weight)
     assert [i.name for i in model.inputs] == ["x"]
 
 
 def test_a_newer_opset_stays() -> None:
-    model = same(proto("g (float[2] x) => (float[2] y) { y = Relu (x) }", 23), convert_opset)
+    model = check_same(proto("g (float[2] x) => (float[2] y) { y = Relu (x) }", 23), convert_opset)
     assert model.ir.opset_imports[""] == 23
 
 
@@ -115,7 +117,7 @@ def test_sixteen_bit_codes_join_the_standard_domain() -> None:
         s=np.float32(0.01),
         z=np.uint16(30000),
     )
-    model = same(before, *PASSES, run=runtime)
+    model = check_same(before, *PASSES, run=runtime)
     assert {n.domain for n in model.graph} == {""}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from onnx import parser
-from passes import ops, proto, same
+from passes import check_same, ops, proto
 
 from qrt.core.errors import ModelError
 from qrt.graph.passes import PASSES, prepare
@@ -23,13 +23,13 @@ def test_functions_are_written_out() -> None:
     text = """<ir_version: 8, opset_import: ["" : 21, "f" : 1]>
         g (float[2] x) => (float[2] y) { a = f.twice (x) b = f.twice (a) y = Neg (b) }
         <domain: "f", opset_import: ["" : 21]> twice (a) => (c) { k = Constant <value = float {2.0}> () c = Mul (a, k) }"""
-    model = same(parser.parse_model(text), inline_functions)
+    model = check_same(parser.parse_model(text), inline_functions)
     assert not model.ir.functions
     assert ops(model)["Mul"] == 2
 
 
 def test_constants_become_initializers() -> None:
-    model = same(
+    model = check_same(
         proto("""g (float[2] x) => (float[2] y, float c) {
             a = Constant <value = float[2] {1.0, 2.0}> ()
             b = Constant <value_float = 3.0> ()
@@ -51,7 +51,7 @@ def test_constants_of_subgraphs_move_to_the_top() -> None:
             else_branch = e () => (float[2] b) { k2 = Constant <value_float = 5.0> () h = Mul (x, k2) b = Mul (h, k) }
         >
     }""")
-    model = same(before, lift_constants)
+    model = check_same(before, lift_constants)
     assert not any(n.op_type == "Constant" for n in model.graph.all_nodes())
     assert len(model.graph.initializers) == 3
 
@@ -59,7 +59,7 @@ def test_constants_of_subgraphs_move_to_the_top() -> None:
 def test_nodes_and_values_get_names_of_their_own() -> None:
     before = proto("g (float[2] x) => (float[2] y) { a = Relu (x) b = Neg (a) y = Abs (b) }")
     before.graph.node[0].name = before.graph.node[1].name = "twin"
-    model = same(before, name_everything)
+    model = check_same(before, name_everything)
     assert [n.name for n in model.graph] == ["twin", "twin_1", "Abs_y"]
     assert not name_everything(model)
 
@@ -87,19 +87,19 @@ IDENTITIES = {
 @pytest.mark.parametrize("case", IDENTITIES)
 def test_identities_go_and_names_stay(case: str) -> None:
     text, nodes = IDENTITIES[case]
-    model = same(proto(text), drop_identity)
+    model = check_same(proto(text), drop_identity)
     assert len(model.graph) == nodes
 
 
 @pytest.mark.parametrize("text", ["y, m = Dropout (x)", "y, m = Dropout (x, r, t)"])
 def test_a_dropout_that_does_something_stays(text: str) -> None:
     before = proto(f"g (float[2] x) => (float[2] y, bool[2] m) {{ {text} }}", r=np.float32(0.5), t=np.bool_(False))
-    assert ops(same(before, drop_identity))["Dropout"] == 1
+    assert ops(check_same(before, drop_identity))["Dropout"] == 1
 
 
 def test_what_no_output_needs_goes() -> None:
     before = proto("g (float[2] x) => (float[2] y) { a = Exp (x) b = Mul (a, w) y = Relu (x) }", w=np.ones(2, np.float32))
-    model = same(before, drop_dead)
+    model = check_same(before, drop_dead)
     assert ops(model) == {"Relu": 1}
     assert not model.graph.initializers
 
@@ -108,16 +108,18 @@ def test_what_no_output_needs_goes_from_branches_and_before_them() -> None:
     text = """g (float[2] x, bool c) => (float[2] y) { r = Relu (x) s = Neg (x) y = If (c) <
         then_branch = t () => (float[2] a) { u = Abs (r) a = Exp (s) },
         else_branch = e () => (float[2] b) { b = Sin (s) }> }"""
-    assert ops(same(proto(text), drop_dead)) == {"Neg": 1, "If": 1}
+    assert ops(check_same(proto(text), drop_dead)) == {"Neg": 1, "If": 1}
 
 
 def test_outputs_that_nobody_reads_go_if_they_may() -> None:
-    pooled = same(proto("g (float[1,1,4] x) => (float[1,1,2] y) { y, i = MaxPool <kernel_shape = [2], strides = [2]> (x) }"), drop_dead)
+    pooled = check_same(
+        proto("g (float[1,1,4] x) => (float[1,1,2] y) { y, i = MaxPool <kernel_shape = [2], strides = [2]> (x) }"), drop_dead
+    )
     assert [len(node.outputs) for node in pooled.graph] == [1]
-    best = same(proto("g (float[4] x) => (int64[2] i) { v, i = TopK (x, k) }", k=np.array([2])), drop_dead)
+    best = check_same(proto("g (float[4] x) => (int64[2] i) { v, i = TopK (x, k) }", k=np.array([2])), drop_dead)
     assert [[value.name for value in node.outputs] for node in best.graph] == [["v", "i"]]
     given = dict.fromkeys("wr", np.ones((1, 4, 1), np.float32))
-    last = same(proto("g (float[2,1,1] x) => (float[1,1,1] h) { y, h, c = LSTM <hidden_size = 1> (x, w, r) }", **given), drop_dead)
+    last = check_same(proto("g (float[2,1,1] x) => (float[1,1,1] h) { y, h, c = LSTM <hidden_size = 1> (x, w, r) }", **given), drop_dead)
     assert [[value.name for value in node.outputs] for node in last.graph] == [["", "h"]]
 
 

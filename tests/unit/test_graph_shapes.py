@@ -7,7 +7,7 @@ import importlib
 import numpy as np
 import pytest
 from onnx import TensorProto, numpy_helper, parser
-from passes import Arrays, ops, proto, runtime, same, shape
+from passes import Arrays, check_same, ops, proto, runtime, shape
 
 from qrt.core.errors import ModelError
 from qrt.graph import constant, ir, new_initializer
@@ -134,7 +134,7 @@ def test_types_pass_through_vendor_operators() -> None:
         17,
         **scalars,
     )
-    model = same(before, *PASSES, run=runtime, N=2)
+    model = check_same(before, *PASSES, run=runtime, N=2)
     assert shape(model, "c") == ["N", 8, 8, 8]
     assert shape(model, "p") == ["N", 8, 1, 1]
 
@@ -156,7 +156,7 @@ def test_known_pieces_of_a_shape_are_folded() -> None:
         zero1=np.zeros(1, np.int64),
         two1=np.array([2]),
     )
-    model = same(before, fold_shapes, drop_dead, N=5)
+    model = check_same(before, fold_shapes, drop_dead, N=5)
     assert ops(model) == {"Reshape": 1, "ReduceSum": 1}
     reshape = next(n for n in model.graph if n.op_type == "Reshape")
     np.testing.assert_array_equal(constant(reshape.inputs[1]), [0, -1, 48])
@@ -171,7 +171,7 @@ def test_a_target_with_two_unknown_entries_stays() -> None:
         two=np.array([2]),
         four=np.array([4]),
     )
-    assert ops(same(before, fold_shapes, drop_dead, N=2, M=3))["Concat"] == 1
+    assert ops(check_same(before, fold_shapes, drop_dead, N=2, M=3))["Concat"] == 1
 
 
 def test_slices_of_shapes_follow_onnx() -> None:
@@ -186,12 +186,12 @@ def test_slices_of_shapes_follow_onnx() -> None:
             t=step,
             zero=np.array([0]),
         )
-        same(before, fold_shapes, run=runtime)
+        check_same(before, fold_shapes, run=runtime)
 
 
 def test_what_depends_on_constants_alone_is_computed_once() -> None:
     before = proto("g (float[2] x) => (float[2] y) { b = Exp (a) c = Add (a, b) y = Mul (x, c) }", a=np.array([1, 2], np.float32))
-    model = same(before, fold_constants, drop_dead)
+    model = check_same(before, fold_constants, drop_dead)
     assert ops(model) == {"Mul": 1}
 
 
@@ -203,7 +203,7 @@ def test_a_quantized_weight_stays_codes() -> None:
         s=np.float32(0.1),
         z=np.int8(0),
     )
-    model = same(before, fold_constants, drop_dead)
+    model = check_same(before, fold_constants, drop_dead)
     assert ops(model) == {"DequantizeLinear": 1, "Transpose": 1, "MatMul": 1}
     codes = next(n for n in model.graph if n.op_type == "DequantizeLinear").inputs[0]
     np.testing.assert_array_equal(constant(codes), np.array([[10, 20], [30, 40]], np.int8))

@@ -107,6 +107,22 @@ def test_a_key_follows_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len({before, changed, key()}) == 3
 
 
+def test_a_key_follows_the_families_that_a_source_imports_from(tmp_path: Path) -> None:
+    imports = {"conv": "from qrt.ops.gemm.cpu_micro import Micro", "gemm": "from qrt.ops.movement import cpu", "movement": "", "pool": ""}
+    for family, line in imports.items():
+        (tmp_path / family).mkdir()
+        (tmp_path / family / "cpu.py").write_text(f"import numpy\n{line}\n")
+
+    def digest(family: str) -> bytes:
+        cache._digest_of.cache_clear()
+        return cache._digest_of(str(tmp_path / family), "cpu*.py")
+
+    before = {family: digest(family) for family in imports}
+    (tmp_path / "movement" / "cpu.py").write_text("x = 1\n")
+    assert [family for family in imports if digest(family) != before[family]] == ["conv", "gemm", "movement"]
+    cache._digest_of.cache_clear()
+
+
 def test_where_the_cache_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QRT_CACHE_DIR", str(tmp_path / "a"))
     assert cache.cache_dir() == tmp_path / "a"

@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
 INTEGER, BOOL, FLOAT = TensorProto.INT64, TensorProto.BOOL, TensorProto.FLOAT
 
 
-def same(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> None:
+def check(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> None:
     """Our outputs are ONNX Runtime's."""
     found = qrt.InferenceSession(model).run(None, feeds)
     for got, wanted in zip(found, ort_session(model.SerializeToString()).run(None, feeds), strict=True):
@@ -50,7 +50,7 @@ def test_a_loop_goes_on_where_nothing_ends_it_and_stacks_what_its_rounds_give(sh
     model = loop(shape, condition, scan)
     for rounds in (0, 1, 3):
         x, first = (np.asarray(RNG.normal(size=shape), np.float32) for _ in range(2))
-        same(model, {"x": x, "first": first, "rounds": np.array(rounds)})
+        check(model, {"x": x, "first": first, "rounds": np.array(rounds)})
 
 
 def test_a_condition_ends_a_loop_without_a_limit() -> None:
@@ -66,7 +66,7 @@ def test_a_condition_ends_a_loop_without_a_limit() -> None:
     }
     """)
     for start in (True, False):
-        same(model, {"first": np.array(0, np.float32), "start": np.array(start)})
+        check(model, {"first": np.array(0, np.float32), "start": np.array(start)})
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_scan_takes_any_axis_and_either_direction(attributes: str) -> None:
         }}> (first, xs)
     }}
     """)
-    same(model, {"first": RNG.normal(size=4).astype(np.float32), "xs": RNG.normal(size=(4, 4)).astype(np.float32)})
+    check(model, {"first": RNG.normal(size=4).astype(np.float32), "xs": RNG.normal(size=(4, 4)).astype(np.float32)})
 
 
 def test_a_scan_of_nothing_gives_nothing() -> None:

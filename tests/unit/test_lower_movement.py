@@ -111,7 +111,7 @@ def test_shapes_and_ranges() -> None:
     check_node("Range", [np.array(n, np.float32) for n in (0, 1, 0.25)], range(3))
 
 
-def chain(nodes: list[onnx.NodeProto], x: np.ndarray, outputs: list[str]) -> list[np.ndarray]:
+def check_chain(nodes: list[onnx.NodeProto], x: np.ndarray, outputs: list[str]) -> list[np.ndarray]:
     """The outputs of a chain from `x`, after they equalled onnx.reference's."""
     dtype = helper.np_dtype_to_tensor_dtype(x.dtype)
     graph = helper.make_graph(
@@ -159,7 +159,7 @@ def test_nodes_after_a_transpose(node: onnx.NodeProto, perm: tuple[int, ...]) ->
         constant("split", 2, 2, 4, 2, -1),
         helper.make_node("Transpose", ["x"], ["t"], perm=perm),
     ]
-    chain([*before, node], array(4, 4, 4, 4), list(node.output))
+    check_chain([*before, node], array(4, 4, 4, 4), list(node.output))
 
 
 def test_a_reshape_that_joins_what_lies_together_moves_nothing() -> None:
@@ -171,7 +171,7 @@ def test_a_reshape_that_joins_what_lies_together_moves_nothing() -> None:
         helper.make_node("Transpose", ["flat"], ["y"], perm=(0, 2, 1)),
     ]
     x = array(1, 5, 7, 6)
-    (y,) = chain(nodes, x, ["y"])
+    (y,) = check_chain(nodes, x, ["y"])
     np.testing.assert_array_equal(y, x.reshape(1, 35, 6))
 
 

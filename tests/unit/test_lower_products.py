@@ -32,7 +32,7 @@ def codes(*shape: int, dtype: type = np.uint8) -> np.ndarray:
     return RNG.integers(info.min, info.max + 1, shape).astype(dtype)
 
 
-def against_onnx_runtime(
+def check_against_onnx_runtime(
     op_type: str, inputs: list[np.ndarray | None], constants: tuple[int, ...], exact: bool = False, **attributes: Any
 ) -> None:
     """The node runs natively and gives what ONNX Runtime gives, on 1 and 2 threads."""
@@ -145,7 +145,7 @@ def test_matmul_integer_with_a_zero_point_for_each_column() -> None:
 def test_conv(x: tuple[int, ...], w: tuple[int, ...], attributes: dict[str, Any]) -> None:
     if 0 not in x:
         for bias in (None, real(w[0])):
-            against_onnx_runtime("Conv", [real(*x), real(*w), bias], (1, 2), **attributes)
+            check_against_onnx_runtime("Conv", [real(*x), real(*w), bias], (1, 2), **attributes)
     else:
         check_node("Conv", [real(*x), real(*w)], (1,), wanted=[np.zeros((0, 4, 7, 6), np.float32)])
 
@@ -169,7 +169,7 @@ def test_conv(x: tuple[int, ...], w: tuple[int, ...], attributes: dict[str, Any]
 def test_conv_transpose(x: tuple[int, ...], w: tuple[int, ...], attributes: dict[str, Any]) -> None:
     group = attributes.get("group", 1)
     for bias in (None, real(w[1] * group)):
-        against_onnx_runtime("ConvTranspose", [real(*x), real(*w), bias], (1, 2), **attributes)
+        check_against_onnx_runtime("ConvTranspose", [real(*x), real(*w), bias], (1, 2), **attributes)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
@@ -184,8 +184,8 @@ def test_conv_transpose(x: tuple[int, ...], w: tuple[int, ...], attributes: dict
 )
 def test_conv_integer(dtype: type, x: tuple[int, ...], w: tuple[int, ...], attributes: dict[str, Any]) -> None:
     points = [np.asarray(np.uint8(11)), np.asarray(dtype(-5 if dtype is np.int8 else 130))]
-    against_onnx_runtime("ConvInteger", [codes(*x), codes(*w, dtype=dtype), *points], (1, 2, 3), exact=True, **attributes)
-    against_onnx_runtime("ConvInteger", [codes(*x), codes(*w, dtype=dtype)], (1,), exact=True, **attributes)
+    check_against_onnx_runtime("ConvInteger", [codes(*x), codes(*w, dtype=dtype), *points], (1, 2, 3), exact=True, **attributes)
+    check_against_onnx_runtime("ConvInteger", [codes(*x), codes(*w, dtype=dtype)], (1,), exact=True, **attributes)
 
 
 # -- codes ----------------------------------------------------------------------------------------------------------------
@@ -299,10 +299,10 @@ def test_several_channels_out_of_each(times: int, size: int) -> None:
     """Depthwise with a multiplier, as every node that convolves has it."""
     shape, outs = (4 * times, 1, size, size), 4 * times
     more: dict[str, Any] = {"group": 4, "strides": [1, 2], "pads": [size // 2] * 4}
-    against_onnx_runtime("Conv", [real(2, 4, 7, 8), real(*shape), real(outs)], (1, 2), **more)
-    against_onnx_runtime("ConvTranspose", [real(2, 4, 7, 8), real(4, times, size, size), real(outs)], (1, 2), **more)
+    check_against_onnx_runtime("Conv", [real(2, 4, 7, 8), real(*shape), real(outs)], (1, 2), **more)
+    check_against_onnx_runtime("ConvTranspose", [real(2, 4, 7, 8), real(4, times, size, size), real(outs)], (1, 2), **more)
     w = codes(*shape, dtype=np.int8)
-    against_onnx_runtime("ConvInteger", [codes(2, 4, 7, 8), w, point(7), point(-3, np.int8)], (1, 2, 3), exact=True, **more)
+    check_against_onnx_runtime("ConvInteger", [codes(2, 4, 7, 8), w, point(7), point(-3, np.int8)], (1, 2, 3), exact=True, **more)
     bias = RNG.integers(-3000, 3000, outs).astype(np.int32)
     inputs = [codes(2, 4, 7, 8), scale(), point(120), w, scale(outs), np.arange(outs).astype(np.int8), scale() * 9, point(100), bias]
     check_fused("QConv", inputs, (0,), 4, np.uint8, **more)

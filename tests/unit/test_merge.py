@@ -96,7 +96,7 @@ def rounding(whole: Stream) -> float:
     return n * 2.0**-22 * max(float(np.abs(array).max()) for array in whole) + n * 2.0**-149
 
 
-def close(one: Any, other: Any, bound: float) -> None:
+def assert_close(one: Any, other: Any, bound: float) -> None:
     for ours, theirs in ((one.min_val, other.min_val), (one.max_val, other.max_val)):
         np.testing.assert_allclose(ours.astype(np.float64), theirs.astype(np.float64), rtol=0, atol=bound)
 
@@ -131,7 +131,7 @@ def test_averages(make: Callable[..., Any], parts: list[Stream], constant: float
     def observer() -> Any:
         return make(averaging_constant=constant)
 
-    close(merged(observer, parts), watch(observer, joined(parts)), rounding(joined(parts)))
+    assert_close(merged(observer, parts), watch(observer, joined(parts)), rounding(joined(parts)))
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES, ids=repr)
@@ -147,7 +147,7 @@ def test_blocks(kind: Any, granularity: Granularity, parts: list[Stream], consta
     one, other = observer(), watch(observer, joined(parts))
     for part in parts:
         one.merge(watch(observer, part))
-    close(one, other, rounding(joined(parts)) if averaging else 0)
+    assert_close(one, other, rounding(joined(parts)) if averaging else 0)
 
 
 def growths(whole: Stream) -> int:

@@ -25,7 +25,7 @@ def run(model: onnx.ModelProto, **feeds: np.ndarray) -> list[np.ndarray]:
     return qrt.InferenceSession(model, num_threads=1).run(None, feeds)
 
 
-def same(model: onnx.ModelProto, atol: float = 1e-4, **feeds: np.ndarray) -> None:
+def check(model: onnx.ModelProto, atol: float = 1e-4, **feeds: np.ndarray) -> None:
     found, expected = run(model, **feeds), runtime(model, feeds)
     assert [(a.shape, a.dtype) for a in found] == [(a.shape, a.dtype) for a in expected]
     for a, b in zip(found, expected, strict=True):
@@ -40,7 +40,7 @@ def test_a_scalar_added_to_columns_of_unknown_number(shape: tuple[int, ...]) -> 
         **QDQ,
         c=np.full(shape, 0.5, F32),
     )
-    same(model, STEP * 1.01, a=images(2, 3, 4), b=images(2, 4, 5, seed=1))
+    check(model, STEP * 1.01, a=images(2, 3, 4), b=images(2, 4, 5, seed=1))
 
 
 @pytest.mark.parametrize("end", [AFTER, "y = Identity(p)"])
@@ -55,12 +55,12 @@ def test_a_batch_of_constant_matrices(channels: int, end: str) -> None:
         ws=scale.reshape(() if channels == 1 else -1),
         wz=np.zeros(() if channels == 1 else channels, I8),
     )
-    same(model, STEP * 1.01, a=images(2, 3, 4))
+    check(model, STEP * 1.01, a=images(2, 3, 4))
 
 
 def test_a_vector_added_to_a_matrix_times_a_vector() -> None:
     model = make("(float[2,3,4] a, float[4] v) => (float[2,3] y) { p = MatMul(a, v) y = Add(p, b) }", b=images(3))
-    same(model, a=images(2, 3, 4), v=images(4, seed=1))
+    check(model, a=images(2, 3, 4), v=images(4, seed=1))
 
 
 @pytest.mark.parametrize("shape", [(4, 1), (1, 1, 1), (1, 4)])
@@ -73,7 +73,7 @@ def test_scales_of_an_integer_product_along_another_axis(shape: tuple[int, ...])
         wz=I8(0),
         f=np.abs(images(*shape)),
     )
-    same(model, a=images(4, 4))
+    check(model, a=images(4, 4))
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1, 1), (1, 4, 1, 1)])
@@ -84,7 +84,7 @@ def test_scales_of_an_integer_convolution_along_another_axis(shape: tuple[int, .
         wz=I8(0),
         f=np.abs(images(*shape)),
     )
-    same(model, a=images(1, 3, 4, 4))
+    check(model, a=images(1, 3, 4, 4))
 
 
 def integer_product(*w: int, point: np.ndarray) -> onnx.ModelProto:
@@ -136,13 +136,13 @@ def test_what_codes_have_no_kernel_for_stays_float(node: str) -> None:
     constants = {"scales": np.array([1, 1, 2, 2], F32)} if "scales" in node else {}
     size = 8 if constants else 4
     model = make(f"(float[1,3,4,4] a) => (float[1,3,{size},{size}] y) {{ {BEFORE} p = {node} {AFTER} }}", **QDQ, **constants)
-    same(model, STEP * 1.01, a=images(1, 3, 4, 4))
+    check(model, STEP * 1.01, a=images(1, 3, 4, 4))
 
 
 def test_a_mean_of_an_empty_batch_of_codes() -> None:
     model = make(f"(float[N,3,4] a) => (float[N,3,1] y) {{ {BEFORE} p = ReduceMean(ad, axes) {AFTER} }}", **QDQ, axes=np.array([2]))
-    same(model, a=images(0, 3, 4))
-    same(model, STEP * 1.01, a=images(2, 3, 4))
+    check(model, a=images(0, 3, 4))
+    check(model, STEP * 1.01, a=images(2, 3, 4))
 
 
 def test_codes_padded_without_a_value() -> None:
@@ -152,7 +152,7 @@ def test_codes_padded_without_a_value() -> None:
         z=I8(5),
         pads=np.array([0, 0, 1, 1, 0, 0, 1, 1]),
     )
-    same(model, a=images(1, 3, 4, 4))
+    check(model, a=images(1, 3, 4, 4))
 
 
 def test_codes_that_become_float16() -> None:
@@ -171,7 +171,7 @@ def test_a_gelu_whose_numbers_add_an_axis() -> None:
         one=np.ones((1, 1, 1), F32),
         half=0.5,
     )
-    same(model, a=images(2, 3))
+    check(model, a=images(2, 3))
 
 
 @pytest.mark.parametrize(("start", "end"), [(-7, -10), (-6, -100), (10, -7), (-5, -6)])
@@ -180,11 +180,11 @@ def test_a_slice_backwards_begins_at_the_first_element_at_the_earliest(start: in
     model = make(
         "(float[5] a) => (float[N] y) { y = Slice(a, s, e, axes, step) }", s=np.array([start]), e=np.array([end]), axes=axes, step=step
     )
-    same(model, a=images(5))
+    check(model, a=images(5))
     text = "(float[5] a) => (float[5] y) { p = Slice(c, s, e, axes, step) q = ReduceSum(p) y = Add(a, q) }"
-    same(make(text, s=np.array([start]), e=np.array([end]), axes=axes, step=step, c=images(5, seed=1)), a=images(5))
+    check(make(text, s=np.array([start]), e=np.array([end]), axes=axes, step=step, c=images(5, seed=1)), a=images(5))
     text = "(float[N,2,3,4,5] a) => (int64[M] y) { h = Shape <start = 1> (a) p = Slice(h, s, e, axes, step) y = Add(p, p) }"
-    same(make(text, s=np.array([start + 1]), e=np.array([end + 1]), axes=axes, step=step), a=images(1, 2, 3, 4, 5))
+    check(make(text, s=np.array([start + 1]), e=np.array([end + 1]), axes=axes, step=step), a=images(1, 2, 3, 4, 5))
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0, 0.5])

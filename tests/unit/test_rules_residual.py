@@ -22,7 +22,7 @@ def nameless(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def same(model: onnx.ModelProto, fused: str, **feeds: np.ndarray) -> None:
+def check_fused(model: onnx.ModelProto, fused: str, **feeds: np.ndarray) -> None:
     """One node `fused` is in the fused form, and results are ONNX Runtime's."""
     assert [node.op_type for node in fuse_model(load(model))[0].graph].count(fused) == 1
     found, expected = qrt.InferenceSession(model, num_threads=1).run(None, feeds)[0], runtime(model, feeds)[0]
@@ -36,8 +36,8 @@ def test_residuals_of_convolutions(shape: tuple[int, ...], activation: str) -> N
     bounds = {"low": 0.1, "high": 0.5} if "Clip" in activation else {}
     text = f"(float[B,3,H,W] a, float[C,4,D,E] r) => (float[K,L,M,O] y) {{ c = Conv(a, w) p = Add(c, r) y = {activation} }}"
     model = nameless(make(text, w=images(4, 3, 1, 1), **bounds))
-    same(model, "FusedConv", a=images(2, 3, 5, 5), r=images(*shape, seed=1))
-    same(model, "FusedConv", a=images(1, 3, 1, 1), r=images(*shape, seed=1))  # here the sum is the larger one
+    check_fused(model, "FusedConv", a=images(2, 3, 5, 5), r=images(*shape, seed=1))
+    check_fused(model, "FusedConv", a=images(1, 3, 1, 1), r=images(*shape, seed=1))  # here the sum is the larger one
 
 
 @pytest.mark.parametrize("bias", ["", ", b"])
@@ -46,7 +46,7 @@ def test_residuals_of_gemms(shape: tuple[int, ...], bias: str) -> None:
     constants = {"b": images(4, seed=2)} if bias else {}
     text = f"(float[B,3] a, float[C,4] r) => (float[K,4] y) {{ c = Gemm(a, w{bias}) p = Add(c, r) y = Clip(p, low, high) }}"
     model = nameless(make(text, w=images(3, 4), low=0.1, high=0.5, **constants))
-    same(model, "FusedGemm", a=images(1 if shape[0] == 5 else 2, 3), r=images(*shape, seed=1))
+    check_fused(model, "FusedGemm", a=images(1 if shape[0] == 5 else 2, 3), r=images(*shape, seed=1))
 
 
 @pytest.mark.parametrize("order", ["cd, rd", "rd, cd"])
@@ -64,7 +64,7 @@ def test_residuals_of_codes(point: np.generic, shape: tuple[int, ...], order: st
         z=point,
         wz=I8(0),
     )
-    same(nameless(model), "QConvAdd", a=images(2, 3, 5, 5), r=images(*shape, seed=1))
+    check_fused(nameless(model), "QConvAdd", a=images(2, 3, 5, 5), r=images(*shape, seed=1))
 
 
 @pytest.mark.parametrize(
@@ -80,4 +80,4 @@ def test_products_whose_weight_is_computed_stay_as_they_are(node: str, w: tuple[
     dims = [",".join(map(str, shape)) for shape in (a.shape, w, y)]
     constants = {"b": images(4).astype(F32)} if ", b" in node else {}
     model = make(f"(float[{dims[0]}] a, float[{dims[1]}] w) => (float[{dims[2]}] y) {{ c = {node} y = Relu(c) }}", **constants)
-    same(model, "Relu", a=a, w=images(*w, seed=1))
+    check_fused(model, "Relu", a=a, w=images(*w, seed=1))

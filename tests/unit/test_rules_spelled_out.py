@@ -6,11 +6,12 @@ from typing import Any
 
 import fused
 import numpy as np
+import onnx
 import pytest
 from graphs import images, make, ops, prepared, reference
 
 import qrt
-from qrt.graph import attr_float
+from qrt.graph import Model, attr_float
 from qrt.graph.rules import fuse
 
 NUMBERS: dict[str, Any] = {
@@ -81,6 +82,16 @@ def test_what_it_becomes_and_computes(name: str) -> None:
     np.testing.assert_allclose(fused.run(found, {"x": x})[0], reference(model, x=x)[0], rtol=1e-5, atol=1e-6)
 
 
+def check_fused(model: onnx.ModelProto, expected: dict[str, int], feeds: dict[str, np.ndarray], atol: float) -> Model:
+    """The fused form, after it was seen to have these operators and to compute what onnx.reference does, as a session does too."""
+    found = prepared(model)
+    fuse(found)
+    assert ops(found) == expected
+    for result in (fused.run(found, feeds)[0], qrt.InferenceSession(model).run(None, feeds)[0]):
+        np.testing.assert_allclose(result, reference(model, **feeds)[0], rtol=1e-5, atol=atol)
+    return found
+
+
 # name → (nodes from x (2, 4, 3, 8) and k (2, 4, 8, 5) to y, the operators they become, the scale)
 SCORES: dict[str, tuple[str, dict[str, int], float]] = {
     "scaled and masked": ("a = MatMul(x, k) b = Div(a, root) c = Add(b, m) y = Softmax(c)", {"MatMul": 1, "FusedSoftmax": 1}, 0.5**0.5),
@@ -109,15 +120,10 @@ def test_softmax_of_scores(name: str) -> None:
     nodes, expected, scale = SCORES[name]
     more = {"nothing": 0.0, "m": images(2, 1, 1, 5, seed=5) * 3, "rows": images(3, 1, seed=6)}
     model = make(f"(float[2,4,3,8] x, float[2,4,8,5] k) => (float[2,4,3,5] y) {{ {nodes} }}", **NUMBERS, **more)
-    found = prepared(model)
-    fuse(found)
-    assert ops(found) == expected
-    for node in found.graph:
+    feeds = {"x": images(2, 4, 3, 8, seed=4), "k": images(2, 4, 8, 5, seed=7)}
+    for node in check_fused(model, expected, feeds, 1e-6).graph:
         if node.op_type == "FusedSoftmax":
             assert attr_float(node, "scale", 0.0) == pytest.approx(scale)
-    feeds = {"x": images(2, 4, 3, 8, seed=4), "k": images(2, 4, 8, 5, seed=7)}
-    for result in (fused.run(found, feeds)[0], qrt.InferenceSession(model).run(None, feeds)[0]):
-        np.testing.assert_allclose(result, reference(model, **feeds)[0], rtol=1e-5, atol=1e-6)
 
 
 # name → (nodes from x and r (2, 3, 8) to y, the operators they become)
@@ -138,12 +144,7 @@ SUMS: dict[str, tuple[str, dict[str, int]]] = {
 def test_norm_of_a_sum(name: str) -> None:
     nodes, expected = SUMS[name]
     model = make(f"(float[2,3,8] x, float[2,3,8] r) => (float[2,3,8] y) {{ {nodes} }}", **NUMBERS, **AXES)
-    found = prepared(model)
-    fuse(found)
-    assert ops(found) == expected
-    feeds = {"x": images(2, 3, 8, seed=4), "r": images(2, 3, 8, seed=5)}
-    for result in (fused.run(found, feeds)[0], qrt.InferenceSession(model).run(None, feeds)[0]):
-        np.testing.assert_allclose(result, reference(model, **feeds)[0], rtol=1e-5, atol=1e-5)
+    check_fused(model, expected, {"x": images(2, 3, 8, seed=4), "r": images(2, 3, 8, seed=5)}, 1e-5)
 
 
 def test_norm_of_a_sum_that_turns_out_to_be_broadcast() -> None:

@@ -50,7 +50,7 @@ def buffers_of(plan: Plan) -> set[int]:
     return {offset for _, offset in plan.relocations.get((Base.ARENA, 0), ())}
 
 
-def run(program: Program, feeds: Sequence[Array], threads: int = 1) -> list[Array]:
+def check(program: Program, feeds: Sequence[Array], threads: int = 1) -> list[Array]:
     """The plan's outputs, which are the interpreter's, bit for bit."""
     found = build(program, TARGET, threads, Packs()).run(feeds)
     for got, wanted in zip(found, interpret(program, feeds), strict=True):
@@ -122,7 +122,7 @@ def chain(length: int, n: int = 100) -> Program:
 
 def test_results_take_over_the_memory_of_what_dies() -> None:
     program = chain(6)
-    run(program, [vector(), vector()])
+    check(program, [vector(), vector()])
     assert len(buffers_of(build(program, TARGET, 1, Packs()))) == 1
 
 
@@ -136,7 +136,7 @@ def test_what_is_read_later_is_not_overwritten() -> None:
     (d,) = program.call(Axpy(), [c, b], "d")
     (e,) = program.call(Axpy(), [d, c], "e")
     program.outputs = [e, b]
-    run(program, [vector(64)])
+    check(program, [vector(64)])
 
 
 def test_inputs_and_constants_are_never_written() -> None:
@@ -149,7 +149,7 @@ def test_inputs_and_constants_are_never_written() -> None:
     feed = vector(64)
     before = feed.copy(), held.copy()
     feed.setflags(write=False)
-    run(program, [feed])
+    check(program, [feed])
     np.testing.assert_array_equal(feed, before[0])
     np.testing.assert_array_equal(held, before[1])
 
@@ -168,7 +168,7 @@ def test_views_cost_nothing_and_keep_their_source_alive() -> None:
     program.outputs = [out]
     plan = build(program, TARGET, 2, Packs())
     assert plan.kernels == [AXPY.name] * 3
-    run(program, [RNG.integers(-9, 9, (6, 8)).astype(np.float32)], 2)
+    check(program, [RNG.integers(-9, 9, (6, 8)).astype(np.float32)], 2)
 
 
 def test_an_output_needs_a_buffer_of_its_own() -> None:
@@ -225,7 +225,7 @@ def test_scratch_lives_as_long_as_its_op() -> None:
     (b,) = program.call(Twice(), [a, x], "b")
     (c,) = program.call(Twice(), [b, a], "c")
     program.outputs = [c]
-    run(program, [vector()], 2)
+    check(program, [vector()], 2)
 
 
 # -- running --------------------------------------------------------------------------------------------------------------

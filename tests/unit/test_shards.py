@@ -149,7 +149,7 @@ def test_what_a_file_holds(shards: list[Path]) -> None:
 
 
 # -- what does not belong together ------------------------------------------------------------------------------------------
-def _refused(prepared: PreparedModel, paths: list[Path], kind: type[QrtError], message: str) -> None:
+def _check_refused(prepared: PreparedModel, paths: list[Path], kind: type[QrtError], message: str) -> None:
     with pytest.raises(kind, match=message):
         merge_shards(prepared, paths)
     with pytest.raises(CalibrationError, match="saw no data"):  # and nothing was learned
@@ -157,35 +157,35 @@ def _refused(prepared: PreparedModel, paths: list[Path], kind: type[QrtError], m
 
 
 def test_missing_and_duplicate(shards: list[Path], tmp_path: Path) -> None:
-    _refused(_prepared(), [], InvalidInput, "no shards are given")
-    _refused(_prepared(), shards[:2], QuantizationError, "shard 3 of 3 is missing: give the state files of all 3")
-    _refused(_prepared(), shards[1:], QuantizationError, "shard 1 of 3 is missing")
-    _refused(_prepared(), [shards[2], shards[0]], QuantizationError, "shard 2 of 3 is missing")
-    _refused(_prepared(), [*shards, shards[1]], QuantizationError, "are both shard 2")
+    _check_refused(_prepared(), [], InvalidInput, "no shards are given")
+    _check_refused(_prepared(), shards[:2], QuantizationError, "shard 3 of 3 is missing: give the state files of all 3")
+    _check_refused(_prepared(), shards[1:], QuantizationError, "shard 1 of 3 is missing")
+    _check_refused(_prepared(), [shards[2], shards[0]], QuantizationError, "shard 2 of 3 is missing")
+    _check_refused(_prepared(), [*shards, shards[1]], QuantizationError, "are both shard 2")
     other = tmp_path / "other"
     save_shard(_prepared(), other, 2, 2)
-    _refused(_prepared(), [shards[0], other], QuantizationError, "merge those of one run")
+    _check_refused(_prepared(), [shards[0], other], QuantizationError, "merge those of one run")
 
 
 def test_other_models_and_settings(shards: list[Path]) -> None:
     weights = make(GRAPH, w=images(8, 3, 3, 3), v=images(8, 8, 3, 3, seed=2))
     large = make(GRAPH.replace("8,8", "9,9"), w=images(8, 3, 3, 3), v=images(8, 8, 3, 3, seed=1))
     for model in (weights, large, ASSETS / "digits.onnx"):
-        _refused(_prepared(model=model), shards, QuantizationError, f"{shards[0].name} was learned on another model")
+        _check_refused(_prepared(model=model), shards, QuantizationError, f"{shards[0].name} was learned on another model")
     message = "was learned with other settings: of 'r' by MinMaxObserver.*now there is "
-    _refused(_prepared(HistogramObserver), shards, QuantizationError, message + "HistogramObserver.*give the same observer")
-    _refused(_prepared(MinMaxObserver.with_args(eps=1e-3)), shards, QuantizationError, message + "MinMaxObserver.*eps=0.001")
+    _check_refused(_prepared(HistogramObserver), shards, QuantizationError, message + "HistogramObserver.*give the same observer")
+    _check_refused(_prepared(MinMaxObserver.with_args(eps=1e-3)), shards, QuantizationError, message + "MinMaxObserver.*eps=0.001")
     first = next(node.name for node in _prepared().model.graph)
-    _refused(_prepared(exclude=[first]), shards, QuantizationError, "other settings: of 'x' by MinMaxObserver.*now there is none")
+    _check_refused(_prepared(exclude=[first]), shards, QuantizationError, "other settings: of 'x' by MinMaxObserver.*now there is none")
 
 
 def test_damaged_files(shards: list[Path], tmp_path: Path) -> None:
     whole = shards[1].read_bytes()
     for content in (b"", whole[:7], whole[:-1], whole[: len(whole) // 2], whole + b"\0", b"\xff" * 100):
         shards[1].write_bytes(content)
-        _refused(_prepared(), shards, ModelError, f"cannot read .*{shards[1].name}.*write it again")
-    _refused(_prepared(), [tmp_path / "no"], ModelError, "there is no such file")
-    _refused(_prepared(), [tmp_path], ModelError, "there is no such file")
+        _check_refused(_prepared(), shards, ModelError, f"cannot read .*{shards[1].name}.*write it again")
+    _check_refused(_prepared(), [tmp_path / "no"], ModelError, "there is no such file")
+    _check_refused(_prepared(), [tmp_path], ModelError, "there is no such file")
     shards[1].write_bytes(whole)
 
     header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
@@ -205,16 +205,16 @@ def test_damaged_files(shards: list[Path], tmp_path: Path) -> None:
         (json.dumps({**content, "observers": [1]}), "of which observers"),
     ]:
         save_file(state, shards[1], {"calibration": text})
-        _refused(_prepared(), shards, ModelError, message)
+        _check_refused(_prepared(), shards, ModelError, message)
     save_file(state, shards[1])
-    _refused(_prepared(), shards, ModelError, "no calibration state of this version")
+    _check_refused(_prepared(), shards, ModelError, "no calibration state of this version")
     for change, message in [
         ({"shards": 10**9}, "merge those of one run"),
         ({"observers": {}}, "by no observer"),
         ({"model": 1}, "another"),
     ]:
         save_file(state, shards[1], {"calibration": json.dumps({**content, **change})})
-        _refused(_prepared(), shards, QuantizationError, message)
+        _check_refused(_prepared(), shards, QuantizationError, message)
     tensors = [
         ({}, "lacks"),
         ({key: np.array(np.nan, np.float32)}, "no range"),
@@ -264,6 +264,7 @@ def test_flipped_bytes(tmp_path_factory: pytest.TempPathFactory, where: float, b
     except (ModelError, QuantizationError):
         return
     merged.convert()
+    assert all(np.isfinite(params.scale).all() and (params.scale > 0).all() for params in merged.qparams().values())
 
 
 def test_observers_that_cannot_be_merged(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from qrt.artifact import CompiledModel
 from qrt.cli.app import run
 from qrt.core.errors import InvalidInput, KernelCacheWarning, KernelError, OutputError
 from qrt.jit import host_target, tuned
-from qrt.jit.cache import cache_dir
 from qrt.ops.op import Array
 from qrt.report import tune
 from qrt.report.tune import Tuned, tune_model
@@ -29,12 +28,8 @@ SHAPES = {"x": cnn.X.shape}
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of choices of a cache that has its kernels, and nothing measured."""
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    (cache / "kernels").symlink_to(cache_dir() / "kernels")
-    monkeypatch.setenv("QRT_CACHE_DIR", str(cache))
+def folder(cache: Path) -> Path:
+    """The folder of choices of a cache where nothing was measured."""
     return cache / "tuned"
 
 

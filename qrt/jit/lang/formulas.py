@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["binary", "elementary", "unary"]
+__all__ = ["binary", "bounds", "elementary", "unary"]
 
 F = np.float32
 # 1.5 · 2**23 rounds to integers (see rounding.py), whose exponent's bias less 1 this adds to them: they end as bits of a power of two.
@@ -57,14 +57,22 @@ _ERF_P = (
 _ERF_Q = (F(9.559096407e-4), F(1.435228969e-2), F(1.149941727e-1), F(5.105011607e-1), F(1.0))
 
 
-def elementary(device: Callable[[Any], Any], bits: Any, number: Any, int32: Any, fma: Any) -> dict[str, Any]:
-    """By name: exp, log, log1p, sigmoid, tanh, erf."""
+def bounds(device: Callable[[Any], Any]) -> Any:
+    """The function between(x, low, high) of any numbers."""
 
     @device
     def between(x, low, high):  # type: ignore[no-untyped-def]
         """x within its bounds; a NaN passes."""
         x = low if x < low else x
         return high if x > high else x
+
+    return between
+
+
+def elementary(device: Callable[[Any], Any], bits: Any, number: Any, int32: Any, fma: Any) -> dict[str, Any]:
+    """By name: exp, log, log1p, sigmoid, tanh, erf."""
+
+    between = bounds(device)
 
     @device
     def exp(x):  # type: ignore[no-untyped-def]
@@ -137,6 +145,7 @@ def unary(device: Callable[[Any], Any], words: Mapping[str, Any]) -> dict[str, A
     """
     exp, log, log1p, erf, sigmoid, tanh = (words[name] for name in ("exp", "log", "log1p", "erf", "sigmoid", "tanh"))
     fma, sqrt, floor, ceil, nearest = (words[name] for name in ("fma", "sqrt", "floor", "ceil", "nearest"))
+    between = bounds(device)
 
     @device
     def like(x, number):  # type: ignore[no-untyped-def]
@@ -146,11 +155,6 @@ def unary(device: Callable[[Any], Any], words: Mapping[str, Any]) -> dict[str, A
     @device
     def at_least(x, low):  # type: ignore[no-untyped-def]
         return low if x < low else x  # a NaN stays
-
-    @device
-    def bounded(x, low, high):  # type: ignore[no-untyped-def]
-        x = at_least(x, low)
-        return high if x > high else x
 
     @device
     def sign(x, p, q):  # type: ignore[no-untyped-def]
@@ -183,7 +187,7 @@ def unary(device: Callable[[Any], Any], words: Mapping[str, Any]) -> dict[str, A
         "abs": device(lambda x, p, q: abs(x)),
         "ceil": device(lambda x, p, q: ceil(x)),
         "celu": device(lambda x, p, q: x if x > _ZERO else p * (exp(x / p) - _ONE)),
-        "clip": device(lambda x, p, q: bounded(x, p, q)),
+        "clip": device(lambda x, p, q: between(x, p, q)),
         "cube": device(lambda x, p, q: x * x * x),
         "elu": device(lambda x, p, q: x if x > _ZERO else p * (exp(x) - _ONE)),
         "erf": device(lambda x, p, q: erf(x)),
@@ -191,8 +195,8 @@ def unary(device: Callable[[Any], Any], words: Mapping[str, Any]) -> dict[str, A
         "floor": device(lambda x, p, q: floor(x)),
         "gelu": gelu,
         "gelu_tanh": gelu_tanh,
-        "hard_sigmoid": device(lambda x, p, q: bounded(p * x + q, _ZERO, _ONE)),
-        "hard_swish": device(lambda x, p, q: x * bounded(x * _SIXTH + _HALF, _ZERO, _ONE)),
+        "hard_sigmoid": device(lambda x, p, q: between(p * x + q, _ZERO, _ONE)),
+        "hard_swish": device(lambda x, p, q: x * between(x * _SIXTH + _HALF, _ZERO, _ONE)),
         "leaky_relu": device(lambda x, p, q: p * x if x < _ZERO else x),
         "log": device(lambda x, p, q: log(x)),
         "mish": mish,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from llvmlite import ir
 from numba.core import types
@@ -14,44 +16,37 @@ from qrt.jit.lang.wide import wide
 __all__ = ["bits", "cos", "erf", "exp", "fma", "log", "log1p", "nearest", "number", "power", "sigmoid", "sin", "sqrt", "tanh"]
 
 
-@intrinsic
-def bits(typing_context, x):  # type: ignore[no-untyped-def]
-    """The int32 that has the bits of a float32."""
+def _same_bits(given: types.Type, result: types.Type, kind: ir.Type) -> Any:
+    """The intrinsic that takes a `given` to the `result` of the same bits, `kind` in LLVM IR."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.bitcast(args[0], ir.IntType(32))
+    @intrinsic
+    def cast(typing_context, x):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            return builder.bitcast(args[0], kind)
 
-    return types.int32(types.float32), codegen
+        return result(given), codegen
 
-
-@intrinsic
-def number(typing_context, x):  # type: ignore[no-untyped-def]
-    """The float32 that has the bits of an int32."""
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.bitcast(args[0], ir.FloatType())
-
-    return types.float32(types.int32), codegen
+    return cast
 
 
-@intrinsic
-def bits64(typing_context, x):  # type: ignore[no-untyped-def]
-    """The int64 that has the bits of a float64."""
+def _instruction(name: str) -> Any:
+    """The function of a float that LLVM calls `name`."""
 
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.bitcast(args[0], ir.IntType(64))
+    @intrinsic
+    def call(typing_context, x):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            return builder.call(builder.module.declare_intrinsic(name, [args[0].type]), args)
 
-    return types.int64(types.float64), codegen
+        return x(x), codegen
+
+    return call
 
 
-@intrinsic
-def number64(typing_context, x):  # type: ignore[no-untyped-def]
-    """The float64 that has the bits of an int64."""
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.bitcast(args[0], ir.DoubleType())
-
-    return types.float64(types.int64), codegen
+# A float32 as an int32 and back, a float64 as an int64 and back.
+bits, number = _same_bits(types.float32, types.int32, ir.IntType(32)), _same_bits(types.int32, types.float32, ir.FloatType())
+bits64, number64 = _same_bits(types.float64, types.int64, ir.IntType(64)), _same_bits(types.int64, types.float64, ir.DoubleType())
+# The nearest integer, ties to even, as a float; the square root, correctly rounded. Instructions everywhere.
+nearest, sqrt = _instruction("llvm.rint"), _instruction("llvm.sqrt")
 
 
 @intrinsic
@@ -62,26 +57,6 @@ def fma(typing_context, x, y, z):  # type: ignore[no-untyped-def]
         return builder.fma(*args)
 
     return x(x, x, x), codegen
-
-
-@intrinsic
-def nearest(typing_context, x):  # type: ignore[no-untyped-def]
-    """The nearest integer, ties to even, as a float."""
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.call(builder.module.declare_intrinsic("llvm.rint", [args[0].type]), args)
-
-    return x(x), codegen
-
-
-@intrinsic
-def sqrt(typing_context, x):  # type: ignore[no-untyped-def]
-    """Square root of a float, correctly rounded; an instruction everywhere."""
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [args[0].type]), args)
-
-    return x(x), codegen
 
 
 _FORMULAS = elementary(device, bits, number, np.int32, fma)

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from qrt.jit.lang.formulas import bounds
+
 __all__ = ["wide"]
 
 F, D = np.float32, np.float64
@@ -33,42 +35,40 @@ _LN2, _SQRT_2 = D(log(2)), D(2**0.5)
 _BIAS, _MANTISSA = 1023, (1 << 52) - 1
 
 
+# No loops, which a compiler would have to unroll: functions that end in the next one.
+def _polynomial(device: Callable[[Any], Any], coefficients: tuple[np.float64, ...]) -> Any:
+    """The polynomial in x, highest power first."""
+    *higher, last = coefficients
+    if not higher:
+        return device(lambda x: last)
+    before = _polynomial(device, tuple(higher))
+    return device(lambda x: before(x) * x + last)
+
+
+def _reducer(device: Callable[[Any], Any], digits: tuple[np.float64, ...]) -> Any:
+    """What adds x · 2/π, without whole quadrants, to `part`, and those to `turns`."""
+    if not digits:
+        return device(lambda x, part, turns: (part, turns))
+    first, then = digits[0], _reducer(device, digits[1:])
+
+    @device
+    def step(x, part, turns):  # type: ignore[no-untyped-def]
+        product = x * first
+        fours = product * D(0.25) + _ROUNDER
+        # Four quadrants are none, and what has no bits behind the point is fours alone; of infinity it is no number.
+        part = part + (product - D(4) * (fours - _ROUNDER) if abs(product) < _FAR else product - product)
+        whole = (part + _ROUNDER) - _ROUNDER
+        return then(x, part - whole, turns + whole)
+
+    return step
+
+
 def wide(device: Callable[[Any], Any], bits: Any, number: Any, int64: Any) -> dict[str, Any]:
     """By name: sin, cos and pow; within 0.501 ulp of all there is."""
 
-    @device
-    def between(x, low, high):  # type: ignore[no-untyped-def]
-        """x within its bounds; a NaN passes."""
-        x = low if x < low else x
-        return high if x > high else x
-
-    # No loops, which a compiler would have to unroll: functions that end in the next one.
-    def polynomial(coefficients: tuple[np.float64, ...]) -> Any:
-        *higher, last = coefficients
-        if not higher:
-            return device(lambda x: last)
-        before = polynomial(tuple(higher))
-        return device(lambda x: before(x) * x + last)
-
-    def reducer(digits: tuple[np.float64, ...]) -> Any:
-        """What adds x · 2/π, without whole quadrants, to `part`, and those to `turns`."""
-        if not digits:
-            return device(lambda x, part, turns: (part, turns))
-        first, then = digits[0], reducer(digits[1:])
-
-        @device
-        def step(x, part, turns):  # type: ignore[no-untyped-def]
-            product = x * first
-            fours = product * D(0.25) + _ROUNDER
-            # Four quadrants are none, and what has no bits behind the point is fours alone; of infinity it is no number.
-            part = part + (product - D(4) * (fours - _ROUNDER) if abs(product) < _FAR else product - product)
-            whole = (part + _ROUNDER) - _ROUNDER
-            return then(x, part - whole, turns + whole)
-
-        return step
-
-    reduce = reducer(_TWO_OVER_PI)
-    sine, cosine, logarithm, exponential = (polynomial(series) for series in (_SIN, _COS, _LOG, _EXP))
+    between = bounds(device)
+    reduce = _reducer(device, _TWO_OVER_PI)
+    sine, cosine, logarithm, exponential = (_polynomial(device, series) for series in (_SIN, _COS, _LOG, _EXP))
 
     @device
     def quadrant(x, ahead):  # type: ignore[no-untyped-def]
