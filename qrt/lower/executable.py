@@ -17,6 +17,7 @@ from qrt.graph.passes.fold_constants import RANDOM
 from qrt.lower.handlers import HANDLERS
 from qrt.lower.lowering import Constants, Lowering, NotConstant, NotNative
 from qrt.lower.python_step import PythonStep
+from qrt.lower.spelled import SPELLED
 from qrt.lower.tables import join_tables
 from qrt.ops.op import Array
 from qrt.ops.program import Program
@@ -303,6 +304,8 @@ class Executable:
             except NotNative as reason:
                 wanted = _origins(reason.value, stage, arrays) if isinstance(reason, NotConstant) else set()
                 if wanted <= stage.by_value:
+                    if node.domain != "" and node.op_type not in SPELLED:
+                        raise UnsupportedOp(f"node {node.name!r} ({node.op_type}) has neither a kernel nor another way: {reason}") from reason
                     raise _Recut(node, str(reason)) from reason
                 stage.by_value |= wanted
                 stage.plans.clear()
