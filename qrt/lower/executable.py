@@ -305,7 +305,7 @@ class Executable:
                 wanted = _origins(reason.value, stage, arrays) if isinstance(reason, NotConstant) else set()
                 if wanted <= stage.by_value:
                     if node.domain != "" and node.op_type not in SPELLED:
-                        raise UnsupportedOp(f"node {node.name!r} ({node.op_type}) has neither a kernel nor another way: {reason}") from reason
+                        raise UnsupportedOp(f"node {node.name!r} ({node.op_type}) has no kernel, nor another way: {reason}") from reason
                     raise _Recut(node, str(reason)) from reason
                 stage.by_value |= wanted
                 stage.plans.clear()

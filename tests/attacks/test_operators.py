@@ -115,6 +115,56 @@ def test_products_and_recurrences_that_do_not_fit(text: str, constants: dict[str
         qrt.InferenceSession(model, num_threads=1).run(None, {"a": ones(3, 6)})
 
 
+_CODES = "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z)"
+_ENDS = "g = QuantizeLinear(c, s, z) y = DequantizeLinear(g, s, z)"
+_DYNAMIC = "q, a, p = DynamicQuantizeLinear(x)"
+BYTES = {"w": np.ones((2, 2, 1, 1), np.int8), "v": ones(2), "o": np.zeros(2, np.int8), "b": np.ones(2, np.int32)}
+# Constants that rules and passes compute with before any handler sees them: nodes from x (1, 2, 4, 5) to y, constants, what is said.
+UNSEEN: dict[str, tuple[str, dict[str, Any], str]] = {
+    **{
+        f"{count} scales of a bias": (
+            f"{_CODES} e = DequantizeLinear<axis=0>(w, v, o) f = DequantizeLinear<axis=0>(b, u, i) c = Conv(d, e, f) {_ENDS}",
+            BYTES | {"u": ones(count), "i": np.zeros(count, np.int32)},
+            f"{count} scales along axis 0 do not fit",
+        )
+        for count in (0, 3)
+    },
+    "scales of a number": (
+        f"{_CODES} e = DequantizeLinear(w, v, o) t = Transpose(e) c = Add(d, t) {_ENDS}",
+        BYTES | {"w": np.int8(1)},
+        "no axis 1",
+    ),
+    "zero points of columns": (
+        f"{_DYNAMIC} m = MatMulInteger(q, w, p, i) h = Cast<to=1>(m) j = Mul(a, u) y = Mul(h, j)",
+        {"w": np.ones((5, 4), np.uint8), "i": np.ones(3, np.uint8), "u": ones(4)},
+        "could not be broadcast",
+    ),
+    "zero points of filters": (
+        f"{_DYNAMIC} m = ConvInteger(q, w, p, i) h = Cast<to=1>(m) j = Mul(a, u) y = Mul(h, j)",
+        {"w": np.ones((4, 2, 1, 1), np.uint8), "i": np.ones(3, np.uint8), "u": ones(4, 1, 1)},
+        "3 values for 4 channels",
+    ),
+    "no scale of codes": (
+        "q = QuantizeLinear(x, s, z) g = QLinearConv(q, u, i, w, v, o, s, z, b) y = DequantizeLinear(g, s, z)",
+        BYTES | {"u": ones(0), "i": np.zeros(0, np.uint8)},
+        "QLinearConv",
+    ),
+    "a bias before a norm": (
+        "c = Conv(x, w, b) y = BatchNormalization(c, v, v, v, v)",
+        {"w": ones(2, 2, 1, 1), "v": ones(2), "b": ones(3)},
+        "bias of 3 values for 2 channels",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNSEEN)
+def test_constants_that_do_not_fit_what_a_rule_looks_for(case: str) -> None:
+    text, constants, message = UNSEEN[case]
+    model = make(f"(float[1,2,4,5] x) => (float y) {{ {text} }}", **{"s": 0.1, "z": np.uint8(3)} | constants)
+    with pytest.raises(qrt.QrtError, match=message):
+        qrt.InferenceSession(model, num_threads=1).run(None, {"x": images(1, 2, 4, 5)})
+
+
 def test_zero_points_of_too_many_columns() -> None:
     model = make(
         "(uint8[N,3] a) => (int32[N,M] y) { y = MatMulInteger(a, b, p, q) }",
