@@ -115,7 +115,7 @@ def test_a_dropout_whose_mask_nobody_reads(opset: int) -> None:
 def test_a_mask_of_another_type_that_is_read_is_refused(opset: int) -> None:
     texts = ("(float[3,4] y, float[3,4] m) { y, m = Dropout (x) }", "(float[3,4] y) { a, m = Dropout (x) y = Add (a, m) }")
     for text in texts:
-        with pytest.raises(UnsupportedOp, match="mask of node .* is read"):
+        with pytest.raises(UnsupportedOp, match=r"mask of node .* is read"):
             prepare(load(proto(f"g (float[3,4] x) => {text}", opset)))
 
 
