@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from qrt.core.errors import InvalidInput
+from qrt.core.forks import in_child
 from qrt.core.target import Target
 from qrt.jit import host_target
 from qrt.jit.load import address
@@ -98,15 +99,14 @@ _running: dict[int, None] = {}
 
 
 def _forget() -> None:
-    """In a forked process: threads do not survive a fork, nor will one of them ever finish a team and let go of the lock."""
+    """Threads do not survive a fork, nor will one of them ever finish a team and let go of the lock."""
     global _making
     _making = threading.Lock()
     _teams.clear()
     _running.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+in_child(_forget)
 
 
 def team() -> Team:
