@@ -23,7 +23,7 @@ from qrt.interface import Interface, interface_of
 from qrt.jit import host_target, wants_cuda
 from qrt.loaders import load
 from qrt.lower import Executable
-from qrt.runtime.team import available_cpus
+from qrt.runtime.team import checked_threads
 
 if TYPE_CHECKING:
     import onnx
@@ -50,9 +50,7 @@ def compile_model(fused: Model, *, num_threads: int | None = None, target: str |
     Raises InvalidInput for a number of threads below 1 and for a target that this machine cannot run, DeviceError for a GPU that cannot
     be used.
     """
-    threads = available_cpus() if num_threads is None else num_threads
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise InvalidInput(f"num_threads is {num_threads!r}: give an integer of 1 or more, or None for every processor")
+    threads = checked_threads(num_threads)
     return Executable(fused, host_target(target), threads, taps, memory=_device_memory() if wants_cuda(target) else None)
 
 

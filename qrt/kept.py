@@ -27,7 +27,7 @@ from qrt.feeds import Shapes
 from qrt.interface import Interface
 from qrt.jit import host_target, tuned, wants_cuda
 from qrt.jit.cache import cache_dir, own_digest
-from qrt.runtime.team import available_cpus
+from qrt.runtime.team import checked_threads
 from qrt.runtime.whole import Whole
 from qrt.seal import is_sealed
 
@@ -80,12 +80,12 @@ def _see(path: Path) -> _Seen | None:
 
 def kept_for(source: object, num_threads: int | None, target: str | None) -> Kept | None:
     """Where plans of `source` are kept; None if it is no file, or none are to be kept: those for a GPU are not. Raises InvalidInput for a
-    limit that is none."""
-    if not isinstance(source, str | os.PathLike) or isinstance(num_threads, bool) or wants_cuda(target) or not _limit():
+    limit or a number of threads that is none."""
+    threads = checked_threads(num_threads)
+    if not isinstance(source, str | os.PathLike) or wants_cuda(target) or not _limit():
         return None
     path = Path(os.path.abspath(os.fsdecode(source)))
     seen = _see(path)
-    threads = available_cpus() if num_threads is None else num_threads
     return None if seen is None else Kept(path, seen, threads, host_target(target))
 
 
@@ -102,14 +102,14 @@ def open_compiled(
         threads = file.content["threads"]
         check(type(threads) is int and threads >= 1, "it does not say for how many threads it is")
         onnx = file[file.content["model"]]
-    threads = threads if num_threads is None else num_threads
+    threads = threads if num_threads is None else checked_threads(num_threads)
 
     def model() -> tuple[Interface, Executable]:
         from qrt.api import open_model
 
         return open_model(onnx.tobytes(), num_threads=threads, target=target)
 
-    if wants_cuda(target) or isinstance(num_threads, bool):
+    if wants_cuda(target):
         return model()
     if fits(file, threads, wanted) and file.private and is_sealed(file.digest, file.seal):
         interface, plans = read_compiled(file, wanted)

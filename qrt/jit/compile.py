@@ -17,6 +17,7 @@ from numba.core import config, types
 from numba.core.ccallback import CFunc
 
 from qrt.core.errors import KernelError
+from qrt.core.forks import in_child
 from qrt.core.target import Target
 from qrt.jit.kernel import Kernel
 from qrt.jit.lang.exact_fma import with_exact_fma
@@ -39,6 +40,15 @@ ALLOWED_SYMBOLS = frozenset(_LIBC) | {name + suffix for name in _LIBM.split() fo
 
 _OPTIONS = {"nopython": True, "error_model": "numpy", "boundscheck": False}
 _LOCK = threading.Lock()
+
+
+def _forget() -> None:
+    """The thread that holds the lock may be one of the parent's."""
+    global _LOCK
+    _LOCK = threading.Lock()
+
+
+in_child(_forget)
 
 
 def _initialize() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from qrt.core.errors import KernelError
+from qrt.core.forks import in_child
 from qrt.core.target import Target
 from qrt.jit import cache, elf
 from qrt.jit.kernel import Kernel
@@ -36,6 +37,15 @@ _engines: dict[Target, _Linker] = {}
 _Known = tuple[str, tuple[object, ...], Target]
 _addresses: dict[_Known, int] = {}
 _provided: dict[_Known, bytes] = {}
+
+
+def _forget() -> None:
+    """The thread that holds the lock may be one of the parent's."""
+    global _lock
+    _lock = threading.RLock()
+
+
+in_child(_forget)
 
 
 def address(kernel: Kernel, target: Target) -> int:

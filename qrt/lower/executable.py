@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,11 +12,12 @@ import numpy as np
 from qrt.core.errors import InvalidInput, QrtError, UnsupportedOp
 from qrt.core.garbage import uncollected
 from qrt.core.target import Target
-from qrt.graph import Model, has_subgraph, ir
-from qrt.graph.passes.fold_constants import RANDOM
+from qrt.graph import Model, ir
 from qrt.lower.handlers import HANDLERS
+from qrt.lower.known import computed, is_of, of_constants, with_constants
 from qrt.lower.lowering import Constants, Lowering, NotConstant, NotNative
 from qrt.lower.python_step import PythonStep
+from qrt.lower.spelled import SPELLED
 from qrt.lower.tables import join_tables
 from qrt.ops.op import Array
 from qrt.ops.program import Program
@@ -105,7 +106,7 @@ class Executable:
             else:
                 groups.append([node])
                 python.append(False)
-        known = _of_constants(self._nodes, self.why)
+        known = of_constants(self._nodes, self.why)
         needed = set(self._outputs)
         self._fresh: set[ir.Value] = set()  # what native stages give: arrays that nobody else holds
         stages: list[_Native | PythonStep] = []
@@ -115,7 +116,7 @@ class Executable:
                 needed.update(step.inputs)
                 stages.append(step)
                 continue
-            nodes = _with_constants(nodes, known)
+            nodes = with_constants(nodes, known)
             made = {v for node in nodes for v in node.outputs}
             uses = [v for node in nodes for v in node.inputs if v is not None]
             inputs = [v for v in dict.fromkeys(uses) if v not in made and v.const_value is None]
@@ -126,18 +127,14 @@ class Executable:
         return stages[::-1]
 
     def _computed_once(self, node: ir.Node) -> bool:
-        """Whether a node without a kernel reads constants alone, so that what it gives is a constant from now on."""
+        """Whether a node without a kernel reads constants alone, and what it gives, if that is not too much, is a constant from now on."""
         names = {node.name, *(value.name for value in node.outputs)}
-        if not _is_of(node, set()) or not names.isdisjoint(self.taps | self.calls.keys()):
+        if not is_of(node, set()) or not names.isdisjoint(self.taps | self.calls.keys()):
             return False
-        step = PythonStep(node, self.model)
-        try:
-            results = step.run({})
-        except UnsupportedOp:  # which each run says then
+        found = computed(node, self.model)
+        if found is None:
             return False
-        if not all(array.dtype.kind in "biuf" for array in results):
-            return False
-        for value, array in zip(step.outputs, results, strict=True):
+        for value, array in found.items():
             value.const_value = ir.tensor(array)
         self.why.pop(node.name or node.op_type, None)
         return True
@@ -303,6 +300,8 @@ class Executable:
             except NotNative as reason:
                 wanted = _origins(reason.value, stage, arrays) if isinstance(reason, NotConstant) else set()
                 if wanted <= stage.by_value:
+                    if node.domain != "" and node.op_type not in SPELLED:
+                        raise UnsupportedOp(f"node {node.name!r} ({node.op_type}) has no kernel, nor another way: {reason}") from reason
                     raise _Recut(node, str(reason)) from reason
                 stage.by_value |= wanted
                 stage.plans.clear()
@@ -311,35 +310,6 @@ class Executable:
             program = low.finish(stage.outputs)
             join_tables(program, names)
             return program, names
-
-
-def _is_of(node: ir.Node, known: Set[ir.Value]) -> bool:
-    """Whether what `node` gives depends on constants and on values of `known` alone."""
-    if not node.inputs or has_subgraph(node) or node.op_type in RANDOM:
-        return False
-    return all(value is None or value.const_value is not None or value in known for value in node.inputs)
-
-
-def _of_constants(nodes: Sequence[ir.Node], why_python: Mapping[str, str]) -> list[ir.Node]:
-    """The native nodes that depend on constants alone, such as those that dequantize weights."""
-    values: set[ir.Value] = set()
-    found = []
-    for node in nodes:
-        if (node.name or node.op_type) not in why_python and _is_of(node, values):
-            found.append(node)
-            values.update(node.outputs)
-    return found
-
-
-def _with_constants(nodes: list[ir.Node], known: Sequence[ir.Node]) -> list[ir.Node]:
-    """`nodes` of a stage, after those nodes of `known` that they need from other stages: a weight stays a constant wherever it is made."""
-    own, needed = set(nodes), {value for node in nodes for value in node.inputs}
-    others = []
-    for node in reversed(known):
-        if node not in own and not needed.isdisjoint(node.outputs):
-            others.append(node)
-            needed.update(node.inputs)
-    return [*reversed(others), *nodes]
 
 
 def _named(tap: TapFunction, names: _Names) -> Callable[[int, Array], None]:

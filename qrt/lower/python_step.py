@@ -10,6 +10,7 @@ import numpy as np
 from qrt.core.errors import UnsupportedOp
 from qrt.graph import Model, ir, single_node_model
 from qrt.lower.reference_gaps import gap
+from qrt.lower.spelled import spell_out
 
 if TYPE_CHECKING:
     from qrt.ops.op import Array
@@ -33,6 +34,7 @@ class PythonStep:
         from qrt.lower.loops import LOOPS
 
         self.inputs, self.outputs, proto = single_node_model(model, node)
+        spell_out(proto.graph)
         wrong = gap(proto.graph)
         if wrong:
             raise UnsupportedOp(f"node {node.name!r}: neither qrt nor onnx.reference can run {node.op_type} with {wrong}")

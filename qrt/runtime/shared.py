@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from qrt.core.forks import in_child
 from qrt.ops.op import Array
 
 __all__ = ["shared"]
@@ -19,6 +20,15 @@ _SAMPLE = 1 << 12
 
 _held: weakref.WeakValueDictionary[tuple[bytes, str, tuple[int, ...]], Array] = weakref.WeakValueDictionary()
 _lock = threading.Lock()
+
+
+def _forget() -> None:
+    """The thread that holds the lock may be one of the parent's."""
+    global _lock
+    _lock = threading.Lock()
+
+
+in_child(_forget)
 
 
 def shared(made: Array, keep: Callable[[Array], Array] = np.ascontiguousarray) -> Array:

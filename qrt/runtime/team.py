@@ -16,12 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
+from qrt.core.errors import InvalidInput
+from qrt.core.forks import in_child
 from qrt.core.target import Target
 from qrt.jit import host_target
 from qrt.jit.load import address
 from qrt.runtime.kernels import EXECUTOR, LEAD, RUNTIME, SEMAPHORE_BYTES, TEAM, WORKER
 
-__all__ = ["available_cpus", "run_job", "team"]
+__all__ = ["available_cpus", "checked_threads", "run_job", "team"]
 
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 # About 100 µs of spinning and as much of yielding: longer than the gap between two requests of a busy server, shorter
@@ -43,6 +45,14 @@ def available_cpus() -> int:
     except (OSError, ValueError):
         pass  # no cgroup v2 here: nothing cuts the mask
     return max(cpus, 1)
+
+
+def checked_threads(num_threads: int | None) -> int:
+    """The threads that a user asked for; None: `available_cpus`. Raises InvalidInput for what is no integer of 1 or more."""
+    threads = available_cpus() if num_threads is None else num_threads
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise InvalidInput(f"num_threads is {num_threads!r}: give an integer of 1 or more, or None for every processor")
+    return threads
 
 
 @functools.cache
@@ -89,15 +99,14 @@ _running: dict[int, None] = {}
 
 
 def _forget() -> None:
-    """In a forked process: threads do not survive a fork, nor will one of them ever finish a team and let go of the lock."""
+    """Threads do not survive a fork, nor will one of them ever finish a team and let go of the lock."""
     global _making
     _making = threading.Lock()
     _teams.clear()
     _running.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+in_child(_forget)
 
 
 def team() -> Team:

@@ -219,6 +219,17 @@ def test_arguments_that_make_no_sense(tmp_path: Path) -> None:
     assert Model.savers.keys() == {".qrt"}
 
 
+@pytest.mark.parametrize("threads", [2.0, np.int64(2), True, "2", 0, -1], ids=repr)
+def test_numbers_of_threads_that_are_none(threads: object, tmp_path: Path, plans: Path) -> None:
+    """Of a compiled model, and of a model whose plan was kept."""
+    qrt.compile(network(), tmp_path / "m.qrt", {"x": (3, 8), "z": (3, 16)}, num_threads=2)
+    onnx.save(network(), tmp_path / "m.onnx")
+    qrt.InferenceSession(tmp_path / "m.onnx", num_threads=2).run(None, feeds())
+    for name in ("m.qrt", "m.onnx"):
+        with pytest.raises(qrt.InvalidInput, match="num_threads"):
+            qrt.InferenceSession(tmp_path / name, num_threads=threads)
+
+
 def test_plans_are_not_made_again_where_they_could_not_be_kept(tmp_path: Path, plans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     qrt.compile(network(), tmp_path / "m.qrt", {"x": (3, 8), "z": (3, 16)}, num_threads=2)
     plain = qrt.InferenceSession(network().SerializeToString())

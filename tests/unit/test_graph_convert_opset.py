@@ -7,7 +7,7 @@ import pytest
 from onnx import AttributeProto, TypeProto, defs, helper, version_converter
 from passes import Arrays, check_same, proto, runtime
 
-from qrt.core.errors import UnsupportedOp
+from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.graph import constant
 from qrt.graph.passes import OPSET, PASSES, prepare
 from qrt.graph.passes.convert_opset import _SINCE, convert_opset
@@ -94,6 +94,34 @@ def test_what_the_converter_would_change_is_refused() -> None:
         prepare(load(proto("g (float[2,3,4] x) => (float[2,3,4] y) { y = Hardmax <axis = 1> (x) }", 11)))
     with pytest.raises(UnsupportedOp, match="enlarges one axis and shrinks another"):
         prepare(load(proto("g (float[4,4] x) => (float[A,B] y) { y = Resize (x, s) }", 10, s=np.array([2, 0.5], np.float32))))
+
+
+@pytest.mark.parametrize("opset", [7, 9, 10, 12])
+def test_a_dropout_whose_mask_nobody_reads(opset: int) -> None:
+    texts = (
+        "g (float[3,4] x) => (float[3,4] y) { y, m = Dropout (x) }",
+        "g (float[3,4] x) => (float[3,4] y) { a = Relu (x) b, m = Dropout (a) y = Neg (b) }",
+        """g (float[3,4] x, bool c) => (float[3,4] y) { y = If (c) <
+            then_branch = t () => (float[3,4] a) { a, m = Dropout (x) },
+            else_branch = e () => (float[3,4] b) { b = Neg (x) }
+        > }""",
+    )
+    for text in texts:
+        model = same(proto(text, opset), *PASSES, *PASSES, run=runtime)
+        assert "m" not in {value.name for node in model.graph.all_nodes() for value in node.outputs}
+
+
+@pytest.mark.parametrize("opset", [7, 9])
+def test_a_mask_of_another_type_that_is_read_is_refused(opset: int) -> None:
+    texts = ("(float[3,4] y, float[3,4] m) { y, m = Dropout (x) }", "(float[3,4] y) { a, m = Dropout (x) y = Add (a, m) }")
+    for text in texts:
+        with pytest.raises(UnsupportedOp, match=r"mask of node .* is read"):
+            prepare(load(proto(f"g (float[3,4] x) => {text}", opset)))
+
+
+def test_an_unknown_operator_with_a_result_that_nobody_reads() -> None:
+    with pytest.raises(ModelError, match="Foo"):
+        prepare(load(proto("g (float[3,4] x) => (float[3,4] y) { y, m = Foo (x) }", 9)))
 
 
 def test_big_weights_survive_the_conversion() -> None:

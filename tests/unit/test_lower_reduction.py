@@ -12,6 +12,8 @@ from fused import run as run_fused
 from lowered import as_model, check_node, one_node, run_model
 from onnx import TensorProto, helper
 
+from qrt.core.errors import ModelError
+
 RNG = np.random.default_rng(0)
 QRT = "ai.qrt"
 
@@ -95,6 +97,27 @@ def test_layer_normalization() -> None:
         check_node("LayerNormalization", [x, real(*row), real(*row)], (1, 2), rtol=1e-4, atol=1e-5, axis=axis)
         check_node("LayerNormalization", [x, real(*row)], (1,), rtol=1e-4, atol=1e-5, axis=axis, epsilon=1e-3)
     check_node("LayerNormalization", [x, real(40)], (1,), rtol=1e-4, atol=1e-5, axis=1)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1, 40), (5, 40), (5, 1), (2, 5, 40), (2, 1, 1)])
+@pytest.mark.parametrize("known", [(), (1,), (2,), (1, 2)])
+def test_scale_and_bias_of_a_norm_of_rows_are_broadcast(shape: tuple[int, ...], known: tuple[int, ...]) -> None:
+    x, scale, bias = real(2, 5, 40), np.asarray(real(*shape)), real(40)
+    for given in ((scale, bias), (bias, scale)):
+        check_node("LayerNormalization", [x, *given], known, rtol=1e-4, atol=1e-5, wanted=[_normalized(x, *given)])
+    check_node("RMSNormalization", [x, scale], [k for k in known if k < 2], rtol=1e-4, atol=1e-5, opset=23)
+
+
+def _normalized(x: np.ndarray, scale: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + np.float32(1e-5)) * scale + bias
+
+
+def test_scales_that_do_not_fit_rows_are_refused() -> None:
+    for shape in ((2, 2, 5, 40), (4, 40), (1, 1, 1, 40)):
+        for known in ((), (1,)):
+            model, feeds = one_node("LayerNormalization", [real(2, 5, 40), real(*shape)], known)
+            with pytest.raises(ModelError, match="does not fit"):
+                run_model(model, feeds)
 
 
 def test_other_norms() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
 
 import numpy as np
@@ -67,3 +68,30 @@ def test_tables_of_shapes_go_with_their_plans(monkeypatch: pytest.MonkeyPatch) -
         sizes.append(executable.packs.nbytes)
     np.testing.assert_array_equal(found, first)
     assert max(sizes) < 1.2 * sizes[0]
+
+
+def test_what_python_makes_of_constants_is_kept_where_it_is_not_much_more() -> None:
+    """A window of a length that the file says, and weights in blocks."""
+    window = "(float[N] x) => (float[N] y) { h = HannWindow(size) y = Add(h, x) }"
+    for size, kept in ((1000, True), (20_000, False)):
+        executable = Executable(as_model(make(window, size=np.int64(size))), host_target(), 1)
+        assert ("HannWindow_h" not in executable.why) == kept
+        assert sum(node.op_type == "HannWindow" for node in executable._nodes) == (not kept)
+        wanted = np.sin(np.arange(size) * np.pi / size) ** 2
+        np.testing.assert_allclose(executable.run({"x": np.ones(size, np.float32)})[0], wanted + 1, rtol=1e-5)
+    blocks = "(float[N,2560] x) => (float[N,2048] y) { w = DequantizeLinear<axis=0, block_size=2>(c, s) y = MatMul(x, w) }"
+    model = make(blocks, c=codes(2560, 2048), s=np.full((1280, 2048), 0.01, np.float32))
+    executable = Executable(as_model(model), host_target(), 1)
+    executable.run({"x": images(1, 2560)})  # 20 MB of weights
+    assert not executable.why
+
+
+@pytest.mark.parametrize("growth", [1, 100])
+def test_results_of_unknown_size_are_kept_where_they_turn_out_small(growth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["qrt.graph.passes.fold_constants"]
+    monkeypatch.setattr(module, "_ALWAYS_BYTES", 0)
+    monkeypatch.setattr(module, "_MAX_GROWTH", growth)
+    nodes = "i = NonZero(a) f = Cast<to=1>(i) z = ReduceSum<keepdims=0>(f) y = Mul(x, z)"
+    executable = Executable(as_model(make(f"(float[N] x) => (float[N] y) {{ {nodes} }}", a=np.ones(9, bool))), host_target(), 1)
+    assert ("NonZero_i" in executable.why) == (growth == 1)
+    np.testing.assert_array_equal(executable.run({"x": images(3)})[0], 36 * images(3))

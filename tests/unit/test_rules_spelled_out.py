@@ -155,6 +155,30 @@ def test_norm_of_a_sum_that_turns_out_to_be_broadcast() -> None:
         np.testing.assert_allclose(session.run(None, feeds)[0], reference(model, **feeds)[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (8,), (1, 8), (3, 8), (2, 1, 1)])
+@pytest.mark.parametrize("computed", [False, True])
+def test_norm_of_a_sum_with_a_scale_of_any_shape(shape: tuple[int, ...], computed: bool) -> None:
+    scale, feeds = np.asarray(images(*shape, seed=6)), {"x": images(2, 3, 8, seed=4), "r": images(2, 3, 8, seed=5)}
+    given = f", float[{','.join(map(str, shape))}] s" if computed else ""
+    text = f"(float[2,3,8] x, float[2,3,8] r{given}) => (float[2,3,8] y) {{ t = Add(x, r) y = LayerNormalization(t, s, bias) }}"
+    model = make(text, **NUMBERS, **({} if computed else {"s": scale}))
+    total = feeds["x"] + feeds["r"]
+    wanted = (total - total.mean(-1, keepdims=True)) / np.sqrt(total.var(-1, keepdims=True) + 1e-5) * scale + NUMBERS["bias"]
+    session = qrt.InferenceSession(model)
+    np.testing.assert_allclose(session.run(None, feeds | ({"s": scale} if computed else {}))[0], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_softmax_whose_mask_takes_more_strides_than_kernels_have() -> None:
+    shape = (2, 3) * 4
+    model = make(
+        "(float[2,3,2,3,2,3,2,4] x, float[2,3,2,3,2,3,4,3] k) => (float[2,3,2,3,2,3,2,3] y) "
+        "{ a = MatMul(x, k) c = Add(a, m) y = Softmax(c) }",
+        m=images(*shape, seed=6)[:1, :, :1, :, :1, :, :1],
+    )
+    feeds = {"x": images(*shape[:7], 4, seed=4), "k": images(*shape[:6], 4, 3, seed=5)}
+    np.testing.assert_allclose(qrt.InferenceSession(model).run(None, feeds)[0], reference(model, **feeds)[0], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("axes", ["axes: ints = [-1]", "axes: ints = [2]"])
 def test_axes_as_attributes(axes: str) -> None:
     nodes = f"{NORM} m = Mul(n, scale) y = Add(m, bias)"

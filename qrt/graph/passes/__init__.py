@@ -22,6 +22,7 @@ __all__ = ["OPSET", "PASSES", "clean", "prepare"]
 PASSES = (
     inline_functions,
     lift_constants,
+    drop_dead,  # what nobody reads need not be converted: a Dropout's mask has changed its type
     convert_opset,
     name_everything,
     infer_shapes,

@@ -67,6 +67,8 @@ def _convert(model: Model, version: int) -> None:
     old_resizes = _old_resizes(model) if version < 11 else {}
     if version < 13:
         _check_hardmax(model)
+    if version < 10:
+        _check_dropout(model)
     proto, held = skeleton(model)
     notes = {node.outputs[0].name: (node.meta, node.metadata_props) for node in model.graph.all_nodes() if node.outputs}
     try:
@@ -127,6 +129,13 @@ def _check_hardmax(model: Model) -> None:
                     f"{model.name}: node {node.name!r} (Hardmax) works on several axes at once; export with opset 13 or newer"
                 )
             node.attributes["axis"] = ir.AttrInt64("axis", -1)
+
+
+def _check_dropout(model: Model) -> None:
+    """Before opset 10 a Dropout's mask was of its input's type, and what it holds outside training nobody said."""
+    for node in model.graph.all_nodes():
+        if is_op(node, "Dropout") and any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
+            raise UnsupportedOp(f"{model.name}: the mask of node {node.name!r} (Dropout) is read; export with opset 12 or newer")
 
 
 def _adopt(model: Model) -> bool:

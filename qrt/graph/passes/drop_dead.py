@@ -53,7 +53,7 @@ def _trim(node: ir.Node, opset: int) -> None:
     if given < len(node.inputs):
         node.resize_inputs(given)
     unread = [value for value in node.outputs if value.name and not (value.uses() or value.is_graph_output())]
-    if not unread or node.domain != "" or node.op_type in _SPEAKING:
+    if not unread or node.domain != "" or node.op_type in _SPEAKING or not defs.has(node.op_type, opset, ""):
         return
     formals = defs.get_schema(node.op_type, opset, "").outputs
     for value, formal in zip(node.outputs, formals, strict=False):

@@ -85,10 +85,10 @@ def _scaled(linear: ir.Node, weight: np.ndarray, scale: np.ndarray) -> np.ndarra
 
 
 def _shifted(linear: ir.Node, bias: np.ndarray | None, scale: np.ndarray, shift: np.ndarray) -> np.ndarray | None:
-    """The bias after the fold; None where a Gemm's bias differs from row to row."""
+    """The bias after the fold; None where a Gemm's bias differs from row to row, or a bias is for other channels."""
     if bias is None:
         return shift
-    if bias.ndim > 2 or (bias.ndim == 2 and bias.shape[0] != 1):
+    if bias.ndim > 2 or (bias.ndim == 2 and bias.shape[0] != 1) or bias.size not in (1, scale.size):
         return None
     factor = attr_float(linear, "beta", 1.0) if is_op(linear, "Gemm") else 1.0
     wide: np.ndarray = bias.astype(np.float64).reshape(-1)

@@ -10,7 +10,7 @@ from qrt.graph.evaluate import evaluate
 from qrt.graph.model import Model
 from qrt.graph.nodes import all_graphs, constant, has_subgraph, is_constant, is_op, new_initializer
 
-__all__ = ["RANDOM", "fold_constants"]
+__all__ = ["RANDOM", "fold_constants", "known_bytes", "room"]
 
 # What draws numbers anew in each run.
 RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"})
@@ -38,11 +38,10 @@ def _fold(model: Model, node: ir.Node) -> bool:
         return False
     if not all(v is None or is_constant(v) for v in node.inputs) or _says_quantized(node):
         return False
-    inputs = [constant(v) for v in node.inputs]
     # Before anything is computed: an Expand or a Range of a few bytes can ask for terabytes.
-    size = sum(_bytes(v) for v in node.outputs)
-    if size > min(_MAX_BYTES, max(_ALWAYS_BYTES, _MAX_GROWTH * sum(a.nbytes for a in inputs if a is not None))):
+    if sum(known_bytes(v) for v in node.outputs) > min(_MAX_BYTES, room(node)):
         return False
+    inputs = [constant(v) for v in node.inputs]
     outputs = evaluate(node, inputs, model.ir.opset_imports)
     # A reference that gives another shape than ONNX says (a Slice backwards from before the first element) does not get a say.
     if outputs is None or any(a.shape != v.shape.numpy() for a, v in zip(outputs, node.outputs, strict=True) if v.shape is not None):
@@ -57,6 +56,12 @@ def _fold(model: Model, node: ir.Node) -> bool:
     return True
 
 
+def room(node: ir.Node) -> int:
+    """Bytes that constants made of those that `node` reads may take: 100 times as many, or 64 KiB."""
+    given = sum(array.nbytes for value in node.inputs if (array := constant(value)) is not None)
+    return max(_ALWAYS_BYTES, _MAX_GROWTH * given)
+
+
 def _says_quantized(node: ir.Node) -> bool:
     """Whether a DequantizeLinear says that a weight is quantized. Of a BatchNormalization's statistics nobody needs to know."""
     uses = node.outputs[0].uses()
@@ -64,7 +69,7 @@ def _says_quantized(node: ir.Node) -> bool:
     return node.op_type == "DequantizeLinear" and not statistics
 
 
-def _bytes(value: ir.Value) -> float:
+def known_bytes(value: ir.Value) -> float:
     """The bytes that `value` takes; infinity where its shape is not known."""
     if value.shape is None or value.dtype is None or not value.shape.is_static():
         return math.inf

@@ -48,6 +48,8 @@ def _codes(value: ir.Value, wanted: QParams, channels: int) -> np.ndarray | None
     found = dequantized(value)
     if isinstance(found, WhyNot) or found.qparams.dtype != qint32 or found.qparams.zero_point.any():
         return None
+    if found.qparams.scale.size not in (1, channels):
+        return None
     codes = constant(found.codes)
     if codes is None or codes.size != channels or codes.shape[-1:] not in ((), (channels,)) or not channels:
         return None

@@ -71,6 +71,8 @@ def _match(node: ir.Node) -> _Dynamic | WhyNot | None:
             return WhyNot("its first input has a zero point for each row")
     end, bias = _bias(scaled, result)
     a_scale, b_scale = scales
+    if b_zero_point.size not in (1, result.channels):
+        return WhyNot(f"its second input has {b_zero_point.size} zero points for {result.channels} channels")
     b_scale, b_zero_point = np.broadcast_arrays(b_scale, b_zero_point)
     return _Dynamic([node.inputs[0], a_scale, a_zero_point, b, b_scale, b_zero_point, bias], attributes, end)
 

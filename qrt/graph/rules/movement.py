@@ -89,7 +89,9 @@ def _match_down(node: ir.Node) -> _Move | WhyNot | None:
         return quant
     held = constant(quant.codes) is not None
     if held and is_op(node, "Transpose"):
-        return _Move(quant, None)
+        rank, axis = len(quant.codes.shape or ()), quant.qparams.axis
+        fits = axis is None or -rank <= axis < rank
+        return _Move(quant, None) if fits else WhyNot(f"{quant.codes.name!r} has no axis {axis} for its scales")
     if held and (not is_op(node, "Gather") or is_constant(node.inputs[1])):
         return None  # a weight that is folded, or a graph that computes nothing
     if quant.qparams.axis is not None:

@@ -143,6 +143,9 @@ def _match(node: ir.Node) -> Callable[[ir.Node], None] | WhyNot | None:
     bias = _BIASES.get(node.op_type, ())
     if bias and _input(node, bias[0]) is not None and not all(is_constant(_input(node, i)) for i in bias):
         return WhyNot("its bias or scales are computed at run time")
+    x_scale = constant(_input(node, bias[1])) if bias else None
+    if x_scale is not None and x_scale.size != 1:
+        return WhyNot(f"its first input has {x_scale.size} scales")
     return expand
 
 

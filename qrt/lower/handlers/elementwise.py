@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from qrt.core.errors import UnsupportedOp
 from qrt.graph import attr_float, attr_int, attr_str, ir
 from qrt.lower.lowering import Handler, Lowering, NotNative, identity
 from qrt.ops.elementwise import BINARY, CASTS, UNARY, Binary, Cast, Unary, Where
-from qrt.ops.op import View
+from qrt.ops.movement import Expand
+from qrt.ops.op import Op, View
 
-__all__ = ["HANDLERS", "aligned", "given", "same"]
+__all__ = ["HANDLERS", "aligned", "combined", "given", "same"]
 
 
 def given(value: ir.Value | None) -> ir.Value:
@@ -39,6 +41,17 @@ def aligned(low: Lowering, values: Sequence[ir.Value]) -> tuple[list[int], tuple
             index = low.call(View(tuple(shape[axis - missing] if axis >= missing else 1 for axis in perm)), [index])[0]
         indices.append(index)
     return indices, perm
+
+
+def combined(low: Lowering, op: Op, a: int, b: int) -> int:
+    """`op` on two aligned operands, which are repeated first where a walk over both takes too many strides: nodes of the fused form have no
+    other way."""
+    try:
+        return low.call(op, [a, b])[0]
+    except UnsupportedOp:
+        specs = low.program.specs
+        shape = tuple(np.broadcast_shapes(specs[a].shape, specs[b].shape))
+        return low.call(op, [low.call(Expand(shape), [index])[0] for index in (a, b)])[0]
 
 
 def same(low: Lowering, source: ir.Value, target: ir.Value) -> None:

@@ -8,7 +8,7 @@ from qrt.core.dtypes import QDType, qint8, qint16, qint32, quint8, quint16
 from qrt.core.errors import QuantizationError
 from qrt.core.qparams import QParams
 from qrt.graph import attr_int, ir
-from qrt.lower.handlers.elementwise import aligned
+from qrt.lower.handlers.elementwise import aligned, combined
 from qrt.lower.handlers.products import QRT, flip, scalar, zero_point
 from qrt.lower.handlers.reading import axis_of, optional, required
 from qrt.lower.lowering import Handler, Lowering, NotNative
@@ -99,8 +99,8 @@ def _binary(name: str) -> Handler:
         a, b, y = zip(scales, zeros, strict=True)
         bounds = attr_int(node, "qmin", 0), attr_int(node, "qmax", 255)
         op = QBinary(name, *a, *b, *y, *bounds, signed=bool(attr_int(node, "signed", 0)))
-        indices, perm = aligned(low, [required(node), required(node, 3)])
-        low.bind(node.outputs[0], low.call(op, indices)[0], perm)
+        (left, right), perm = aligned(low, [required(node), required(node, 3)])
+        low.bind(node.outputs[0], combined(low, op, left, right), perm)
 
     return handler
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.graph import attr_float, attr_int, attr_ints, ir
-from qrt.lower.handlers.elementwise import aligned
+from qrt.lower.handlers.elementwise import aligned, combined
 from qrt.lower.handlers.products import QRT, code_qparams, scalar, zero_point
 from qrt.lower.handlers.reading import axis_of, optional, required
 from qrt.lower.lowering import Handler, Lowering, NotNative, Tensor, identity
@@ -154,7 +154,7 @@ def _mean_of_codes(low: Lowering, node: ir.Node) -> None:
     x, axes = required(node), _axes(low, node, 5)
     shape = low.shape(x)
     if not axes or any(shape[axis] == 0 for axis in axes):
-        raise UnsupportedOp(f"node {node.name!r}: the mean of codes of shape {shape} along {axes}, where there are none")
+        raise ModelError(f"node {node.name!r}: the mean of codes of shape {shape} along {axes}, where there are none")
     perm = low.perm(x)
     runs = _runs([perm.index(axis) for axis in axes], [shape[axis] for axis in perm])
     if len(runs) > 1:
@@ -200,7 +200,7 @@ def _scaled_softmax(low: Lowering, node: ir.Node) -> None:
     except UnsupportedOp:
         y = low.call(Binary("mul"), [scores, low.constant(np.full((1,) * len(perm), scale, np.float32))])[0]
         for index in masks:
-            y = low.call(Binary("add"), [y, index])[0]
+            y = combined(low, Binary("add"), y, index)
         y = low.call(Softmax(perm.index(len(perm) - 1)), [y])[0]
     low.bind(node.outputs[0], y, perm)
 
@@ -224,16 +224,45 @@ def _of_rows(low: Lowering, node: ir.Node, default_axis: int) -> tuple[int, tupl
     return low.get(x, perm), perm, axis
 
 
-def _parameter(low: Lowering, value: ir.Value, shape: tuple[int, ...]) -> int:
-    """A scale or bias of `shape`; constants are repeated where they are shorter."""
-    if low.shape(value) == shape:
-        return low.get(value)
-    held = low.require_const(value, "scale or bias")
-    try:
-        np.broadcast_to(held, shape)
-    except ValueError as error:
-        raise ModelError(f"a scale or bias of shape {held.shape} does not fit {shape}") from error
-    return low.constant(low.constants.derived(held, ("repeated", shape), lambda: np.ascontiguousarray(np.broadcast_to(held, shape))))
+def _repeats(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether a value of `shape`, broadcast, takes the shape `wanted`."""
+    return len(shape) <= len(wanted) and all(n in (1, m) for n, m in zip(reversed(shape), reversed(wanted), strict=False))
+
+
+def _parameter(low: Lowering, value: ir.Value, row: tuple[int, ...]) -> int | None:
+    """A scale or bias that all rows of shape `row` share, in that shape; None for any other, and for one that is computed and repeats."""
+    shape, held = low.shape(value), low.const(value)
+    above = max(len(shape) - len(row), 0)
+    own = shape[above:]
+    if set(shape[:above]) - {1} or not _repeats(own, row) or (held is None and own != row):
+        return None
+    if held is None:
+        return low.call(View(row), [low.get(value)])[0] if above else low.get(value)
+    return low.constant(
+        low.constants.derived(held, ("repeated", row), lambda: np.ascontiguousarray(np.broadcast_to(held.reshape(own), row)))
+    )
+
+
+def _normalize(
+    low: Lowering, node: ir.Node, op: LayerNorm | RmsNorm, given: list[int], values: list[ir.Value], perm: tuple[int, ...]
+) -> None:
+    """Binds output 0 to what `op` makes of `given` and of `values`, the scale and bias: within it, or from the first on that `_parameter`
+    cannot lay out, after it."""
+    shape, row = low.program.specs[given[0]].shape, low.program.specs[given[0]].shape[op.axis :]
+    logical = tuple(shape[perm.index(axis)] for axis in range(len(shape)))
+    within: list[int] = []
+    for value in values:
+        if not _repeats(low.shape(value), logical):
+            raise ModelError(f"node {node.name!r}: a scale or bias of shape {low.shape(value)} does not fit a value of shape {logical}")
+        index = _parameter(low, value, row)
+        if index is None:
+            break
+        within.append(index)
+    ones = [] if within else [low.constant(np.ones(row, np.float32))]
+    low.bind(node.outputs[0], low.call(op, [*given, *within, *ones])[0], perm)
+    for name, value in list(zip(("mul", "add"), values, strict=False))[len(within) :]:
+        operands, perm = aligned(low, [node.outputs[0], value])
+        low.bind(node.outputs[0], low.call(Binary(name), operands)[0], perm)
 
 
 def _only_first(node: ir.Node) -> None:
@@ -244,9 +273,8 @@ def _only_first(node: ir.Node) -> None:
 def _layer_norm(low: Lowering, node: ir.Node) -> None:
     _only_first(node)
     x, perm, axis = _of_rows(low, node, -1)
-    row = low.program.specs[x].shape[axis:]
-    inputs = [x, *(_parameter(low, value, row) for value in (required(node, 1), optional(node, 2)) if value is not None)]
-    low.bind(node.outputs[0], low.call(LayerNorm(axis, attr_float(node, "epsilon", 1e-5)), inputs)[0], perm)
+    values = [value for value in (required(node, 1), optional(node, 2)) if value is not None]
+    _normalize(low, node, LayerNorm(axis, attr_float(node, "epsilon", 1e-5)), [x], values, perm)
 
 
 def _residual_layer_norm(low: Lowering, node: ir.Node) -> None:
@@ -254,18 +282,17 @@ def _residual_layer_norm(low: Lowering, node: ir.Node) -> None:
     rank, specs, fused = len(perm), low.program.specs, perm[-1] == len(perm) - 1
     fused = fused and specs[x] == specs[residual]
     if not fused:
-        low.bind(node.outputs[0], low.call(Binary("add"), [x, residual])[0], perm)
+        low.bind(node.outputs[0], combined(low, Binary("add"), x, residual), perm)
         perm = identity(rank)
         x = low.get(node.outputs[0], perm)
-    parameters = [_parameter(low, v, specs[x].shape[-1:]) for v in (required(node, 2), optional(node, 3)) if v is not None]
+    values = [value for value in (required(node, 2), optional(node, 3)) if value is not None]
     op = LayerNorm(rank - 1, attr_float(node, "epsilon", 1e-5), fused)
-    low.bind(node.outputs[0], low.call(op, [x, residual, *parameters] if fused else [x, *parameters])[0], perm)
+    _normalize(low, node, op, [x, residual] if fused else [x], values, perm)
 
 
 def _rms_norm(low: Lowering, node: ir.Node) -> None:
     x, perm, axis = _of_rows(low, node, -1)
-    scale = _parameter(low, required(node, 1), low.program.specs[x].shape[axis:])
-    low.bind(node.outputs[0], low.call(RmsNorm(axis, attr_float(node, "epsilon", 1e-5)), [x, scale])[0], perm)
+    _normalize(low, node, RmsNorm(axis, attr_float(node, "epsilon", 1e-5)), [x], [required(node, 1)], perm)
 
 
 def _lp_norm(low: Lowering, node: ir.Node) -> None:
