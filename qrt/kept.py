@@ -2,8 +2,8 @@
 
 Beside the kernels lies, for a model file, a target and a number of threads, a compiled model without the model itself: of an ONNX file
 with the plan of the last first run, of a compiled model that cannot be used here as it is with plans of the same shapes. Its name is a
-digest of the file's bytes, of qrt's own sources and of what `qrt tune` found, so that none of them can change unnoticed; it is trusted as
-far as the kernels beside it.
+digest of the file's bytes, of qrt's own sources and of what `qrt tune` found, so that none of them can change unnoticed, and stands in the
+file as well, in the place of a seal, so that no other file of this user's passes for it; it is trusted as far as the kernels beside it.
 """
 
 from __future__ import annotations
@@ -132,13 +132,18 @@ def _place(digest: str, threads: int, target: Target) -> Path:
     return cache_dir() / "plans" / f"{hashlib.sha256(key.encode()).hexdigest()}.qrt"
 
 
+def _name(place: Path) -> bytes:
+    """The digest that the file is called."""
+    return bytes.fromhex(place.stem)
+
+
 def _open(place: Path, threads: int, target: Target) -> tuple[Interface, dict[Shapes, Whole]] | None:
     """What is kept there, if anything is that is whole and ours."""
     if not os.path.exists(place):  # unlike the path's own, no error where the folder is closed to us
         return None
     try:
-        file = read(place)
-        if not file.private or not fits(file, threads, target):
+        file = read(place, links=False)
+        if not file.private or file.seal != _name(place) or not fits(file, threads, target):
             return None
         found = read_compiled(file, target)
     except QrtError:
@@ -160,7 +165,7 @@ def _can_keep(place: Path) -> bool:
 def _put(place: Path, packed: Packed) -> None:
     """Keeps plans in the place of what was kept there. Raises OutputError."""
     if packed.nbytes <= _limit():
-        write_whole(place, lambda part: packed.write(part, mode=0o600))
+        write_whole(place, lambda part: packed.write(part, lambda digest: _name(place), 0o600))
         _trim(place.parent)
 
 

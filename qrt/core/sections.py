@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qrt.core.errors import ModelError
+from qrt.core.files import open_itself
 
 __all__ = ["Packed", "Piece", "Sections", "check", "damaged", "pack", "read"]
 
@@ -154,12 +155,12 @@ class Sections:
         return data.view("<i8").astype(np.int64).reshape(-1, columns)
 
 
-def read(path: Path) -> Sections:
-    """The file at `path`, mapped into memory. Raises ModelError for anything but a whole, sound one."""
+def read(path: Path, links: bool = True) -> Sections:
+    """The file at `path`, mapped into memory. Raises ModelError for anything but a whole, sound one; `links`: whether it may be a link."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # before it is opened: a named pipe would wait for a writer for ever
             raise ModelError(f"{path} is not a file; give the path of a compiled model")
-        with path.open("rb") as file:
+        with path.open("rb") if links else open_itself(path) as file:
             info = os.fstat(file.fileno())
             private = not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and (not hasattr(os, "getuid") or info.st_uid in (os.getuid(), 0))
             data = np.asarray(np.memmap(file, np.uint8, "r")) if info.st_size else np.zeros(0, np.uint8)
