@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qrt.artifact import CompiledModel, fits, pack_plans, plan_all, planned_shapes, read_compiled
+from qrt.core.digest import digest_of, digest_of_file
 from qrt.core.errors import InvalidInput, ModelError, OutputError, QrtError, UnsupportedOp
 from qrt.core.files import write_whole
 from qrt.core.record import record
@@ -52,7 +53,7 @@ def _limit() -> int:
 
 @record
 class _Seen:
-    """A file's SHA-256, its place on the disk, size and times when it was read, and whether a change since would have changed these."""
+    """A file's digest, its place on the disk, size and times when it was read, and whether a change since would have changed these."""
 
     digest: str
     state: tuple[int, ...]
@@ -73,7 +74,7 @@ def _see(path: Path) -> _Seen | None:
             if info.st_size > _limit():
                 return None
             tells = time.time() - max(info.st_mtime, info.st_ctime) > _TICK
-            return _Seen(hashlib.file_digest(file, "sha256").hexdigest(), _state(info), tells)
+            return _Seen(digest_of_file(file.fileno()), _state(info), tells)
     except (OSError, ValueError):
         return None
 
@@ -192,7 +193,7 @@ class Kept:
         from qrt.api import open_model  # here, because it brings onnx, which planned models do without
 
         data = held[:] if held.size() == len(held) else b""  # what was cut off a file must not be touched
-        if hashlib.sha256(data).hexdigest() != self._seen.digest:
+        if digest_of([data]) != self._seen.digest:
             raise ModelError(f"{self._model} was written over, and a session on it needs it for inputs of new shapes: make a new session")
         return open_model(data, num_threads=self._threads, target=self._target.isa)[1]
 

@@ -180,7 +180,7 @@ def test_a_model_with_a_node_in_python_is_not_kept(tmp_path: Path, plans: Path) 
     assert not plans.exists()
 
 
-@pytest.mark.parametrize("damage", [b"", b"QRTMDL03 and no more", None])
+@pytest.mark.parametrize("damage", [b"", b"QRTMDL04 and no more", None])
 def test_a_damaged_plan_is_made_again(path: Path, plans: Path, damage: bytes | None) -> None:
     wanted, _ = outputs(path)
     (file,) = plans.iterdir()
