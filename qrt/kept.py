@@ -2,8 +2,8 @@
 
 Beside the kernels lies, for a model file, a target and a number of threads, a compiled model without the model itself: of an ONNX file
 with the plan of the last first run, of a compiled model that cannot be used here as it is with plans of the same shapes. Its name is a
-digest of the file's bytes, of qrt's own sources and of what `qrt tune` found, so that none of them can change unnoticed; it is trusted as
-far as the kernels beside it.
+digest of the file's bytes, of qrt's own sources and of what `qrt tune` found, so that none of them can change unnoticed, and stands in the
+file as well, in the place of a seal, so that no other file of this user's passes for it; it is trusted as far as the kernels beside it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qrt.artifact import CompiledModel, fits, pack_plans, plan_all, planned_shapes, read_compiled
+from qrt.core.digest import digest_of, digest_of_file
 from qrt.core.errors import InvalidInput, ModelError, OutputError, QrtError, UnsupportedOp
 from qrt.core.files import write_whole
 from qrt.core.record import record
@@ -52,7 +53,7 @@ def _limit() -> int:
 
 @record
 class _Seen:
-    """A file's SHA-256, its place on the disk, size and times when it was read, and whether a change since would have changed these."""
+    """A file's digest, its place on the disk, size and times when it was read, and whether a change since would have changed these."""
 
     digest: str
     state: tuple[int, ...]
@@ -73,7 +74,7 @@ def _see(path: Path) -> _Seen | None:
             if info.st_size > _limit():
                 return None
             tells = time.time() - max(info.st_mtime, info.st_ctime) > _TICK
-            return _Seen(hashlib.file_digest(file, "sha256").hexdigest(), _state(info), tells)
+            return _Seen(digest_of_file(file.fileno()), _state(info), tells)
     except (OSError, ValueError):
         return None
 
@@ -132,13 +133,18 @@ def _place(digest: str, threads: int, target: Target) -> Path:
     return cache_dir() / "plans" / f"{hashlib.sha256(key.encode()).hexdigest()}.qrt"
 
 
+def _name(place: Path) -> bytes:
+    """The digest that the file is called."""
+    return bytes.fromhex(place.stem)
+
+
 def _open(place: Path, threads: int, target: Target) -> tuple[Interface, dict[Shapes, Whole]] | None:
     """What is kept there, if anything is that is whole and ours."""
     if not os.path.exists(place):  # unlike the path's own, no error where the folder is closed to us
         return None
     try:
-        file = read(place)
-        if not file.private or not fits(file, threads, target):
+        file = read(place, links=False)
+        if not file.private or file.seal != _name(place) or not fits(file, threads, target):
             return None
         found = read_compiled(file, target)
     except QrtError:
@@ -160,7 +166,7 @@ def _can_keep(place: Path) -> bool:
 def _put(place: Path, packed: Packed) -> None:
     """Keeps plans in the place of what was kept there. Raises OutputError."""
     if packed.nbytes <= _limit():
-        write_whole(place, lambda part: packed.write(part, mode=0o600))
+        write_whole(place, lambda part: packed.write(part, lambda digest: _name(place), 0o600))
         _trim(place.parent)
 
 
@@ -187,7 +193,7 @@ class Kept:
         from qrt.api import open_model  # here, because it brings onnx, which planned models do without
 
         data = held[:] if held.size() == len(held) else b""  # what was cut off a file must not be touched
-        if hashlib.sha256(data).hexdigest() != self._seen.digest:
+        if digest_of([data]) != self._seen.digest:
             raise ModelError(f"{self._model} was written over, and a session on it needs it for inputs of new shapes: make a new session")
         return open_model(data, num_threads=self._threads, target=self._target.isa)[1]
 

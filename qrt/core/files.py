@@ -1,4 +1,4 @@
-"""Results on disk: whole or not at all."""
+"""Files on disk: written whole or not at all, and read only from where they seem to lie."""
 
 from __future__ import annotations
 
@@ -7,10 +7,17 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from qrt.core.errors import OutputError
 
-__all__ = ["check_writable", "write_together", "write_whole"]
+__all__ = ["check_writable", "open_itself", "write_together", "write_whole"]
+
+
+def open_itself(path: Path) -> BinaryIO:
+    """Opens a file to read it; raises OSError for a link, whose maker may not be who wrote the file. A named pipe is not waited for."""
+    extra = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | extra))
 
 
 def check_writable(path: Path) -> None:

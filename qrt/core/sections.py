@@ -1,7 +1,7 @@
 """A file of binary sections behind a JSON header: memory-mapped, and nothing in it believed before it is checked.
 
 8 bytes   the magic, which says the version
-32 bytes  SHA-256 of everything after the seal
+32 bytes  digest of everything after the seal (qrt/core/digest.py)
 32 bytes  the seal, by which the file's maker is known, or zeros
 8 bytes   length of the header, little-endian
 header    JSON in UTF-8: {"sections": [[offset, nbytes], …], "content": …}, offsets counted from the first multiple of 64 after it
@@ -10,7 +10,6 @@ sections  each at a multiple of 64, with at least 64 bytes of zeros after it
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
@@ -24,14 +23,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qrt.core.digest import DIGEST_BYTES, digest_of, digest_of_file
 from qrt.core.errors import ModelError
+from qrt.core.files import open_itself
 
 __all__ = ["Packed", "Piece", "Sections", "check", "damaged", "pack", "read"]
 
-MAGIC = b"QRTMDL03"
-_SIZE = hashlib.sha256().digest_size
+MAGIC = b"QRTMDL04"
 SEAL_BYTES = 32
-_SEAL = len(MAGIC) + _SIZE
+_SEAL = len(MAGIC) + DIGEST_BYTES
 _PREFIX = _SEAL + SEAL_BYTES
 _HEAD = _PREFIX + 8
 _ALIGNMENT = 64
@@ -79,10 +79,7 @@ class Packed:
     @cached_property
     def digest(self) -> str:
         """In hex."""
-        digest = hashlib.sha256()
-        for part in self._body:
-            digest.update(part)
-        return digest.hexdigest()
+        return digest_of(self._body)
 
     def write(self, path: Path, seal: Callable[[str], bytes] = lambda digest: bytes(SEAL_BYTES), mode: int = 0o644) -> None:
         """`seal`: gives the seal for a digest. `mode`: the rights of a new file, at most and from the first byte on: nobody who may not
@@ -91,7 +88,7 @@ class Packed:
         hashing.start()
         try:
             with open(path, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-                file.write(MAGIC + bytes(_SIZE + SEAL_BYTES))
+                file.write(MAGIC + bytes(DIGEST_BYTES + SEAL_BYTES))
                 file.writelines(self._body)
                 hashing.join()
                 file.seek(len(MAGIC))
@@ -154,18 +151,17 @@ class Sections:
         return data.view("<i8").astype(np.int64).reshape(-1, columns)
 
 
-def read(path: Path) -> Sections:
-    """The file at `path`, mapped into memory. Raises ModelError for anything but a whole, sound one."""
+def read(path: Path, links: bool = True) -> Sections:
+    """The file at `path`, mapped into memory. Raises ModelError for anything but a whole, sound one; `links`: whether it may be a link."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # before it is opened: a named pipe would wait for a writer for ever
             raise ModelError(f"{path} is not a file; give the path of a compiled model")
-        with path.open("rb") as file:
+        with path.open("rb") if links else open_itself(path) as file:
             info = os.fstat(file.fileno())
             private = not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and (not hasattr(os, "getuid") or info.st_uid in (os.getuid(), 0))
             data = np.asarray(np.memmap(file, np.uint8, "r")) if info.st_size else np.zeros(0, np.uint8)
             # Read for this and not mapped: what nobody uses of the file is to take no memory.
-            file.seek(_PREFIX)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = digest_of_file(file.fileno(), _PREFIX)
     except (OSError, ValueError) as error:
         if isinstance(error, ModelError):
             raise

@@ -1,7 +1,7 @@
 """Object code on disk: one file a kernel and target, written atomically, digest-checked, readable by its owner alone.
 
-A file is MAGIC, the SHA-256 of the object, the object. Anything that does not match is compiled again: the cache is never
-trusted further than its digest and its owner.
+A file is MAGIC, the SHA-256 of its name and the object, the object. Anything that does not match is compiled again: the cache is never
+trusted further than its digest and its owner, and another file of the same owner, under this name, is none.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from pathlib import Path
 import llvmlite
 
 from qrt.core.errors import KernelCacheWarning, KernelError
+from qrt.core.files import open_itself
 from qrt.core.target import Target
 from qrt.jit.kernel import Kernel
 
 __all__ = ["cache_dir", "digest_of_sources", "fetch", "fetch_file", "own_digest", "source_digest", "unwrapped", "wrapped"]
 
-MAGIC = b"QRTOBJ01"
-_DIGEST = hashlib.sha256().digest_size
+MAGIC = b"QRTOBJ02"
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def cache_dir() -> Path:
@@ -93,7 +94,7 @@ def digest_of_sources(module_name: str, others: str, tools: Sequence[Path]) -> b
 
 def key(kernel: Kernel, target: Target) -> str:
     """The file name of a kernel's object code: changes with anything the code depends on."""
-    digest = hashlib.sha256(source_digest(kernel.source.partition(":")[0]))
+    digest = hashlib.sha256(MAGIC + source_digest(kernel.source.partition(":")[0]))
     parts = (kernel.name, kernel.source, kernel.params, kernel.record.descr, target.arch, target.cpu, target.features, llvmlite.__version__)
     digest.update(repr(parts).encode())
     return f"{kernel.name}-{digest.hexdigest()[:24]}.o"
@@ -102,24 +103,30 @@ def key(kernel: Kernel, target: Target) -> str:
 def _read(path: Path) -> bytes | None:
     """The object in `path`, or None if there is none that is whole and ours."""
     try:
-        with path.open("rb") as file:
+        with open_itself(path) as file:
             owner = os.fstat(file.fileno())
             if hasattr(os, "getuid") and (owner.st_uid != os.getuid() or owner.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
                 return None
-            return unwrapped(file.read())
+            return unwrapped(file.read(), path.name)
     except OSError:
         return None
 
 
-def wrapped(code: bytes) -> bytes:
-    """Object code as it is kept: with its digest."""
-    return MAGIC + hashlib.sha256(code).digest() + code
+def wrapped(code: bytes, name: str = "") -> bytes:
+    """Object code as it is kept under `name`: with a digest of both."""
+    return MAGIC + _digest(code, name) + code
 
 
-def unwrapped(data: bytes) -> bytes | None:
-    """The object code in what `wrapped` gave; None if it is not whole."""
-    code = data[len(MAGIC) + _DIGEST :]
-    return code if data[: len(MAGIC) + _DIGEST] == MAGIC + hashlib.sha256(code).digest() else None
+def unwrapped(data: bytes, name: str = "") -> bytes | None:
+    """The object code in what `wrapped` gave; None if it is not whole, or another's."""
+    code = data[len(MAGIC) + _DIGEST_BYTES :]
+    return code if data[: len(MAGIC) + _DIGEST_BYTES] == MAGIC + _digest(code, name) else None
+
+
+def _digest(code: bytes, name: str) -> bytes:
+    digest = hashlib.sha256(name.encode() + b"\0" if name else b"")
+    digest.update(code)
+    return digest.digest()
 
 
 def _write(path: Path, code: bytes) -> None:
@@ -129,7 +136,7 @@ def _write(path: Path, code: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # mkstemp: readable by the owner alone
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(wrapped(code))
+            file.write(wrapped(code, path.name))
         os.replace(temporary, path)
     except OSError:
         os.unlink(temporary)

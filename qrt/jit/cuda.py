@@ -130,7 +130,7 @@ def _key(kernel: DeviceKernel, cc: tuple[int, int]) -> str:
     digest = cache.digest_of_sources(kernel.source.partition(":")[0], "cuda*.py", [*sorted((here / "lang").glob("*.py")), Path(__file__)])
     versions = [_version(name) for name in _PACKAGES]
     parts = (kernel.name, kernel.source, kernel.params, kernel.record.descr, kernel.block, kernel.specific, cc, versions)
-    return f"{kernel.name}-{hashlib.sha256(digest + repr(parts).encode()).hexdigest()[:24]}.cubin"
+    return f"{kernel.name}-{hashlib.sha256(cache.MAGIC + digest + repr(parts).encode()).hexdigest()[:24]}.cubin"
 
 
 @contextlib.contextmanager

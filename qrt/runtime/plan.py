@@ -5,7 +5,6 @@ Building it validates everything native code will trust: from here on nothing is
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +19,7 @@ from qrt.ops.program import Program, require_memory
 from qrt.runtime.arena import ALIGNMENT, place
 from qrt.runtime.emission import Emitter, Packs, Tap, emit_program
 from qrt.runtime.kernels import JOB, STEP
+from qrt.runtime.outputs import Outputs, start_of
 from qrt.runtime.pages import room
 from qrt.runtime.team import run_job
 
@@ -114,27 +114,20 @@ def _assemble(program: Program, builder: _Builder, taps: list[Tap]) -> Plan:
     )
 
 
-def _address(array: Array) -> int:
-    """Where the array's bytes start. `array.ctypes.data` says the same in four times the time."""
-    try:
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # type: ignore[arg-type]  # NumPy tells of its buffers from 3.12 on
-    except (TypeError, ValueError, BufferError):  # read-only, empty, or of a dtype without a buffer format
-        return array.ctypes.data
-
-
 def _words(array: Array) -> memoryview:
     """The array's bytes as int64 words, each read and written several times faster than through a record's fields."""
     return array.view(np.uint8).data.cast("q")
 
 
 class _Context:
-    """One run's own memory: a slab, and records whose addresses point into it and at the constants."""
+    """One run's own memory: a slab, the outputs', and records whose addresses point into them and at the constants."""
 
     def __init__(self, plan: Plan) -> None:
         self.slab = room(plan.arena_nbytes)
         blob = room(plan.blob.nbytes)
         blob[:] = plan.blob
         self.words = _words(blob)
+        self.outputs = Outputs(plan.outputs, [plan.relocations.get((Base.OUTPUT, i), ()) for i in range(len(plan.outputs))], self.words)
         for position, offset in plan.relocations.get((Base.ARENA, 0), ()):
             self.words[position] = offset + self.slab.ctypes.data
         for index, array in enumerate(plan.constants):
@@ -200,9 +193,8 @@ class Plan:
     def __post_init__(self) -> None:
         self.kernels = [kernel.name for kernel in self.functions]
         self.table["kernel"] = [address(kernel, self.target) for kernel in self.functions]
-        # Looked up once, as every run needs them: for each input and output, the words that get its address.
+        # Looked up once, as every run needs them: for each input, the words that get its address.
         self._reads = [(index, places) for (base, index), places in self.relocations.items() if base is Base.INPUT]
-        self._writes = [(spec.shape, spec.dtype, self.relocations.get((Base.OUTPUT, i), [])) for i, spec in enumerate(self.outputs)]
         self._refusals = [(self._word(step, "refused"), step) for step in self.rules]
 
     def _word(self, step: int, name: str) -> int:
@@ -226,16 +218,10 @@ class Plan:
             context = _Context(self)
         words = context.words
         for index, places in self._reads:
-            start = _address(inputs[index])
+            start = start_of(inputs[index])
             for position, offset in places:
                 words[position] = start + offset
-        outputs = []
-        for shape, dtype, places in self._writes:
-            array = np.empty(shape, dtype)
-            outputs.append(array)
-            start = _address(array)
-            for position, offset in places:
-                words[position] = start + offset
+        outputs = context.outputs.make()
         if tap is not None:
             self._run_tapped(context, inputs, outputs, tap)
         elif clock is not None:

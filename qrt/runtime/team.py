@@ -66,7 +66,7 @@ class Team:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.busy = threading.Lock()
+        self.busy = threading.RLock()
         target = host_target()
         rows = size // 8 + 1
         self._words = np.zeros((3 + 2 * rows + size, 8), np.int64)  # rows are cache lines
@@ -133,15 +133,17 @@ def run_job(job: int, threads: int) -> None:
     crew, caller = team(), threading.get_ident()
     try:
         _running[caller] = None
-        held = crew.busy.acquire(blocking=False) or crew.busy.acquire(timeout=_PATIENCE)
-        share = min(threads, crew.size + 1 - len(_running))
-        if held:
-            try:
-                if share > 1:
-                    crew.run(job, share)
-            finally:
-                crew.busy.release()
-        if not held or share <= 1:
+        try:
+            held = crew.busy.acquire(blocking=False) or crew.busy.acquire(timeout=_PATIENCE)
+            share = min(threads, crew.size + 1 - len(_running)) if held else 1
+            if share > 1:
+                crew.run(job, share)
+        finally:
+            try:  # noqa: SIM105 - contextlib.suppress makes calls of its own, between which an interrupt may come
+                crew.busy.release()  # whatever `held` says: an interrupt may come before it says anything
+            except RuntimeError:
+                pass  # another thread has it
+        if share <= 1:
             _executor()(job, 0, 1)
     finally:
         _running.pop(caller, None)

@@ -4,7 +4,6 @@ has not sealed."""
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import subprocess
@@ -22,6 +21,7 @@ from hypothesis import strategies as st
 
 import qrt
 from qrt.artifact import CompiledModel, read_compiled
+from qrt.core.digest import digest_of
 from qrt.core.errors import ModelError, QrtError
 from qrt.core.sections import MAGIC, SEAL_BYTES, pack, read
 from qrt.jit.host import host_target
@@ -85,7 +85,7 @@ def test_another_version(path: Path, whole: bytes) -> None:
 
 def sealed(body: bytes) -> bytes:
     """A file with this after the digest, which fits."""
-    return MAGIC + hashlib.sha256(body).digest() + bytes(SEAL_BYTES) + body
+    return MAGIC + bytes.fromhex(digest_of([body])) + bytes(SEAL_BYTES) + body
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_a_flipped_bit(entry: Path, position: int) -> None:
     assert_compiled_again(entry)
 
 
-@pytest.mark.parametrize("data", [b"\x7fELF" + CODE, os.urandom(500), b"QRTOBJ01" * 200])
+@pytest.mark.parametrize("data", [b"\x7fELF" + CODE, os.urandom(500), b"QRTOBJ02" * 200])
 def test_something_else(entry: Path, data: bytes) -> None:
     entry.write_bytes(data)
     assert_compiled_again(entry)
@@ -100,6 +100,27 @@ def test_somebody_else_s_entry_is_refused(entry: Path, monkeypatch: pytest.Monke
     compiler = Compiler()
     cache.fetch(COPY, TARGET, compiler)
     assert compiler.calls == 1
+
+
+def test_another_file_of_this_user_s_under_the_name(entry: Path) -> None:
+    """Whoever can write to the folder can rename what lies there."""
+    other = Kernel("copy_other__generic", COPY.record, COPY.source)
+    assert cache.fetch(other, TARGET, Compiler(b"other")) == b"other"
+    (entry.parent / cache.key(other, TARGET)).replace(entry)
+    assert_compiled_again(entry)
+
+
+def test_a_link_to_a_good_file(entry: Path) -> None:
+    aside = entry.replace(entry.parent.parent / "aside")
+    entry.symlink_to(aside)
+    assert_compiled_again(entry)
+    assert not entry.is_symlink()
+
+
+def test_a_pipe_is_not_waited_for(entry: Path) -> None:
+    entry.unlink()
+    os.mkfifo(entry)
+    assert_compiled_again(entry)
 
 
 def test_a_dangling_link(entry: Path) -> None:
@@ -148,7 +169,7 @@ def test_a_damaged_entry_of_a_real_kernel_runs_after_all(tmp_path: Path, monkeyp
     kernel = Kernel("copy_damaged__generic", COPY.record, COPY.source)
     path = tmp_path / "kernels" / cache.key(kernel, TARGET)
     path.parent.mkdir()
-    path.write_bytes(b"QRTOBJ01" + bytes(3000))
+    path.write_bytes(b"QRTOBJ02" + bytes(3000))
     path.chmod(0o600)
     x, y = np.arange(100, dtype=np.uint8), np.zeros(100, np.uint8)
     call(kernel, TARGET, x=x, y=y, n=100)

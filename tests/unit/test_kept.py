@@ -180,7 +180,7 @@ def test_a_model_with_a_node_in_python_is_not_kept(tmp_path: Path, plans: Path) 
     assert not plans.exists()
 
 
-@pytest.mark.parametrize("damage", [b"", b"QRTMDL03 and no more", None])
+@pytest.mark.parametrize("damage", [b"", b"QRTMDL04 and no more", None])
 def test_a_damaged_plan_is_made_again(path: Path, plans: Path, damage: bytes | None) -> None:
     wanted, _ = outputs(path)
     (file,) = plans.iterdir()
@@ -194,6 +194,27 @@ def test_a_plan_that_others_can_write_is_not_used(path: Path, plans: Path) -> No
     (file,) = plans.iterdir()
     file.chmod(0o666)
     assert outputs(path) == (wanted, False)
+
+
+@pytest.mark.parametrize("way", ["renamed", "linked", "linked, of the right name"])
+def test_another_file_of_this_user_s_is_no_plan(path: Path, tmp_path: Path, plans: Path, way: str) -> None:
+    """Whoever can write to the folder can put any of them there."""
+    outputs(path)
+    (first,) = plans.iterdir()
+    other = network()
+    other.graph.node[0].name = "another"
+    onnx.save(other, path)
+    wanted, _ = outputs(path)
+    (second,) = set(plans.iterdir()) - {first}
+    if way == "renamed":
+        first.replace(second)
+    else:
+        aside = (first if way == "linked" else second).replace(tmp_path / "aside")
+        second.unlink(missing_ok=True)
+        second.symlink_to(aside)
+    assert outputs(path) == (wanted, False)
+    assert outputs(path) == (wanted, True)
+    assert not second.is_symlink()
 
 
 def test_a_folder_that_cannot_be_written_costs_nothing(path: Path, plans: Path) -> None:

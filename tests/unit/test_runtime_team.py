@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import subprocess
@@ -10,6 +11,7 @@ import threading
 import time
 import warnings
 import weakref
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -88,9 +90,29 @@ def test_steps_for_fewer_threads(crew: Team) -> None:
     np.testing.assert_array_equal(job.counts[:4, 0], [6, 6, 0, 0])
 
 
+@contextlib.contextmanager
+def busy(crew: Team) -> Iterator[threading.Event]:
+    """Another thread has the team, until the event is set or the block ends."""
+    has, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with crew.busy:
+            has.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert has.wait(60)
+    try:
+        yield done
+    finally:
+        done.set()
+        thread.join(60)
+
+
 def test_a_run_that_finds_the_team_busy_carries_on_alone() -> None:
     job = Job(steps=4, sharers=2)
-    with team().busy:
+    with busy(team()):
         run_job(job.address, 2)
     np.testing.assert_array_equal(job.counts[:2, 0], [4, 0])
     run_job(job.address, 2)
@@ -100,12 +122,37 @@ def test_a_run_that_finds_the_team_busy_carries_on_alone() -> None:
 def test_a_run_waits_a_little_for_the_one_that_has_the_team(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(team_module, "_PATIENCE", 60.0)
     job, crew = Job(steps=4, sharers=2), team()
-    crew.busy.acquire()
-    timer = threading.Timer(0.02, crew.busy.release)
-    timer.start()
-    run_job(job.address, 2)
-    timer.join()
+    with busy(crew) as done:
+        timer = threading.Timer(0.02, done.set)
+        timer.start()
+        run_job(job.address, 2)
+        timer.join()
     np.testing.assert_array_equal(job.counts[:2, 0], [4, 4])
+
+
+@pytest.mark.parametrize("taken", [True, False], ids=["as soon as the team is taken", "before"])
+def test_an_interrupt_leaves_the_team_free(crew: Team, monkeypatch: pytest.MonkeyPatch, taken: bool) -> None:
+    class Interrupted:
+        release = crew.busy.release
+
+        def acquire(self, blocking: bool) -> bool:
+            if taken:
+                free.acquire()
+            raise KeyboardInterrupt
+
+    free = crew.busy
+    monkeypatch.setattr(team_module, "team", lambda: crew)
+    job = Job(steps=3, sharers=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(crew, "busy", Interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            run_job(job.address, 5)
+    assert not job.counts.any()
+    thread = threading.Thread(target=run_job, args=(job.address, 5))
+    thread.start()
+    thread.join(60)
+    assert (job.counts[:5, 0] == 3).all()
+    assert team_module._running == {}
 
 
 def test_runs_at_once_leave_a_processor_to_each_other(crew: Team, monkeypatch: pytest.MonkeyPatch) -> None:
