@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qrt.api import compile_model, fuse_model
+from qrt.core.dtypes import is_float
 from qrt.core.record import record
 from qrt.graph import Model, ir
 from qrt.jit import host_target, wants_cuda
@@ -143,7 +144,7 @@ def _runs(node: ir.Node, in_python: bool, has_steps: bool) -> str:
     kind = np.dtype(dtype.numpy()) if dtype is not None else np.dtype(np.float32)
     if (node.domain == "ai.qrt" and node.op_type.startswith("Q")) or (kind.itemsize == 1 and kind.kind in "iu"):
         return "int8"
-    return "float" if kind.kind == "f" else "integer"
+    return "float" if is_float(kind) else "integer"
 
 
 def _shape(value: ir.Value) -> str:
