@@ -159,9 +159,10 @@ class _Widening:
         self.exact.add(cast.outputs[0])
 
     def _cast(self, value: ir.Value, to: ir.DataType, name: str) -> ir.Node:
-        node = ir.node("Cast", [value], {"to": int(to)})
+        name = unique_name(self.model.graph, name, self._names)
+        node = ir.node("Cast", [value], {"to": int(to)}, name=f"Cast_{name}")
         made = node.outputs[0]
-        made.name, made.type, made.shape = unique_name(self.model.graph, name, self._names), ir.TensorType(to), value.shape
+        made.name, made.type, made.shape = name, ir.TensorType(to), value.shape
         return node
 
     def _round(self, node: ir.Node, index: int, wide: bool = True) -> None:
