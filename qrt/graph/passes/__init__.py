@@ -23,10 +23,10 @@ __all__ = ["OPSET", "PASSES", "clean", "prepare"]
 PASSES = (
     inline_functions,
     lift_constants,
+    widen_halves,
     convert_opset,
     name_everything,
     infer_shapes,
-    widen_halves,
     drop_identity,
     fold_shapes,
     fold_constants,

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from qrt.graph.model import Model
 from qrt.graph.nodes import all_graphs, attr_int, is_op, unique_name, value_names
+from qrt.graph.passes.infer_shapes import infer_shapes
 
 __all__ = ["HALVES", "widen_halves"]
 
@@ -24,7 +25,7 @@ _EXACT = frozenset({ir.DataType.BOOL, ir.DataType.INT8, ir.DataType.UINT8})
 
 
 def widen_halves(model: Model) -> bool:
-    """Requires: types are inferred; constants are initializers. Ensures: only Casts, and nodes that need the bits (`_keeps`), read or make
+    """Requires: no functions; constants are initializers. Ensures: only Casts, and nodes that need the bits (`_keeps`), read or make
     float16 and bfloat16; constants are float32; inputs and outputs of the model have the types they had.
 
     Nothing rounds any more where a node gives a result of 16 bits, as in ONNX Runtime, save where rounding is what the model asks for, or
@@ -32,6 +33,7 @@ def widen_halves(model: Model) -> bool:
     """
     if all(_settled(value, model) for value in _values(model) if value.dtype in HALVES):
         return False
+    infer_shapes(model)
     for node in model.graph.all_nodes():
         if is_op(node, "CastLike"):
             _spell_cast(node)
