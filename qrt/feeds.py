@@ -142,5 +142,6 @@ def _converted(name: str, given: object, dtype: np.dtype[Any]) -> Array:
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidInput(f"input {name!r} cannot become an array of {dtype}: {error}") from error
     if not fits:
-        raise InvalidInput(f"input {name!r} has dtype {array.dtype}: the model takes {dtype}; convert it with .astype({'numpy' if dtype.isbuiltin == 1 else 'ml_dtypes'}.{dtype})")
+        module = "numpy" if dtype.isbuiltin == 1 else "ml_dtypes"
+        raise InvalidInput(f"input {name!r} has dtype {array.dtype}: the model takes {dtype}; convert it with .astype({module}.{dtype})")
     return array.astype(dtype, copy=False)

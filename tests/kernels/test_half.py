@@ -24,7 +24,9 @@ def floats(name: str) -> np.ndarray:
     bits = here.view(np.int32)
     halves = np.where(np.abs(here) < 2.0**-14, here + np.float32(2.0**-25), (bits + (1 << 12)).view(np.float32))
     centres = np.concatenate([here, halves if name == "float16" else (bits + (1 << 15)).view(np.float32)])
-    wide = np.array([np.inf, -np.inf, np.nan, 65519.996, 65520, 65535, 65536, -65520, 3.4028235e38, 1e-45, 2.0**-25, 2.0**-24, 1e38], np.float32)
+    wide = np.array(
+        [np.inf, -np.inf, np.nan, 65519.996, 65520, 65535, 65536, -65520, 3.4028235e38, 1e-45, 2.0**-25, 2.0**-24, 1e38], np.float32
+    )
     return np.concatenate([centres, np.nextafter(centres, np.float32(np.inf)), np.nextafter(centres, np.float32(-np.inf)), wide])
 
 
@@ -62,7 +64,9 @@ def test_ties_and_ends() -> None:
     np.testing.assert_array_equal(found.astype(np.float32), np.array([1, 1 + 2.0**-6, np.inf, -np.inf, np.nan], np.float32))
 
 
-@pytest.mark.parametrize("target", [t for t in TARGETS if t.isa in ("avx512vnni", "avx2", "generic") and t.arch == "x86_64"], ids=lambda t: t.isa)
+@pytest.mark.parametrize(
+    "target", [t for t in TARGETS if t.isa in ("avx512vnni", "avx2", "generic") and t.arch == "x86_64"], ids=lambda t: t.isa
+)
 def test_casts_are_vectors(target: Target) -> None:
     """And nothing of a library is called, as where compilers know such numbers and a processor does not."""
     for kernel in unary.KERNELS:

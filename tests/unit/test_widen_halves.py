@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import onnx
 import pytest
+from cnn import BATCHES, FUSED, X, fused_ops, proto
+from device.test_transformer import HEADS, feeds, weights
+from graphs import make, ops
 from halves import halved
 from lowered import check_node, run_model
-from onnx import TensorProto, numpy_helper, parser
+from onnx import TensorProto, parser
 from onnx.reference import ReferenceEvaluator
 from passes import runtime
 
 import qrt
+from benchmarks.minilm import encoder
 from qrt.artifact import CompiledModel
 from qrt.graph import Model, all_graphs, ir
 from qrt.graph.passes import prepare
@@ -26,13 +29,6 @@ from qrt.report.inspect import inspect_model
 RNG = np.random.default_rng(0)
 F16, BF16 = np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)
 ONE = "15360"  # 1 as the bits of a float16, which is how text holds one
-
-
-def make(text: str, opset: int = 21, **tensors: np.ndarray) -> onnx.ModelProto:
-    model = parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}]>\n{text}')
-    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in tensors.items())
-    onnx.checker.check_model(model)
-    return model
 
 
 def half(*shape: int) -> np.ndarray:
@@ -68,13 +64,9 @@ def check(model: onnx.ModelProto, feeds: dict[str, np.ndarray], rtol: float = 2e
     return prepared
 
 
-def ops(model: Model) -> Counter[str]:
-    return Counter(node.op_type for node in model.graph)
-
-
 # -- the pass -----------------------------------------------------------------------------------------------------------------
 def test_casts_stand_at_the_ends_alone() -> None:
-    text = "agraph (float16[2, 8] x) => (float16[2, 4] y) { a = MatMul(x, w) b = Add(a, c) y = Relu(b) }"
+    text = "(float16[2, 8] x) => (float16[2, 4] y) { a = MatMul(x, w) b = Add(a, c) y = Relu(b) }"
     prepared = check(make(text, w=half(8, 4), c=half(4)), {"x": half(2, 8)})
     assert ops(prepared) == {"Cast": 2, "MatMul": 1, "Add": 1, "Relu": 1}
     weight = prepared.graph.initializers["w"].const_value
@@ -85,19 +77,19 @@ def test_casts_stand_at_the_ends_alone() -> None:
 def test_constants_are_what_they_were() -> None:
     w = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     w = w[np.isfinite(w)]
-    model = make(f"agraph (float16[1] x) => (float16[{w.size}] y) {{ y = Mul(w, x) }}", w=w)
+    model = make(f"(float16[1] x) => (float16[{w.size}] y) {{ y = Mul(w, x) }}", w=w)
     (y,) = qrt.InferenceSession(model).run(None, {"x": np.ones(1, np.float16)})
     np.testing.assert_array_equal(y.view(np.uint16), w.view(np.uint16))
 
 
 def test_a_model_without_16_bits_stays_as_it_is() -> None:
-    model = prepare(load(make("agraph (float[2] x) => (float[2] y) { y = Relu(x) }")))
+    model = prepare(load(make("(float[2] x) => (float[2] y) { y = Relu(x) }")))
     assert not widen_halves(model)
     assert ops(model) == {"Relu": 1}
 
 
 def test_the_given_model_stays_as_it_is() -> None:
-    model = load(make("agraph (float16[2] x) => (float16[2] y) { y = Add(x, w) }", w=half(2)))
+    model = load(make("(float16[2] x) => (float16[2] y) { y = Add(x, w) }", w=half(2)))
     before = model.to_proto().SerializeToString(deterministic=True)
     prepare(model)
     assert model.to_proto().SerializeToString(deterministic=True) == before
@@ -105,7 +97,7 @@ def test_the_given_model_stays_as_it_is() -> None:
 
 def test_weights_stored_in_16_bits_become_constants() -> None:
     """As language models are often kept: each weight has a Cast to float32 of its own."""
-    text = "agraph (float[2, 8] x) => (float[2, 4] y) { wide = Cast <to = 1> (w) y = MatMul(x, wide) }"
+    text = "(float[2, 8] x) => (float[2, 4] y) { wide = Cast <to = 1> (w) y = MatMul(x, wide) }"
     for dtype in (F16, BF16):
         prepared = check(make(text, w=RNG.standard_normal((8, 4)).astype(dtype)), {"x": RNG.standard_normal((2, 8)).astype(np.float32)})
         assert ops(prepared) == {"MatMul": 1}
@@ -137,13 +129,13 @@ BODIES = [
 
 @pytest.mark.parametrize(("text", "feeds"), BODIES)
 def test_bodies(text: str, feeds: dict[str, np.ndarray]) -> None:
-    check(make("agraph " + text), feeds)
+    check(make(text), feeds)
 
 
 def test_functions() -> None:
-    text = """<ir_version: 10, opset_import: ["" : 21, "own" : 1]>
-    agraph (float16[3] x) => (float16[3] y) { y = own.twice(x) }
-    <domain: "own", opset_import: ["" : 21]> twice (a) => (b) { one = Constant <value = float16[1] {15360}> () c = Add(a, one) b = Add(c, c) }"""
+    graph = "agraph (float16[3] x) => (float16[3] y) { y = own.twice(x) }"
+    body = f"twice (a) => (b) {{ one = Constant <value = float16[1] {{{ONE}}}> () c = Add(a, one) b = Add(c, c) }}"
+    text = f'<ir_version: 10, opset_import: ["" : 21, "own" : 1]> {graph} <domain: "own", opset_import: ["" : 21]> {body}'
     check(parser.parse_model(text), {"x": half(3)})
 
 
@@ -162,15 +154,17 @@ NAMED = [
 def test_attributes_that_name_a_dtype(text: str, opset: int) -> None:
     constants = {"i": np.zeros((3, 3), np.int64), "c": np.array(0.25, np.float32)}
     used = {name: array for name, array in constants.items() if f"({name})" in text or f", {name})" in text}
-    check(make("agraph " + text, opset, **used), {"s": np.array([2, 3]), "x": np.array([3.5], np.float16)})
+    check(make(text, opset, **used), {"s": np.array([2, 3]), "x": np.array([3.5], np.float16)})
 
 
 def test_what_passes_through() -> None:
-    check(make("agraph (float16[3] x) => (float16[3] y, float16[3] z) { y = Identity(x) z = Relu(x) }"), {"x": half(3)})
-    check(make("agraph (float16[3] x) => (float[3] y, float16[3] z) { y = Cast <to = 1> (x) z = Cast <to = 10> (y) }"), {"x": half(3)})
-    model = make("agraph (float16[3] x) => (float16[3] k, float16[3] z) { z = Add(x, k) }", k=half(3))
+    check(make("(float16[3] x) => (float16[3] y, float16[3] z) { y = Identity(x) z = Relu(x) }"), {"x": half(3)})
+    check(make("(float16[3] x) => (float[3] y, float16[3] z) { y = Cast <to = 1> (x) z = Cast <to = 10> (y) }"), {"x": half(3)})
+    model = make("(float16[3] x) => (float16[3] k, float16[3] z) { z = Add(x, k) }", k=half(3))
     given = half(3)
-    for ours, theirs in zip(qrt.InferenceSession(model).run(None, {"x": given}), ReferenceEvaluator(model).run(None, {"x": given}), strict=True):
+    for ours, theirs in zip(
+        qrt.InferenceSession(model).run(None, {"x": given}), ReferenceEvaluator(model).run(None, {"x": given}), strict=True
+    ):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -215,7 +209,7 @@ EDGES = np.array([1.0001, 2049, 70000, -1e9, 1e-9, 0.1, np.nan, -np.inf], np.flo
 
 @pytest.mark.parametrize("to", [10, 16])
 def test_casts_of_the_model_round(to: int) -> None:
-    text = f"agraph (float[8] x) => (float[8] y, float[8] z) {{ a = Cast <to = {to}> (x) y = Cast <to = 1> (a) b = Neg(a) z = Cast <to = 1> (b) }}"
+    text = f"(float[8] x) => (float[8] y, float[8] z) {{ a = Cast <to = {to}> (x) y = Cast <to = 1> (a) b = Neg(a) z = Cast <to = 1> (b) }}"
     y, z = run(make(text), x=EDGES)
     with np.errstate(over="ignore"):
         rounded = EDGES.astype(F16 if to == 10 else BF16).astype(np.float32)
@@ -224,7 +218,7 @@ def test_casts_of_the_model_round(to: int) -> None:
 
 
 def test_casts_of_integers_round() -> None:
-    text = "agraph (int64[5] n, uint8[3] b) => (float[5] y, float[3] z) { a = Cast <to = 10> (n) c = Abs(a) y = Cast <to = 1> (c) "
+    text = "(int64[5] n, uint8[3] b) => (float[5] y, float[3] z) { a = Cast <to = 10> (n) c = Abs(a) y = Cast <to = 1> (c) "
     model = make(text + "d = Cast <to = 16> (b) e = Abs(d) z = Cast <to = 1> (e) }")
     feeds = {"n": np.array([0, 2048, 2049, -70000, 70000]), "b": np.array([0, 129, 255], np.uint8)}
     for ours, theirs in zip(run(model, **feeds), expected(model, **feeds), strict=True):
@@ -237,7 +231,7 @@ def test_what_decides_is_rounded_before() -> None:
     """0.1 · 10 is 1 in float16, and less in float32: ONNX Runtime decides by the latter."""
     decide = "f = Floor(b) r = Ceil(b) i = Cast <to = 7> (b) e = Equal(b, one) l = Less(b, one) z = Cast <to = 9> (tiny) n = IsInf(big)"
     text = (
-        "agraph (float16[2] x) => (float16[2] f, float16[2] r, int64[2] i, bool[2] e, bool[2] l, bool[2] z, bool[2] n) "
+        "(float16[2] x) => (float16[2] f, float16[2] r, int64[2] i, bool[2] e, bool[2] l, bool[2] z, bool[2] n) "
         f"{{ b = Mul(x, ten) tiny = Mul(x, small) big = Mul(x, large) {decide} }}"
     )
     constants = {"ten": 10, "one": 1, "small": 1e-7, "large": 60000}
@@ -250,13 +244,13 @@ def test_what_decides_is_rounded_before() -> None:
 
 def test_results_of_nodes_are_not_rounded() -> None:
     """As in ONNX Runtime: 60000 · 60000 is infinite in float16, and its root is not."""
-    model = make("agraph (float16[2] x) => (float16[2] y) { a = Mul(x, x) y = Sqrt(a) }")
+    model = make("(float16[2] x) => (float16[2] y) { a = Mul(x, x) y = Sqrt(a) }")
     x = np.array([60000, 1e-4], np.float16)
     np.testing.assert_array_equal(run(model, x=x)[0], x)
     np.testing.assert_array_equal(runtime(model, {"x": x})[0], x)
     assert expected(model, x=x)[0].tolist() == [np.inf, 0]
     # At the end it is.
-    model = make("agraph (float16[2] x) => (float16[2] y) { y = Mul(x, x) }")
+    model = make("(float16[2] x) => (float16[2] y) { y = Mul(x, x) }")
     assert run(model, x=x)[0].tolist() == [np.inf, 0]
 
 
@@ -265,7 +259,7 @@ def test_results_of_nodes_are_not_rounded() -> None:
 def test_codes_are_onnx_runtimes(scale: float) -> None:
     """Which divides in float32, as its int8 kernels do; onnx.reference divides in float16, which makes ties of what was none."""
     model = make(
-        "agraph (float16[4096] x) => (uint8[4096] q, float16[4096] d) { q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) }",
+        "(float16[4096] x) => (uint8[4096] q, float16[4096] d) { q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) }",
         s=np.array(scale, np.float16),
         z=np.array(128, np.uint8),
     )
@@ -282,7 +276,7 @@ def test_codes_are_onnx_runtimes(scale: float) -> None:
 
 
 def test_a_precision_that_is_asked_for() -> None:
-    text = "agraph (float16[4096] x) => (uint8[4096] q) {{ q = QuantizeLinear <precision = {}> (x, s, z) }}"
+    text = "(float16[4096] x) => (uint8[4096] q) {{ q = QuantizeLinear <precision = {}> (x, s, z) }}"
     constants = {"s": np.array(0.0313, np.float16), "z": np.array(128, np.uint8)}
     x = (RNG.standard_normal(4096) * 4).astype(np.float16)
     for precision in (1, 10):
@@ -292,59 +286,57 @@ def test_a_precision_that_is_asked_for() -> None:
         assert bool(why) == (precision == 10)
 
 
-def network() -> onnx.ModelProto:
-    rng = np.random.default_rng(1)
-
-    def real(*shape: int) -> np.ndarray:
-        return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
-
-    text = (
-        "agraph (float[N, 3, 12, 12] x) => (float[N, 5] y) { a = Conv <pads = [1, 1, 1, 1]> (x, w1, b1) b = Relu(a) c = Conv <strides = [2, 2]> "
-        "(b, w2, b2) d = Clip(c, low, high) e = GlobalAveragePool(d) f = Flatten(e) g = Gemm(f, w3, b3) y = Softmax(g) }"
-    )
-    ends = {"low": np.array(0, np.float32), "high": np.array(6, np.float32)}
-    weights = {"w1": real(8, 3, 3, 3), "b1": real(8), "w2": real(16, 8, 3, 3), "b2": real(16), "w3": real(16, 5), "b3": real(5)}
-    return make(text, 22, **weights, **ends)
+def network(dtype: np.dtype = F16) -> onnx.ModelProto:
+    """That of the tests of quantization; from opset 22 on a convolution may be one of bfloat16."""
+    model = halved(proto(), TensorProto.FLOAT16 if dtype == F16 else TensorProto.BFLOAT16)
+    model.opset_import[0].version = 22
+    return model
 
 
 @pytest.mark.parametrize("dtype", [F16, BF16], ids=str)
 def test_a_network_is_quantized_kept_and_compiled(dtype: np.dtype, tmp_path: Path, plans: Path) -> None:
-    model = halved(network(), TensorProto.FLOAT16 if dtype == F16 else TensorProto.BFLOAT16)
-    x = RNG.standard_normal((4, 3, 12, 12)).astype(dtype)
-    path = tmp_path / "m.onnx"
-    onnx.save(model, path)
-    (wanted,) = qrt.InferenceSession(halved(network(), TensorProto.FLOAT)).run(None, {"x": x.astype(np.float32)})
-    first, again = (qrt.InferenceSession(path) for _ in range(2))
+    x, path = X.astype(dtype), tmp_path / "m.onnx"
+    onnx.save(network(dtype), path)
+    (wanted,) = qrt.InferenceSession(proto()).run(None, {"x": x.astype(np.float32)})
+    first = qrt.InferenceSession(path)
     (y,) = first.run(None, {"x": x})
     assert y.dtype == dtype
     assert first.get_inputs()[0].type == f"tensor({dtype})"
-    np.testing.assert_allclose(y.astype(np.float32), wanted, 0, 4e-3)
+    np.testing.assert_allclose(y.astype(np.float32), wanted, 0.02, 0.02)
     again = qrt.InferenceSession(path)
     assert isinstance(again._executable, CompiledModel)
     assert again.run(None, {"x": x})[0].tobytes() == y.tobytes()
     qrt.compile(path, tmp_path / "m.qrt", {"x": x.shape})
     assert qrt.InferenceSession(tmp_path / "m.qrt").run(None, {"x": x})[0].tobytes() == y.tobytes()
 
-    int8 = qrt.quantize(load(path), [{"x": x}], progress=False)
+    int8 = qrt.quantize(load(path), [{"x": batch.astype(dtype)} for batch in BATCHES], progress=False)
     assert [v.dtype for v in (*int8.inputs, *int8.outputs)] == [f"tensor({dtype})"] * 2
     (z,) = qrt.InferenceSession(int8).run(None, {"x": x})
-    np.testing.assert_allclose(z.astype(np.float32), wanted, 0, 0.03)
-    assert {"int8"} <= {node.runs for node in inspect_model(int8)}
+    np.testing.assert_allclose(z.astype(np.float32), wanted, 0, 0.1)
+    assert fused_ops(int8) == FUSED | {"Cast": 2}
     if dtype == F16:
-        (codes,) = runtime(int8.to_proto(), {"x": x})
-        np.testing.assert_allclose(z, codes, 0, 2e-3)
+        np.testing.assert_allclose(z, runtime(int8.to_proto(), {"x": x})[0], 2e-3, 2e-2)
 
 
 def test_inspect_says_why() -> None:
-    why = {node.name: node.why for node in inspect_model(load(halved(network())))}
+    why = {node.name: node.why for node in inspect_model(load(network()))}
     assert why["Cast_x_float32"] == "'x' is float16: qrt computes in float32"
     assert why["Cast_y_float16"] == "'y' is float16: qrt computes in float32"
+
+
+def test_a_transformer() -> None:
+    """Norms and Gelu spelled out, whose constants were rounded, and the mask of an attention."""
+    model, given = halved(encoder(weights(), HEADS)), feeds(11, 7)
+    (found,) = run(model, **given)
+    (exact,) = run(encoder(weights(), HEADS), **given)
+    for wanted in (runtime(model, given)[0], expected(model, **given)[0], exact):
+        np.testing.assert_allclose(found.astype(np.float32), wanted.astype(np.float32), 0.02, 0.02)
 
 
 # -- feeds ------------------------------------------------------------------------------------------------------------------------
 def test_feeds_have_to_fit() -> None:
     for dtype, to in ((F16, TensorProto.FLOAT16), (BF16, TensorProto.BFLOAT16)):
-        session = qrt.InferenceSession(halved(make("agraph (float[2] x) => (float[2] y) { y = Relu(x) }"), to))
+        session = qrt.InferenceSession(halved(make("(float[2] x) => (float[2] y) { y = Relu(x) }"), to))
         module = "numpy" if dtype == F16 else "ml_dtypes"
         with pytest.raises(qrt.InvalidInput, match=rf"dtype float32: the model takes {dtype}; convert it with .astype\({module}.{dtype}\)"):
             session.run(None, {"x": np.ones(2, np.float32)})
@@ -356,5 +348,7 @@ def test_feeds_have_to_fit() -> None:
 
 def test_old_opsets() -> None:
     """Opset 7 has the bounds of a Clip and the axes of a mean in attributes."""
-    model = make("agraph (float16[2, 3] x) => (float16[2] y) { a = Clip <min = -0.5, max = 0.5> (x) y = ReduceMean <axes = [1], keepdims = 0> (a) }", 7)
+    model = make(
+        "(float16[2, 3] x) => (float16[2] y) { a = Clip <min = -0.5, max = 0.5> (x) y = ReduceMean <axes = [1], keepdims = 0> (a) }", 7
+    )
     check(model, {"x": half(2, 3)})

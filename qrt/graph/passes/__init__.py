@@ -42,7 +42,8 @@ _MAX_ROUNDS = 10
 def prepare(model: Model) -> Model:
     """A clean copy of `model`: same inputs, outputs and results (to float rounding), in the form that rules and the lowering take.
 
-    Constants are initializers, the opset is at least 21, floats of 16 bits are float32 inside (`widen_halves`), every node has its name, every value of the top graph its dtype and rank.
+    Constants are initializers, floats of 16 bits are float32 inside, the opset is at least 21, every node has its name, every value of the
+    top graph its dtype and rank.
     Raises ModelError for a graph that is ill-typed or whose types cannot be inferred, InvalidInput for what is no Model.
     """
     if not isinstance(model, Model):

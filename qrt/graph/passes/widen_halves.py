@@ -13,7 +13,7 @@ from qrt.graph.passes.infer_shapes import infer_shapes
 
 __all__ = ["HALVES", "widen_halves"]
 
-HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _FLOAT = ir.DataType.FLOAT
 # Integer attributes that name a dtype.
 _DTYPES = ("dtype", "output_datatype", "output_dtype", "stash_type", "softmax_precision")
