@@ -32,11 +32,12 @@ __all__ = [
 
 def dtype_of(name: str) -> np.dtype[Any]:
     """The dtype of arrays called `name`; NumPy has bfloat16 from ml_dtypes. Raises TypeError."""
-    if name == "bfloat16":
-        import ml_dtypes  # here, because hardly any model needs it
+    if name != "bfloat16":
+        return np.dtype(name)
+    import ml_dtypes  # here, because hardly any model needs it
 
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:

@@ -139,6 +139,37 @@ def test_functions() -> None:
     check(parser.parse_model(text), {"x": half(3)})
 
 
+def test_sequences_within_bodies() -> None:
+    body = "t () => (float16[6] a) { s = SequenceConstruct(x, x) a = ConcatFromSequence <axis = 0> (s) }"
+    other = "e () => (float16[6] b) { b = Concat <axis = 0> (x, x) }"
+    text = f"(bool c, float16[3] x) => (float16[6] y) {{ y = If (c) <then_branch = {body}, else_branch = {other}> }}"
+    for branch in (True, False):
+        check(make(text), {"c": np.array(branch), "x": half(3)})
+
+
+def test_initializers_that_a_body_gives() -> None:
+    text = "(bool c, float16[2] x) => (float16[2] y) { y = If (c) <then_branch = t () => (float16[2] a) { d = Neg(x) }, "
+    model = make(text + "else_branch = e () => (float16[2] b) { b = Neg(x) }> }")
+    model.graph.node[0].attribute[0].g.initializer.append(onnx.numpy_helper.from_array(half(2), "a"))
+    for branch in (True, False):
+        check(model, {"c": np.array(branch), "x": half(2)})
+
+
+def test_nodes_keep_their_names() -> None:
+    text = "(float16[3] x) => (float16[3] y) { a = Relu(x) y = Softmax(a) }"
+    assert [node.name for node in prepare(load(make(text))).graph] == ["Cast_x_float32", "Relu_a", "Softmax_y", "Cast_y_float16"]
+
+
+def test_nodes_that_need_the_bits() -> None:
+    text = "(float16[3] x) => (int16[3] b, float16[3] y) { a = Neg(x) b = BitCast <to = 5> (a) c = BitCast <to = 10> (b) y = Neg(c) }"
+    model, x = make(text, 26), half(3)
+    (bits, y), why = run_model(model, {"x": x})
+    np.testing.assert_array_equal(bits, (-x).view(np.int16))
+    np.testing.assert_array_equal(y, x)
+    assert set(why) == {"BitCast_b", "BitCast_c"}
+    assert not widen_halves(prepare(load(model)))
+
+
 NAMED = [
     ("(int64[2] s, float16[1] x) => (float16[A, B] y) { a = ConstantOfShape <value = float16[1] {15872}> (s) y = Add(a, x) }", 21),
     ("(int64[2] s, float16[1] x) => (float16[3, 3] y) { a = EyeLike <dtype = 10> (i) y = Add(a, x) }", 21),
@@ -273,6 +304,16 @@ def test_codes_are_onnx_runtimes(scale: float) -> None:
     assert np.abs(q.astype(int) - reference.astype(int)).max() <= 1
     ties = np.abs(np.abs((x / np.float16(scale)).astype(np.float32)) % 1 - 0.5) < 1e-6
     assert not differs[~ties].any()
+
+
+@pytest.mark.parametrize(("dtype", "text"), [(ml_dtypes.int4, "axis = 0, block_size = 32"), (np.int8, "axis = 1")])
+def test_weights_of_few_bits_with_scales_of_16(dtype: type, text: str) -> None:
+    """As language models are kept; more precise than ONNX Runtime, which quantizes the activations too."""
+    w = RNG.integers(-8, 8, (64, 32)).astype(dtype)
+    s = (np.abs(half(2, 32) if dtype is not np.int8 else half(32)) / 16).astype(np.float16)
+    model = make(f"(float16[4, 64] x) => (float16[4, 32] y) {{ d = DequantizeLinear <{text}> (w, s) y = MatMul(x, d) }}", w=w, s=s)
+    x = half(4, 64)
+    np.testing.assert_allclose(run(model, x=x)[0], expected(model, x=x)[0], 2e-3, 1e-2)
 
 
 def test_a_precision_that_is_asked_for() -> None:

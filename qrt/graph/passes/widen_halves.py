@@ -8,8 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from qrt.graph.model import Model
-from qrt.graph.nodes import all_graphs, attr_int, is_op, unique_name, value_names
+from qrt.graph.nodes import all_graphs, attr_int, is_op, new_initializer, unique_name, value_names
 from qrt.graph.passes.infer_shapes import infer_shapes
+from qrt.graph.passes.name_everything import name_everything
 
 __all__ = ["HALVES", "widen_halves"]
 
@@ -31,8 +32,9 @@ def widen_halves(model: Model) -> bool:
     Nothing rounds any more where a node gives a result of 16 bits, as in ONNX Runtime, save where rounding is what the model asks for, or
     decides something: see docs/numerics.md.
     """
-    if all(_settled(value, model) for value in _values(model) if value.dtype in HALVES):
+    if all(_settled(value, model) for value in _halves(model)):
         return False
+    name_everything(model)  # now, as nodes without a name are called after their outputs, and some outputs get new names
     infer_shapes(model)
     for node in model.graph.all_nodes():
         if is_op(node, "CastLike"):
@@ -50,12 +52,16 @@ def _spell_cast(node: ir.Node) -> None:
         node.resize_inputs(1)
 
 
-def _values(model: Model) -> Iterator[ir.Value]:
+def _halves(model: Model) -> Iterator[ir.Value]:
+    """Values of 16 bits; not sequences that the model is given, which it cannot be run with."""
     for graph in all_graphs(model.graph):
-        yield from graph.inputs
-        yield from graph.initializers.values()
+        for value in (*graph.inputs, *graph.initializers.values()):
+            if value.dtype in HALVES and isinstance(value.type, ir.TensorType):
+                yield value
         for node in graph:
-            yield from node.outputs
+            for value in node.outputs:
+                if value.dtype in HALVES:
+                    yield value
 
 
 def _keeps(node: ir.Node) -> bool:
@@ -98,11 +104,10 @@ class _Widening:
 
     def run(self) -> None:
         graphs = list(all_graphs(self.model.graph))
-        halves = [value for value in _values(self.model) if value.dtype in HALVES]
         first = self.model.graph[0] if len(self.model.graph) else None
-        for value in halves:
+        for value in list(_halves(self.model)):
             if value.const_value is not None:
-                self._constant(value)
+                self._constant(value, value.const_value)
             elif value.producer() is None and value.graph is self.model.graph and first is not None:
                 self._bring_in(value, first, before=True)
             elif not _born(value, self.model):
@@ -118,25 +123,15 @@ class _Widening:
             self.says[value] = value.dtype
             value.type = _wide(value.type)
 
-    def _constant(self, value: ir.Value) -> None:
-        tensor = value.const_value
-        if tensor is None or value.is_graph_output():
-            wide = None if tensor is None else self._constant_beside(value, tensor)
+    def _constant(self, value: ir.Value, tensor: ir.TensorProtocol) -> None:
+        array = tensor.numpy().astype(np.float32)
+        if value.is_graph_output() and value.graph is self.model.graph:  # which stays what the model gives
+            wide = new_initializer(self.model.graph, f"{value.name}_float32", array, self._names)
+            self._read_instead(value, wide)
         else:
-            value.const_value = _float32(tensor)
+            wide, value.const_value = value, ir.Tensor(array, name=tensor.name)
             self._retype(value)
-            wide = value
-        if wide is not None:
-            self.exact.add(wide)
-
-    def _constant_beside(self, value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
-        """What readers of a constant that the model also gives as it is read instead."""
-        made = _float32(tensor)
-        wide = ir.Value(name=unique_name(self.model.graph, f"{value.name}_float32", self._names), shape=value.shape, const_value=made)
-        wide.type, made.name = ir.TensorType(_FLOAT), wide.name
-        self.model.graph.register_initializer(wide)
-        self._read_instead(value, wide)
-        return wide
+        self.exact.add(wide)
 
     def _read_instead(self, value: ir.Value, wide: ir.Value) -> None:
         """Lets all nodes read `wide`, and the bodies that give `value` give it."""
@@ -205,7 +200,7 @@ class _Widening:
                 node.attributes[name] = wide
 
     def _cast_node(self, node: ir.Node) -> None:
-        x, y, to = node.inputs[0], node.outputs[0], ir.DataType(attr_int(node, "to", 0))
+        x, y, to = node.inputs[0], node.outputs[0], attr_int(node, "to", 0)
         said = None if x is None else self.says.get(x)
         if said is not None and to in (said, _FLOAT):
             # Nothing is left to do: what has 16 bits in the model is float32 already.
@@ -227,7 +222,7 @@ class _Widening:
         """Casts the model's outputs back."""
         outputs = self.model.graph.outputs
         for index, value in enumerate(outputs):
-            if value in self.says:
+            if value in self.says and isinstance(value.type, ir.TensorType):
                 name, dtype = value.name, self.says[value]
                 value.name = unique_name(self.model.graph, f"{name}_float32", self._names)
                 cast = self._cast(value, dtype, f"{name}_{dtype.name.lower()}")
@@ -236,7 +231,7 @@ class _Widening:
                 outputs[index] = cast.outputs[0]
 
 
-def _float32(tensor: ir.TensorProtocol) -> ir.Tensor:
+def _float32(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     return ir.Tensor(tensor.numpy().astype(np.float32), name=tensor.name)
 
 
