@@ -248,6 +248,14 @@ def test_casts_of_the_model_round(to: int) -> None:
     np.testing.assert_array_equal(z, -rounded)
 
 
+def test_what_is_cast_for_each_reader_is_rounded_once() -> None:
+    nodes = "".join(f"c{k} = Cast <to = 10> (x) m{k} = MatMul(c{k}, w{k}) y{k} = Cast <to = 1> (m{k}) " for k in range(3))
+    outputs = ", ".join(f"float[2, 4] y{k}" for k in range(3))
+    model = make(f"(float[2, 8] x) => ({outputs}) {{ {nodes} }}", **{f"w{k}": half(8, 4) for k in range(3)})
+    prepared = check(model, {"x": RNG.standard_normal((2, 8)).astype(np.float32)}, atol=1e-2)
+    assert ops(prepared) == {"Cast": 2, "MatMul": 3}
+
+
 def test_casts_of_integers_round() -> None:
     text = "(int64[5] n, uint8[3] b) => (float[5] y, float[3] z) { a = Cast <to = 10> (n) c = Abs(a) y = Cast <to = 1> (c) "
     model = make(text + "d = Cast <to = 16> (b) e = Abs(d) z = Cast <to = 1> (e) }")

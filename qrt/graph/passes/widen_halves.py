@@ -100,7 +100,8 @@ class _Widening:
         self.says: dict[ir.Value, ir.DataType] = {}
         self.exact: set[ir.Value] = set()
         self._names = value_names(model.graph)
-        self._rounded: dict[tuple[int, ir.Value], ir.Value] = {}
+        # By the graph, what is rounded there, and to what.
+        self._rounded: dict[tuple[int, ir.Value | None, int], ir.Value | None] = {}
 
     def run(self) -> None:
         graphs = list(all_graphs(self.model.graph))
@@ -145,15 +146,16 @@ class _Widening:
                 if output is value:
                     graph.outputs[index] = wide
 
-    def _bring_in(self, value: ir.Value, at: ir.Node, before: bool) -> None:
-        """Makes float32 of `value`, which keeps its 16 bits, for all that read it."""
+    def _bring_in(self, value: ir.Value, at: ir.Node, before: bool) -> ir.Value | None:
+        """Makes float32 of `value`, which keeps its 16 bits, for all that read it, and gives that; None where nobody does."""
         inner = value.is_graph_output() and value.graph is not self.model.graph
         if not value.uses() and not inner:
-            return
+            return None
         cast = self._cast(value, _FLOAT, f"{value.name}_float32")
         (at.graph.insert_before if before else at.graph.insert_after)(at, [cast])  # type: ignore[union-attr]
         self._read_instead(value, cast.outputs[0])
         self.exact.add(cast.outputs[0])
+        return cast.outputs[0]
 
     def _cast(self, value: ir.Value, to: ir.DataType, name: str) -> ir.Node:
         name = unique_name(self.model.graph, name, self._names)
@@ -167,17 +169,16 @@ class _Widening:
         value = node.inputs[index]
         if value is None or value not in self.says or (wide and value in self.exact) or node.graph is None:
             return
-        key = (id(node.graph), value)
-        if not wide or key not in self._rounded:
-            dtype = self.says[value]
+        dtype = self.says[value]
+        known = self._rounded.get((id(node.graph), value, dtype))
+        if not wide or known is None:
             casts = [self._cast(value, dtype, f"{value.name}_{dtype.name.lower()}")]
             if wide:
                 casts.append(self._cast(casts[0].outputs[0], _FLOAT, f"{value.name}_rounded"))
-                self._rounded[key] = casts[-1].outputs[0]
+                self._rounded[id(node.graph), value, dtype] = casts[-1].outputs[0]
             node.graph.insert_before(node, casts)
-            node.replace_input_with(index, casts[-1].outputs[0])
-        else:
-            node.replace_input_with(index, self._rounded[key])
+            known = casts[-1].outputs[0]
+        node.replace_input_with(index, known)
 
     # -- nodes ------------------------------------------------------------------------------------------------------------
     def _node(self, node: ir.Node) -> None:
@@ -213,8 +214,11 @@ class _Widening:
             node.attributes["to"] = ir.AttrInt64("to", int(_FLOAT))
             self._retype(y)
             self.exact.add(y)
+        elif to in HALVES and (again := self._rounded.get((id(node.graph), x, to))) is not None:
+            # Exporters of mixed precision write a Cast for each reader.
+            self._read_instead(y, again)
         elif to in HALVES:
-            self._bring_in(y, node, before=False)
+            self._rounded[id(node.graph), x, to] = self._bring_in(y, node, before=False)
         elif said is not None and to != ir.DataType.DOUBLE:
             self._round(node, 0)
 

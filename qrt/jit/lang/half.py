@@ -41,6 +41,16 @@ def half(device: Callable[[Any], Any], bits: Any, number: Any, int32: Any) -> di
         return int32((special if magnitude >= 0x47800000 else finite) | ((raw >> 16) & 0x8000))
 
     @device
+    def round_float16(x):  # type: ignore[no-untyped-def]
+        # from_float16(to_float16(x)), where nothing is shifted.
+        raw = bits(x)
+        magnitude = int32(raw & 0x7FFFFFFF)
+        normal = int32((magnitude + 0x0FFF + ((magnitude >> 13) & 1)) & -0x2000)
+        rounded = bits((number(magnitude) + _HALF) - _HALF) if magnitude < 0x38800000 else normal
+        special = int32(0x7FC00000 if magnitude > 0x7F800000 else 0x7F800000)
+        return number(int32((special if magnitude >= 0x477FF000 else rounded) | (raw & -0x80000000)))
+
+    @device
     def from_bfloat16(h):  # type: ignore[no-untyped-def]
         return number(int32(h << 16))
 
@@ -55,6 +65,6 @@ def half(device: Callable[[Any], Any], bits: Any, number: Any, int32: Any) -> di
         "to_float16": to_float16,
         "from_bfloat16": from_bfloat16,
         "to_bfloat16": to_bfloat16,
-        "round_float16": device(lambda x: from_float16(to_float16(x))),
+        "round_float16": round_float16,
         "round_bfloat16": device(lambda x: from_bfloat16(to_bfloat16(x))),
     }
