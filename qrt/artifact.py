@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
+from qrt.core.dtypes import dtype_of, is_number
 from qrt.core.errors import InvalidInput, OutputError, UnsupportedOp
 from qrt.core.files import check_writable, write_whole
 from qrt.core.sections import Packed, Sections, check, damaged, pack
@@ -106,7 +107,7 @@ def pack_plans(onnx: bytes | None, interface: Interface, wholes: Mapping[Shapes,
     Raises UnsupportedOp for inputs of a dtype that NumPy does not have.
     """
     for value in interface.feeds:
-        if value.dtype.kind not in "biuf":
+        if not is_number(value.dtype):
             raise UnsupportedOp(f"input {value.name!r} has dtype {value.dtype}: such a model cannot be compiled to a file")
     plans = {shapes: whole.plan for shapes, whole in wholes.items() if isinstance(whole.plan, Plan)}
     if len(plans) != len(wholes):
@@ -179,10 +180,10 @@ def read_compiled(file: Sections, target: Target) -> tuple[Interface, dict[Shape
 
 def _read_interface(data: dict[str, Any]) -> Interface:
     feeds = [
-        Declared(_text(name), np.dtype(_text(dtype)), None if shape is None else tuple(_dims(shape)))
+        Declared(_text(name), dtype_of(_text(dtype)), None if shape is None else tuple(_dims(shape)))
         for name, dtype, shape in data["feeds"]
     ]
-    check(len({value.name for value in feeds}) == len(feeds) and all(v.dtype.kind in "biuf" for v in feeds), "its inputs are none")
+    check(len({value.name for value in feeds}) == len(feeds) and all(is_number(v.dtype) for v in feeds), "its inputs are none")
     inputs, outputs = ([NodeArg(_text(name), _dims(shape), _text(kind)) for name, shape, kind in data[k]] for k in ("inputs", "outputs"))
     metadata = dict(data["metadata"])
     version, custom = metadata.pop("version"), metadata.pop("custom_metadata_map")

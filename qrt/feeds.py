@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from qrt.core.dtypes import is_float
 from qrt.core.errors import InvalidInput
 from qrt.core.record import record
 from qrt.ops.op import Array
@@ -135,10 +136,12 @@ def _converted(name: str, given: object, dtype: np.dtype[Any]) -> Array:
         if isinstance(given, np.ndarray | np.generic):
             fits = array.dtype.newbyteorder("=") == dtype
         else:
-            fits = array.dtype.kind in {"f": "biuf", "i": "biu", "u": "biu", "b": "b"}.get(dtype.kind, "") or array.size == 0
+            kind = "f" if is_float(dtype) else dtype.kind
+            fits = array.dtype.kind in {"f": "biuf", "i": "biu", "u": "biu", "b": "b"}.get(kind, "") or array.size == 0
             array = np.asarray(given, dtype) if fits else array  # unlike astype, this raises for an integer out of range
     except (ValueError, TypeError, OverflowError) as error:
         raise InvalidInput(f"input {name!r} cannot become an array of {dtype}: {error}") from error
     if not fits:
-        raise InvalidInput(f"input {name!r} has dtype {array.dtype}: the model takes {dtype}; convert it with .astype(numpy.{dtype})")
+        module = "numpy" if dtype.isbuiltin == 1 else "ml_dtypes"
+        raise InvalidInput(f"input {name!r} has dtype {array.dtype}: the model takes {dtype}; convert it with .astype({module}.{dtype})")
     return array.astype(dtype, copy=False)

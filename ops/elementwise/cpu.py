@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from qrt.jit.lang import device, fields, share
+from qrt.jit.lang.math import HALF
 from qrt.jit.lang.streams import POINTERS, read, write
 from qrt.ops.elementwise.cpu_scalar import BINARY, INTEGER_BINARY, SINGLE_BINARY, UNARY
-from qrt.ops.elementwise.unary import bounds
+from qrt.ops.elementwise.unary import SIXTEEN, bounds
 
 # Elements below which it does not matter where they lie.
 _FEW = 1024
@@ -63,7 +64,10 @@ def unary(name, source, result):  # type: ignore[no-untyped-def]
 def cast(source, result):  # type: ignore[no-untyped-def]
     """y = x in another dtype, over n elements; see unary.cast."""
     px, py = POINTERS[source], POINTERS[result]
-    if result == "bool":
+    if source in SIXTEEN or result in SIXTEEN:
+        change = HALF[f"from_{source}" if source in SIXTEEN else f"to_{result}"]
+        convert = device(lambda x: change(x))
+    elif result == "bool":
         convert = device(lambda x: x != 0)
     elif "float" in source and "float" not in result:
         wide = np.int64 if "64" in result or result == "uint32" else np.int32

@@ -33,6 +33,8 @@ UNARY = {
     "is_inf": device(lambda x, p, q: ((x == _like(x, np.inf)) & (q != 0)) | ((x == _like(x, -np.inf)) & (p != 0))),
     "is_nan": device(lambda x, p, q: x != x),
     "not": device(lambda x, p, q: x == 0),
+    "round_bfloat16": device(lambda x, p, q: m.round_bfloat16(x)),
+    "round_float16": device(lambda x, p, q: m.round_float16(x)),
     "sin": device(lambda x, p, q: m.sin(x)),
     "sinh": device(lambda x, p, q: np.sinh(x)),
     "tan": device(lambda x, p, q: np.tan(x)),

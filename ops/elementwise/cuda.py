@@ -20,13 +20,15 @@ from qrt.jit.lang.cuda import (
     load_i32,
     load_i64,
     load_u8,
+    load_u16,
     store4,
     store_f32,
     store_i32,
     store_i64,
     store_u8,
+    store_u16,
 )
-from qrt.jit.lang.cuda_math import BINARY, UNARY
+from qrt.jit.lang.cuda_math import BINARY, HALF, UNARY
 from qrt.jit.lang.cuda_walk import WARP, place, stretch
 
 COMPARISONS = ("equal", "greater", "greater_or_equal", "less", "less_or_equal")
@@ -101,12 +103,14 @@ def binary(name: str) -> Any:
 
 
 def _bytes(dtype: str) -> int:
-    return {"int64": 8, "int32": 4, "float32": 4}.get(dtype, 1)
+    return {"int64": 8, "int32": 4, "float32": 4, "float16": 2, "bfloat16": 2}.get(dtype, 1)
 
 
 # How an element of each dtype is read, and what writes one.
 _READ = {"bool": load_u8, "uint8": load_u8, "int8": load_i8, "int32": load_i32, "int64": load_i64, "float32": load_f32}
 _WRITE = {"bool": store_u8, "uint8": store_u8, "int8": store_u8, "int32": store_i32, "int64": store_i64, "float32": store_f32}
+_READ |= dict.fromkeys(("float16", "bfloat16"), load_u16)
+_WRITE |= dict.fromkeys(("float16", "bfloat16"), store_u16)
 
 _AND, _OR, _XOR = device(lambda a, b: a & b), device(lambda a, b: a | b), device(lambda a, b: a ^ b)
 _BITS = {"and": _AND, "bitwise_and": _AND, "or": _OR, "bitwise_or": _OR, "xor": _XOR, "bitwise_xor": _XOR}
@@ -166,6 +170,7 @@ def cast(source: str, result: str) -> Any:
     logical = device(lambda x: int32(x == 0)) if inverts else device(lambda x: int32(x != 0))
     number = truncated if of_floats else device(lambda x: whole(x))
     convert = logical if result in ("not", "bool") else device(lambda x: float32(x)) if result == "float32" else number
+    convert = HALF.get(f"from_{source}") or HALF.get(f"to_{result}") or convert
 
     def kernel(x, y, n):  # type: ignore[no-untyped-def]
         one, end = stretch(4)

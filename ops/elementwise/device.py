@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from qrt.core.errors import UnsupportedOp
 from qrt.jit import record_dtype
 from qrt.jit.cuda import DeviceKernel
+from qrt.ops.elementwise.unary import SIXTEEN
 from qrt.ops.elementwise.walk import MAX_AXES, walk_fields
 from qrt.ops.op import DeviceSteps, Operand, Ref
 
@@ -19,7 +20,7 @@ _SOURCE = "qrt.ops.elementwise.cuda:"
 _UNARY_NAMES = (
     *("abs", "ceil", "celu", "clip", "cos", "cube", "elu", "erf", "exp", "floor", "gelu", "gelu_tanh", "hard_sigmoid", "hard_swish"),
     *("leaky_relu", "log", "mish", "neg", "reciprocal", "relu", "round", "selu", "sigmoid", "sign", "sin", "softplus", "softsign", "sqrt"),
-    *("square", "swish", "tanh", "thresholded_relu"),
+    *("square", "swish", "tanh", "thresholded_relu", "round_bfloat16", "round_float16"),
 )
 _BINARY_NAMES = ("add", "div", "equal", "greater", "greater_or_equal", "less", "less_or_equal", "max", "min", "mul", "pow", "prelu", "sub")
 
@@ -49,11 +50,10 @@ INTEGERS = {
 }
 WHERE = {size: DeviceKernel(f"where_b{size}__cuda", record_dtype(*_walk("cab")), _SOURCE + "where", (size,)) for size in (1, 4, 8)}
 _CASTS = ("float32", "bool", *_WHOLE)
+_HALVES = tuple(pair for name in SIXTEEN for pair in ((name, "float32"), ("float32", name)))
 CAST = {
     (source, result): DeviceKernel(f"cast_{source}_{result}__cuda", _CAST, _SOURCE + "cast", (source, result))
-    for source in _CASTS
-    for result in _CASTS
-    if source != result
+    for source, result in (*((a, b) for a in _CASTS for b in _CASTS if a != b), *_HALVES)
 }
 NOT = DeviceKernel("unary_not_bool__cuda", _CAST, _SOURCE + "cast", ("bool", "not"))
 KERNELS: tuple[DeviceKernel, ...] = (*UNARY.values(), *BINARY.values(), *INTEGERS.values(), *WHERE.values(), *CAST.values(), NOT)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qrt.core.dtypes import dtype_of
 from qrt.core.errors import UnsupportedOp
 from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
@@ -15,7 +16,7 @@ from qrt.ops.elementwise.walk import ROWS, row_fields, threads_for
 from qrt.ops.op import Array, DeviceSteps, Op, Operand, Spec, Steps
 from qrt.ops.strides import row_stride
 
-__all__ = ["CASTS", "KERNELS", "UNARY", "Cast", "Unary", "cast"]
+__all__ = ["CASTS", "KERNELS", "SIXTEEN", "UNARY", "Cast", "Unary", "cast"]
 
 FLOAT = ("float32",)
 REAL = ("float32", "float64")
@@ -23,6 +24,8 @@ SIGNED = ("float32", "float64", "int64", "int32")
 BOOL = ("bool",)
 # What Cast reads and writes.
 CASTS = ("float32", "float64", "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "int64")
+# What it makes of float32, and float32 of; nothing is computed in them (graph/passes/widen_halves.py).
+SIXTEEN = ("float16", "bfloat16")
 
 # Elements of the widest vector.
 LANES = 16
@@ -87,6 +90,8 @@ UNARY: dict[str, Row] = {
     "reciprocal": Row(lambda x, p, q: 1 / x, REAL),
     "relu": Row(lambda x, p, q: np.maximum(x, 0), SIGNED),
     "round": Row(lambda x, p, q: np.round(x), REAL),
+    "round_bfloat16": Row(lambda x, p, q: x.astype(dtype_of("bfloat16")).astype(np.float32), FLOAT),
+    "round_float16": Row(lambda x, p, q: x.astype(np.float16).astype(np.float32), FLOAT),
     "selu": Row(lambda x, p, q: np.where(x > 0, q * x, q * (p * np.exp(x) - p)), FLOAT, 2),
     "sigmoid": Row(lambda x, p, q: _sigmoid(x), FLOAT),
     "sign": Row(lambda x, p, q: np.sign(x), SIGNED),
@@ -118,7 +123,12 @@ _UNARY_KERNELS = {
     for dtype in row.dtypes
 }
 _CAST_KERNELS = {
-    (a, b): Kernel(f"cast_{a}_{b}__generic", _CAST_RECORD, "qrt.ops.elementwise.cpu:cast", (a, b)) for a in CASTS for b in CASTS if a != b
+    (a, b): Kernel(f"cast_{a}_{b}__generic", _CAST_RECORD, "qrt.ops.elementwise.cpu:cast", (a, b))
+    for a, b in (
+        *((a, b) for a in CASTS for b in CASTS if a != b),
+        *(("float32", name) for name in SIXTEEN),
+        *((name, "float32") for name in SIXTEEN),
+    )
 }
 KERNELS: tuple[Kernel, ...] = (*_UNARY_KERNELS.values(), *_CAST_KERNELS.values())
 
@@ -194,12 +204,12 @@ class Cast(Op):
     dtype: str
 
     def infer(self, inputs: Sequence[Spec]) -> tuple[Spec, ...]:
-        if not {inputs[0].dtype.name, self.dtype} <= set(CASTS):
+        if inputs[0].dtype.name != self.dtype and (inputs[0].dtype.name, self.dtype) not in _CAST_KERNELS:
             raise UnsupportedOp(f"no kernel casts {inputs[0].dtype} to {self.dtype}")
-        return (Spec(inputs[0].shape, np.dtype(self.dtype)),)
+        return (Spec(inputs[0].shape, dtype_of(self.dtype)),)
 
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        return (cast(inputs[0], np.dtype(self.dtype)),)
+        return (cast(inputs[0], dtype_of(self.dtype)),)
 
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         x, y = inputs[0], outputs[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from qrt.core.record import record
 __all__ = [
     "QDType",
     "QScheme",
+    "dtype_of",
+    "is_float",
+    "is_number",
     "per_channel_affine",
     "per_channel_affine_float_qparams",
     "per_channel_symmetric",
@@ -24,6 +28,26 @@ __all__ = [
     "quint8",
     "quint16",
 ]
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """The dtype of arrays called `name`; NumPy has bfloat16 from ml_dtypes. Raises TypeError."""
+    if name != "bfloat16":
+        return np.dtype(name)
+    import ml_dtypes  # here, because hardly any model needs it
+
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether arrays of it hold floats, bfloat16 included, which is none of NumPy's own."""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def is_number(dtype: np.dtype[Any]) -> bool:
+    """Whether arrays of it hold numbers or bools."""
+    return dtype.kind in "biu" or is_float(dtype)
 
 
 @record

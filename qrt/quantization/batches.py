@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from qrt.core.dtypes import is_float
 from qrt.core.errors import CalibrationError
 from qrt.graph import Model, ir
 
@@ -46,6 +47,6 @@ def _checked(value: ir.Value, given: object, where: str, sizes: dict[str, int]) 
         here = tuple(sizes.setdefault(d, n) if isinstance(d, str) else d for d, n in zip(shape, array.shape, strict=True))
         if any(d not in (n, None) for d, n in zip(here, array.shape, strict=True)):
             raise CalibrationError(f"{where} has shape {array.shape}, which does not fit {shape}: in this batch, {here}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if is_float(array.dtype) and not np.isfinite(array).all():
         raise CalibrationError(f"{where} holds NaN or infinity; remove the sample")
     return np.ascontiguousarray(array).reshape(array.shape)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from qrt.core.dtypes import is_float
 from qrt.core.errors import InvalidInput, UnsupportedOp
 from qrt.graph import Model
 from qrt.ops.op import Array
@@ -36,5 +37,5 @@ def example_feeds(model: Model, shapes: Mapping[str, Sequence[int]] | None = Non
         if len(shape) != len(info.shape) or any(isinstance(dim, int) and n != dim for n, dim in zip(shape, info.shape, strict=True)):
             raise InvalidInput(f"shapes: input {info.name!r} is {list(info.shape)}, and cannot be {shape}")
         dtype = np.dtype(value.dtype.numpy())
-        feeds[info.name] = np.asarray(rng.standard_normal(shape), dtype) if dtype.kind == "f" else np.ones(shape, dtype)
+        feeds[info.name] = np.asarray(rng.standard_normal(shape), dtype) if is_float(dtype) else np.ones(shape, dtype)
     return feeds

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from qrt.api import compile_model, fuse_model
+from qrt.core.dtypes import is_float
 from qrt.core.record import record
-from qrt.graph import Model, ir
+from qrt.graph import Model, ir, is_op
+from qrt.graph.passes.widen_halves import HALVES
 from qrt.jit import host_target, wants_cuda
 from qrt.ops.op import View
 from qrt.ops.program import Program
@@ -64,7 +66,7 @@ def inspect_model(model: Model, target: str | None = None) -> list[NodeReport]:
         runs = _runs(node, name in executable.why, name in nbytes)
         here = where.get(name, _Where())
         places = here.places or (["cpu"] if runs != "folded" else [])
-        reasons = [executable.why.get(name), report.why.get(name) if runs == "float" else None, *here.why]
+        reasons = [executable.why.get(name), report.why.get(name) if runs == "float" else None, _of_sixteen_bits(node), *here.why]
         reports.append(
             NodeReport(
                 name,
@@ -143,7 +145,14 @@ def _runs(node: ir.Node, in_python: bool, has_steps: bool) -> str:
     kind = np.dtype(dtype.numpy()) if dtype is not None else np.dtype(np.float32)
     if (node.domain == "ai.qrt" and node.op_type.startswith("Q")) or (kind.itemsize == 1 and kind.kind in "iu"):
         return "int8"
-    return "float" if kind.kind == "f" else "integer"
+    return "float" if is_float(kind) else "integer"
+
+
+def _of_sixteen_bits(node: ir.Node) -> str | None:
+    """What a Cast to or from 16 bits is there for."""
+    ends = (node.inputs[0], node.outputs[0]) if is_op(node, "Cast") else ()
+    found = next((value for value in ends if value is not None and value.dtype in HALVES), None)
+    return None if found is None or found.dtype is None else f"{found.name!r} is {found.dtype.name.lower()}: qrt computes in float32"
 
 
 def _shape(value: ir.Value) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from qrt.core.dtypes import dtype_of
 from qrt.core.errors import InvalidInput
 from qrt.core.record import record
 
@@ -23,6 +24,7 @@ CPU, CUDA = 1, 2
 _NAME = b"dltensor"
 _KINDS = {0: "i", 1: "u", 2: "f", 6: "b"}  # DLDataTypeCode
 _CODES = {kind: code for code, kind in _KINDS.items()}
+_BFLOAT = 4
 
 
 class _Tensor(ctypes.Structure):
@@ -137,12 +139,12 @@ def _of_interface(interface: Any, array: object, ordinal: int) -> Seen:
 def _of_capsule(capsule: object, array: object, device: tuple[int, int]) -> Seen:
     """The capsule stays as it is: it gives the memory back itself when it dies."""
     tensor = _Managed.from_address(_pointer(capsule, _NAME)).tensor
-    kind = _KINDS.get(tensor.code)
+    kind = "bfloat" if tensor.code == _BFLOAT and tensor.bits == 16 else _KINDS.get(tensor.code)
     if kind is None or tensor.lanes != 1 or tensor.bits % 8:
         raise ValueError(f"its elements are of DLPack's type ({tensor.code}, {tensor.bits}, {tensor.lanes})")
     if (tensor.device_type, tensor.device_id) != device:
         raise ValueError(f"it is on device {(tensor.device_type, tensor.device_id)}, and said {device}")
-    dtype = np.dtype(f"{kind}{tensor.bits // 8}")
+    dtype = dtype_of("bfloat16") if kind == "bfloat" else np.dtype(f"{kind}{tensor.bits // 8}")
     shape = _extents(tensor.shape[: tensor.ndim])
     strides = tuple(step * dtype.itemsize for step in tensor.strides[: tensor.ndim]) if tensor.strides else None
     return Seen(_address((tensor.data or 0) + tensor.byte_offset), shape, dtype, strides, False, device, None, array, capsule)
@@ -201,7 +203,7 @@ def _leave() -> None:
 def export(address: int, shape: Sequence[int], dtype: np.dtype[Any], device: tuple[int, int], owner: object) -> object:
     """A DLPack capsule of C-contiguous memory, which keeps `owner` alive until whoever takes it has done with it."""
     extents = (ctypes.c_int64 * len(shape))(*shape)
-    code = _CODES.get(dtype.kind)
+    code = _BFLOAT if dtype.name == "bfloat16" else _CODES.get(dtype.kind)
     if code is None:
         raise InvalidInput(f"DLPack has no type for {dtype}")
     tensor = _Tensor(address, *device, len(shape), code, 8 * dtype.itemsize, 1, extents, None, 0)

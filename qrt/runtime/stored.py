@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from qrt.core.dtypes import dtype_of, is_number
 from qrt.core.sections import Piece, Sections, check
 from qrt.core.target import Target
 from qrt.jit import Kernel, host_target, record_dtype
@@ -92,9 +93,9 @@ def write_specs(specs: Sequence[Spec]) -> list[Any]:
 
 def read_specs(data: Any) -> list[Spec]:
     """Specs from plain data. Raises what `sections.damaged` catches."""
-    specs = [Spec(tuple(shape), np.dtype(str(dtype))) for dtype, shape in data]
+    specs = [Spec(tuple(shape), dtype_of(str(dtype))) for dtype, shape in data]
     for spec in specs:
-        check(spec.dtype.kind in "biuf" and all(type(n) is int and n >= 0 for n in spec.shape), "a value has no dtype or shape")
+        check(is_number(spec.dtype) and all(type(n) is int and n >= 0 for n in spec.shape), "a value has no dtype or shape")
         check(len(spec.shape) <= 32 and spec.nbytes <= _MAX_ARENA, "a value is too big")
     return specs
 

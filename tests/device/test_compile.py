@@ -94,10 +94,13 @@ def test_products_stay_in_registers(kernel: DeviceKernel, tmp_path: Path) -> Non
 # Of the kernels of floats one of each kind: the others differ in what they do to a number.
 FLOATS = [
     elementwise.UNARY["erf"],
+    elementwise.UNARY["round_float16"],
     elementwise.UNARY["sin"],
     elementwise.BINARY["greater"],
     elementwise.BINARY["pow"],
     elementwise.CAST["float32", "int64"],
+    elementwise.CAST["float16", "float32"],
+    elementwise.CAST["float32", "bfloat16"],
     elementwise.INTEGERS["max", "int8"],
     reduction.COLUMNS["max"],
     reduction.ARG["max", False],

@@ -16,9 +16,10 @@ from kernels.check import TARGETS_HERE, program_of
 from kernels.products import floats
 from kernels.test_math import nearest
 
+from qrt.core.dtypes import dtype_of
 from qrt.core.errors import UnsupportedOp
 from qrt.jit.lang.cuda_twins import TWINS
-from qrt.ops.elementwise import Binary, Cast, Unary, Where
+from qrt.ops.elementwise import SIXTEEN, Binary, Cast, Unary, Where
 from qrt.ops.elementwise.device import BINARY, CAST, INTEGERS, UNARY
 from qrt.ops.elementwise.unary import UNARY as ROWS
 from qrt.ops.normalization import ImageNorm, LayerNorm, LpNorm, RmsNorm, ScaledSoftmax, Softmax
@@ -44,6 +45,8 @@ def check(device: Any, op: Op, inputs: Sequence[Array], rtol: float = 1e-5, atol
         assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
         if wanted.dtype.kind == "f":
             np.testing.assert_allclose(found, wanted, rtol, atol, err_msg=str(op))
+        elif wanted.dtype == dtype_of("bfloat16"):
+            np.testing.assert_array_equal(found.view(np.uint16), wanted.view(np.uint16), str(op))
         else:
             np.testing.assert_array_equal(found, wanted, str(op))
     plan.close()
@@ -104,7 +107,11 @@ def test_where(device: Any, shape: tuple[int, ...], dtype: str) -> None:
 
 @pytest.mark.parametrize(("source", "result"), CAST)
 def test_cast(device: Any, source: str, result: str) -> None:
-    check(device, Cast(result), [SPECIAL if source == "float32" else whole(source, 13)], 0, 0)
+    if source in SIXTEEN:
+        x = np.linspace(0, 0xFFFF, 997).astype(np.uint16).view(dtype_of(source))
+    else:
+        x = np.concatenate([SPECIAL, floats(27) * 99]) if source == "float32" else whole(source, 13)
+    check(device, Cast(result), [x], 0, 0)
 
 
 def test_not(device: Any) -> None:

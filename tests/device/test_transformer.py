@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from device.sessions import Emulation
+from halves import halved
 from minilm import needs_minilm
 
 import qrt
@@ -50,7 +51,14 @@ def codes_of_all(model: Model) -> Model:
     return qrt.quantize(model, [feeds(WORDS, 5), feeds(WORDS, 4)], progress=False)
 
 
-@pytest.mark.parametrize("kind", [lambda model: model, qrt.quantize_dynamic, codes_of_all], ids=["float", "dynamic", "static"])
+def of_16_bits(model: Model) -> Model:
+    return qrt.load(halved(model.to_proto()))
+
+
+KINDS = {"float": lambda model: model, "float16": of_16_bits, "dynamic": qrt.quantize_dynamic, "static": codes_of_all}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 def test_a_whole_encoder(emulation: Emulation, kind: Callable[[Model], Model]) -> None:
     model, given = kind(qrt.load(encoder(weights(), HEADS))), feeds(WORDS, 3)
     session = qrt.InferenceSession(model, target="cuda")

@@ -34,7 +34,7 @@ EXACT = {
     "relu",
     "round",
 }
-EXACT |= {"sign", "softsign", "sqrt", "square", "thresholded_relu", "hard_sigmoid", "hard_swish"}
+EXACT |= {"round_bfloat16", "round_float16", "sign", "softsign", "sqrt", "square", "thresholded_relu", "hard_sigmoid", "hard_swish"}
 
 
 def sample(dtype: str, shape: tuple[int, ...], low: float = -6, high: float = 6) -> np.ndarray:

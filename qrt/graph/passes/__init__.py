@@ -15,6 +15,7 @@ from qrt.graph.passes.inline_functions import inline_functions
 from qrt.graph.passes.lift_constants import lift_constants
 from qrt.graph.passes.name_everything import name_everything
 from qrt.graph.passes.split_batchnorm import split_batchnorm
+from qrt.graph.passes.widen_halves import widen_halves
 
 __all__ = ["OPSET", "PASSES", "clean", "prepare"]
 
@@ -23,6 +24,7 @@ PASSES = (
     inline_functions,
     lift_constants,
     drop_dead,  # what nobody reads need not be converted: a Dropout's mask has changed its type
+    widen_halves,
     convert_opset,
     name_everything,
     infer_shapes,
@@ -41,7 +43,8 @@ _MAX_ROUNDS = 10
 def prepare(model: Model) -> Model:
     """A clean copy of `model`: same inputs, outputs and results (to float rounding), in the form that rules and the lowering take.
 
-    Constants are initializers, the opset is at least 21, every node has its name, every value of the top graph its dtype and rank.
+    Constants are initializers, floats of 16 bits are float32 inside, the opset is at least 21, every node has its name, every value of the
+    top graph its dtype and rank.
     Raises ModelError for a graph that is ill-typed or whose types cannot be inferred, InvalidInput for what is no Model.
     """
     if not isinstance(model, Model):

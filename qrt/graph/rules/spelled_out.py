@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+import ml_dtypes
+import numpy as np
 import onnx_ir as ir
 
 from qrt.core.record import record
@@ -29,7 +31,11 @@ def _number(value: ir.Value | None) -> float | None:
 
 def _is_number(value: ir.Value | None, wanted: float) -> bool:
     number = _number(value)
-    return number is not None and math.isclose(number, wanted, rel_tol=_TOLERANCE)
+    if number is None:
+        return False
+    # In models of 16 bits numbers were rounded to what those hold.
+    rounded = (float(np.float16(wanted)), float(ml_dtypes.bfloat16(wanted)))
+    return math.isclose(number, wanted, rel_tol=_TOLERANCE) or number in rounded
 
 
 def _other(node: ir.Node, value: ir.Value) -> ir.Value | None:

@@ -11,9 +11,13 @@ from numba.extending import intrinsic
 
 from qrt.jit.lang import device
 from qrt.jit.lang.formulas import elementary
+from qrt.jit.lang.half import half
 from qrt.jit.lang.wide import wide
 
-__all__ = ["bits", "cos", "erf", "exp", "fma", "log", "log1p", "nearest", "number", "power", "sigmoid", "sin", "sqrt", "tanh"]
+__all__ = [
+    *("HALF", "bits", "cos", "erf", "exp", "fma", "log", "log1p", "nearest", "number", "power", "round_bfloat16", "round_float16"),
+    *("sigmoid", "sin", "sqrt", "tanh"),
+]
 
 
 def _same_bits(given: types.Type, result: types.Type, kind: ir.Type) -> Any:
@@ -62,5 +66,7 @@ def fma(typing_context, x, y, z):  # type: ignore[no-untyped-def]
 _FORMULAS = elementary(device, bits, number, np.int32, fma)
 exp, log, log1p = _FORMULAS["exp"], _FORMULAS["log"], _FORMULAS["log1p"]
 sigmoid, tanh, erf = _FORMULAS["sigmoid"], _FORMULAS["tanh"], _FORMULAS["erf"]
+HALF = half(device, bits, number, np.int32)
+round_float16, round_bfloat16 = HALF["round_float16"], HALF["round_bfloat16"]
 _WIDE = wide(device, bits64, number64, np.int64)
 sin, cos, power = _WIDE["sin"], _WIDE["cos"], _WIDE["pow"]

@@ -12,10 +12,12 @@ from qrt.jit.lang import f32, f64, i8, i16, i32, i64, u8, u16, u32, u64
 
 __all__ = ["POINTERS", "prefetch", "read", "write"]
 
-# How a kernel points at an array of each NumPy dtype; a bool is a byte of 0 or 1.
+# How a kernel points at an array of each NumPy dtype; a bool is a byte of 0 or 1, floats of 16 bits are their bits.
 POINTERS = {
     "float32": f32,
     "float64": f64,
+    "float16": u16,
+    "bfloat16": u16,
     "bool": u8,
     "uint8": u8,
     "int8": i8,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from qrt.core.errors import UnsupportedOp
-from qrt.graph import attr_float, attr_int, attr_str, ir
+from qrt.graph import attr_float, attr_int, attr_str, ir, is_graph_output, is_op
 from qrt.lower.lowering import Handler, Lowering, NotNative, identity
-from qrt.ops.elementwise import BINARY, CASTS, UNARY, Binary, Cast, Unary, Where
+from qrt.ops.elementwise import BINARY, CASTS, SIXTEEN, UNARY, Binary, Cast, Unary, Where
 from qrt.ops.movement import Expand
 from qrt.ops.op import Op, View
 
@@ -175,10 +175,25 @@ def _cast(low: Lowering, node: ir.Node) -> None:
     if dtype == low.dtype(x):
         same(low, x, node.outputs[0])
         return
-    if not {dtype.name, low.dtype(x).name} <= set(CASTS):
-        raise NotNative(f"no kernel casts {low.dtype(x)} to {dtype}")
     perm = low.perm(x)
+    if dtype.name in SIXTEEN:
+        _to_sixteen(low, node, x, dtype.name)
+        return
+    if not {dtype.name, low.dtype(x).name} <= {*CASTS, *SIXTEEN}:
+        raise NotNative(f"no kernel casts {low.dtype(x)} to {dtype}")
     low.bind(node.outputs[0], low.call(Cast(dtype.name), [low.get(x, perm)])[0], perm)
+
+
+def _to_sixteen(low: Lowering, node: ir.Node, x: ir.Value, name: str) -> None:
+    """A Cast to 16 bits; if all that follows are Casts back, it gives the rounded number as float32, which makes nothing of those."""
+    source, perm, y = low.dtype(x), low.perm(x), node.outputs[0]
+    if source.name not in CASTS or source == np.float64:  # which would round twice, in float32 first
+        raise NotNative(f"no kernel casts {source} to {name}")
+    index = low.get(x, perm)
+    if source != np.float32:
+        index = low.call(Cast("float32"), [index])[0]
+    back = not is_graph_output(y) and all(is_op(use.node, "Cast") and attr_int(use.node, "to", 0) == ir.DataType.FLOAT for use in y.uses())
+    low.bind(y, low.call(Unary(f"round_{name}") if back else Cast(name), [index])[0], perm)
 
 
 def _identity(low: Lowering, node: ir.Node) -> None:
