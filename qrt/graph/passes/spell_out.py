@@ -12,6 +12,7 @@ from onnx import defs, helper
 from qrt.core.errors import ModelError, QrtError
 from qrt.graph.model import Model
 from qrt.graph.nodes import naming, replace, unique_name
+from qrt.graph.passes._einsum import einsum
 from qrt.graph.passes._spelling import Spell, Spelling, Unsaid
 from qrt.graph.passes._vendor_attention import ATTENTION_SPELLINGS
 from qrt.graph.passes._vendor_codes import CODE_SPELLINGS
@@ -75,6 +76,7 @@ def _cast_like(s: Spelling) -> None:
 SPELLED: dict[tuple[str, str], Spell] = {
     **{(VENDOR_DOMAIN, name): spell for table in (FLOAT_SPELLINGS, ATTENTION_SPELLINGS, CODE_SPELLINGS) for name, spell in table.items()},
     ("", "CastLike"): _cast_like,
+    ("", "Einsum"): einsum,
     **dict.fromkeys(
         (("", name) for name in ("Attention", "NegativeLogLikelihoodLoss", "RotaryEmbedding", "Shrink", "SoftmaxCrossEntropyLoss")),
         _by_definition,
