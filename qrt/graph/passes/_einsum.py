@@ -135,7 +135,7 @@ def _contracted(s: Spelling, a: _Term, b: _Term, kept: set[_Label]) -> _Term:
     left, right = _merged(s, a, [*batches, *row_groups, summed]), _merged(s, b, [*batches, summed, columns])
     y = s.op("MatMul", left, right)
     parted = [*batch, *rows, *columns]
-    if len(columns) == 1 and (len(rows) == 1 or not batch and rows):
+    if len(columns) == 1 and (len(rows) == 1 or (not batch and rows)):
         return _Term(y, tuple(parted), dims)
     ordered_a, ordered_b = _ordered(s, a, [*batch, *rows, *summed]), _ordered(s, b, [*batch, *summed, *columns])
     sources = [(y, [k]) for k in range(len(batch))]
