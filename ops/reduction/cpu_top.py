@@ -5,33 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from qrt.jit.lang import device, fields, i8, i32, i64, share, u8
+from qrt.jit.lang.heap import float_key, heapify, sift
 from qrt.jit.lang.streams import POINTERS
 
 # How keys are read: those of float32 are its bits.
 _KEYS = {"float32": i32, "int32": i32, "int64": i64, "uint8": u8, "int8": i8}
 _BLOCK = 32
-
-
-@device
-def below(key, place, other_key, other_place):  # type: ignore[no-untyped-def]
-    """Whether one element comes after another: it is smaller, or equal and further on."""
-    return key < other_key or (key == other_key and place > other_place)
-
-
-@device
-def sift(keys, places, i, k):  # type: ignore[no-untyped-def]
-    """Lets element i of a heap of k sink to where none below it comes after it."""
-    key, place = keys[i], places[i]
-    child = 2 * i + 1
-    while child < k:
-        if child + 1 < k and below(keys[child + 1], places[child + 1], keys[child], places[child]):
-            child += 1
-        if not below(keys[child], places[child], key, place):
-            break
-        keys[i], places[i] = keys[child], places[child]
-        i = child
-        child = 2 * i + 1
-    keys[i], places[i] = key, place
 
 
 def top(dtype, largest):  # type: ignore[no-untyped-def]
@@ -43,14 +22,8 @@ def top(dtype, largest):  # type: ignore[no-untyped-def]
 
     @device
     def key_of(value):  # type: ignore[no-untyped-def]
-        """Integers in the order of the elements: −0 is 0, and a NaN above all."""
-        key = number(value)
-        if real:
-            magnitude = key & np.int32(0x7FFFFFFF)
-            if magnitude > np.int32(0x7F800000):
-                key = np.int32(0x7FFFFFFF)
-            elif key < np.int32(0):
-                key = np.int32(-magnitude)
+        """Integers in the order that is asked for."""
+        key = float_key(value) if real else number(value)
         return key if largest else number(~key)
 
     @device
@@ -71,8 +44,7 @@ def top(dtype, largest):  # type: ignore[no-untyped-def]
     def select(keys, places, x, at, n, inner, k):  # type: ignore[no-untyped-def]
         for i in range(k):
             keys[i], places[i] = np.int64(key_of(x[at + i * inner])), i
-        for i in range(k // 2):
-            sift(keys, places, k // 2 - 1 - i, k)
+        heapify(keys, places, k)
         i = k
         if inner == 1:
             while i + _BLOCK <= n:

@@ -14,6 +14,7 @@ from qrt.core.garbage import uncollected
 from qrt.core.target import Target
 from qrt.graph import Model, has_subgraph, ir
 from qrt.graph.passes.fold_constants import RANDOM
+from qrt.lower.counted import SuppressStep, is_counted, step_of
 from qrt.lower.handlers import HANDLERS
 from qrt.lower.lowering import Constants, Lowering, NotConstant, NotNative
 from qrt.lower.python_step import PythonStep
@@ -39,6 +40,7 @@ MAX_SLAB_BYTES = 1 << 30
 MAX_SHAPE_ELEMENTS = 64
 
 _Names = dict[int, list[tuple[str, tuple[int, ...]]]]
+_Step = PythonStep | SuppressStep
 _Planned = tuple["Plan | DevicePlan", Program, _Names]
 
 
@@ -89,7 +91,7 @@ class Executable:
         self._stages = self._cut()
 
     # -- stages -----------------------------------------------------------------------------------------------------------
-    def _cut(self) -> list[_Native | PythonStep]:
+    def _cut(self) -> list[_Native | _Step]:
         """Cuts the nodes, in order, into stretches of native nodes and single Python nodes."""
         groups: list[list[ir.Node]] = []
         python: list[bool] = []
@@ -108,10 +110,10 @@ class Executable:
         known = _of_constants(self._nodes, self.why)
         needed = set(self._outputs)
         self._fresh: set[ir.Value] = set()  # what native stages give: arrays that nobody else holds
-        stages: list[_Native | PythonStep] = []
+        stages: list[_Native | _Step] = []
         for nodes, is_python in reversed(list(zip(groups, python, strict=True))):
             if is_python:
-                step = PythonStep(nodes[0], self.model, self.calls.get(nodes[0].name or ""))
+                step = step_of(nodes[0], self.model, self.calls.get(nodes[0].name or ""), self.target, self.threads)
                 needed.update(step.inputs)
                 stages.append(step)
                 continue
@@ -146,7 +148,7 @@ class Executable:
         if node.name in self.why:
             return self.why[node.name]
         if (node.domain, node.op_type) not in HANDLERS:
-            return "no kernel for this operator"
+            return "how many results it has depends on what they are" if is_counted(node) else "no kernel for this operator"
         return None
 
     # -- running ----------------------------------------------------------------------------------------------------------
@@ -185,7 +187,7 @@ class Executable:
                 if value.name in self.taps:
                     tap(value.name or "", array)
         for stage in self._stages:
-            if isinstance(stage, PythonStep):
+            if not isinstance(stage, _Native):
                 begin = cycles() if clock is not None else 0
                 results = stage.run(values)
                 if clock is not None:

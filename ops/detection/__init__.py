@@ -1,0 +1,5 @@
+"""Ops of object detectors: which boxes stay, and the images in boxes."""
+
+from qrt.ops.detection.suppress import Suppress
+
+__all__ = ["Suppress"]
