@@ -52,18 +52,15 @@ def _overlaps(kept, room, i, box, threshold):  # type: ignore[no-untyped-def]
 
 @device
 def _is_suppressed(kept, room, count, box, threshold):  # type: ignore[no-untyped-def]
-    i = 0
-    while i + _LANES <= count:
-        found = False
+    i, found = 0, False
+    while i + _LANES <= count and not found:
         for j in range(i, i + _LANES):
             found |= _overlaps(kept, room, j, box, threshold)
-        if found:
-            return True
         i += _LANES
-    for j in range(i, count):
-        if _overlaps(kept, room, j, box, threshold):
-            return True
-    return False
+    while i < count and not found:
+        found |= _overlaps(kept, room, i, box, threshold)
+        i += 1
+    return found
 
 
 def suppress():  # type: ignore[no-untyped-def]

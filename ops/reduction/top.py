@@ -16,14 +16,8 @@ from qrt.ops.reduction.reduce import extents
 __all__ = ["DTYPES", "KERNELS", "Top"]
 
 DTYPES = ("float32", "int64", "int32", "uint8", "int8")
-_RECORD = record_dtype(*((name, "i8") for name in ("x", "y", "indices", "work", "outer", "n", "inner", "k")))
-_KERNELS = {
-    (dtype, largest): Kernel(
-        f"top_{dtype}_{'largest' if largest else 'smallest'}__generic", _RECORD, "qrt.ops.reduction.cpu_top:top", (dtype, largest)
-    )
-    for dtype in DTYPES
-    for largest in (True, False)
-}
+_RECORD = record_dtype(*((name, "i8") for name in ("x", "y", "indices", "work", "outer", "n", "inner", "k", "flip")))
+_KERNELS = {dtype: Kernel(f"top_{dtype}__generic", _RECORD, "qrt.ops.reduction.cpu_top:top", (dtype,)) for dtype in DTYPES}
 KERNELS: tuple[Kernel, ...] = tuple(_KERNELS.values())
 
 
@@ -58,7 +52,7 @@ class Top(Op):
         if y.spec.size:
             outer, n, inner = extents(x.spec.shape, self.axis, self.axis + 1)
             steps.step(
-                _KERNELS[x.spec.dtype.name, self.largest],
+                _KERNELS[x.spec.dtype.name],
                 threads_for(x.spec.nbytes),
                 x=x.ref,
                 y=y.ref,
@@ -68,4 +62,5 @@ class Top(Op):
                 n=n,
                 inner=inner,
                 k=self.k,
+                flip=0 if self.largest else -1,
             )
