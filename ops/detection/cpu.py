@@ -107,3 +107,118 @@ def suppress():  # type: ignore[no-untyped-def]
                 chosen[unit * most + i] = -1
 
     return kernel
+
+
+# -- images in boxes --------------------------------------------------------------------------------------------------------
+_FAR = np.float32(1 << 20)
+
+
+@device
+def _edge(v, scale, offset):  # type: ignore[no-untyped-def]
+    """Where a box ends in pixels; nothing is further away than _FAR, and NaN is 0."""
+    at = v * scale - offset
+    if at != at:
+        return _ZERO
+    return max(min(at, _FAR), -_FAR)
+
+
+@device
+def _axis(begin, end, parts, sampling, half_pixel):  # type: ignore[no-untyped-def]
+    """How long a part of a box is, and how many samples it has."""
+    whole = end - begin
+    if half_pixel == 0 and whole < np.float32(1):
+        whole = np.float32(1)
+    size = whole / np.float32(parts)
+    return size, sampling if sampling > 0 else np.int64(np.ceil(size))
+
+
+@device
+def _at(base, size, count, i):  # type: ignore[no-untyped-def]
+    """Where sample i of a part lies."""
+    return base + (np.float32(i) + _HALF) * size / np.float32(count)
+
+
+@device
+def _inside(base, size, count, n):  # type: ignore[no-untyped-def]
+    """The samples of a part among which all are that lie within an axis of n: first and last, which is not one of them."""
+    step = size / np.float32(count)
+    if not step > _ZERO:
+        return 0, count
+    most = np.float32(count)
+    first = np.int64(max(_ZERO, min(most, (np.float32(-1) - base) / step - np.float32(3))))
+    last = np.int64(max(_ZERO, min(most, (np.float32(n) - base) / step + np.float32(3))))
+    return first, last
+
+
+@device
+def _neighbours(at, n):  # type: ignore[no-untyped-def]
+    """The two pixels beside a place within an axis of n, and the weight of the second."""
+    at = max(at, _ZERO)
+    low = np.int64(at)
+    if low >= n - 1:
+        return n - 1, n - 1, _ZERO
+    return low, low + 1, at - np.float32(low)
+
+
+def roi_align(largest):  # type: ignore[no-untyped-def]
+    """For each part of each box the mean of its samples, or the largest weighted pixel of them."""
+
+    @device
+    def add(y, to, x, taps, weights, channels):  # type: ignore[no-untyped-def]
+        a, b, c, d = taps
+        u, v, w, z = weights
+        for k in range(channels):
+            if largest:
+                one, other = max(u * x[a + k], v * x[b + k]), max(w * x[c + k], z * x[d + k])
+                y[to + k] = max(y[to + k], max(one, other))
+            else:
+                y[to + k] += u * x[a + k] + v * x[b + k] + w * x[c + k] + z * x[d + k]
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        x, y, rois, index, channels = f32(r.x), f32(r.y), f32(r.rois), i64(r.index), r.channels
+        one, offset = np.float32(1), _HALF if r.half_pixel != 0 else _ZERO
+        refused = np.int64(0)
+        lo, hi = share(r.boxes * r.rows * r.columns, tid, nthreads)
+        for unit in range(lo, hi):
+            box, row, column = unit // (r.rows * r.columns), unit // r.columns % r.rows, unit % r.columns
+            image = index[box]
+            if image < 0 or image >= r.images:
+                refused = image
+                image = 0
+            left, top = _edge(rois[4 * box], r.scale, offset), _edge(rois[4 * box + 1], r.scale, offset)
+            right, bottom = _edge(rois[4 * box + 2], r.scale, offset), _edge(rois[4 * box + 3], r.scale, offset)
+            height, down = _axis(top, bottom, r.rows, r.sampling, r.half_pixel)
+            width, across = _axis(left, right, r.columns, r.sampling, r.half_pixel)
+            over, beside = top + np.float32(row) * height, left + np.float32(column) * width
+            to, seen = unit * channels, 0
+            for k in range(channels):
+                y[to + k] = np.float32(-np.inf) if largest else _ZERO
+            if down > 0 and across > 0:
+                first_row, last_row = _inside(over, height, down, r.x_rows)
+                first_column, last_column = _inside(beside, width, across, r.x_columns)
+                for i in range(first_row, last_row):
+                    v = _at(over, height, down, i)
+                    if not (v >= np.float32(-1) and v <= np.float32(r.x_rows)):
+                        continue
+                    above, below, far = _neighbours(v, r.x_rows)
+                    above, below = (image * r.x_rows + above) * r.x_columns, (image * r.x_rows + below) * r.x_columns
+                    for j in range(first_column, last_column):
+                        u = _at(beside, width, across, j)
+                        if not (u >= np.float32(-1) and u <= np.float32(r.x_columns)):
+                            continue
+                        a, b, part = _neighbours(u, r.x_columns)
+                        taps = ((above + a) * channels, (above + b) * channels, (below + a) * channels, (below + b) * channels)
+                        weights = ((one - far) * (one - part), (one - far) * part, far * (one - part), far * part)
+                        add(y, to, x, taps, weights, channels)
+                        seen += 1
+            count = max(down * across, 1)
+            for k in range(channels):
+                if not largest:
+                    y[to + k] = y[to + k] / np.float32(count)
+                elif seen < count or seen == 0:  # samples outside of the image are 0
+                    y[to + k] = max(y[to + k], _ZERO)
+        if refused != 0:
+            r.refused = refused
+
+    return kernel
