@@ -37,8 +37,8 @@ class RoiAlign(Op):
     channels): each box in parts, and of each part the mean of its bilinear samples, or (`largest`) the largest weighted pixel of them.
 
     `sampling`: how many samples a part has along each axis; 0: about one for each pixel. `scale`: from the units of boxes to pixels.
-    `half_pixel`: boxes count from the edges of pixels, not from their centres; without it, boxes are one pixel wide and high at least. Samples
-    outside of the image are 0. What lies beyond 2**20 pixels counts as that far, NaN as 0.
+    `half_pixel`: boxes count from the edges of pixels, not from their centres; without it, boxes are one pixel wide and high at least.
+    Samples outside of the image are 0. What lies beyond 2**20 pixels counts as that far, NaN as 0.
     """
 
     largest: bool

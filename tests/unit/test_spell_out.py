@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 from lowered import one_node, run_model
 from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from qrt.core.errors import ModelError, QrtError, UnsupportedOp
 from qrt.graph.passes import prepare
@@ -371,8 +372,59 @@ def test_statistics_are_refused() -> None:
 # ---- standard operators that others define
 
 
-def test_attention_of_the_standard() -> None:
-    model, feeds = one_node("Attention", [normal(2, 6, 5, 8), normal(2, 2, 7, 8), normal(2, 2, 7, 8)], opset=23, is_causal=1)
-    (found,), why = run_model(model, feeds)
-    np.testing.assert_allclose(found, runtime(model, feeds)[0], rtol=1e-4, atol=1e-5)
+def standard(op_type: str, inputs: Inputs, **attributes: Any) -> None:
+    """The node gives what ONNX Runtime says, in kernels alone, with extents known and not."""
+    model, feeds = one_node(op_type, inputs, **attributes)
+    (found, *others), why = run_model(model, feeds)
+    wanted = runtime(model, feeds)
+    for got, expected in zip((found, *others), wanted, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
     assert not why
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("heads", [2, 6])
+@pytest.mark.parametrize("mask", ["none", "floats", "flags", "rows"])
+def test_attention_of_the_standard(causal: int, heads: int, mask: str) -> None:
+    flags = rng().random((2, 1, 5, 7)) < 0.7
+    given = {"none": None, "floats": normal(5, 7), "flags": flags, "rows": normal(2, 6, 5, 7)}[mask]
+    inputs = [normal(2, 6, 5, 8), normal(2, heads, 7, 8), normal(2, heads, 7, 4), given]
+    standard("Attention", inputs if given is not None else inputs[:3], opset=23, is_causal=causal)
+
+
+def test_attention_of_the_standard_in_three_axes_with_a_past() -> None:
+    inputs = [normal(2, 5, 48), normal(2, 5, 16), normal(2, 5, 16), normal(5, 8), normal(2, 2, 3, 8), normal(2, 2, 3, 8)]
+    attributes = {"q_num_heads": 6, "kv_num_heads": 2, "opset": 23, "outputs": 3}
+    for causal in (0, 1):
+        standard("Attention", inputs, is_causal=causal, **attributes)
+    standard("Attention", inputs, scale=0.5, **attributes)
+
+
+def test_attention_to_nothing_is_zero() -> None:
+    """Of a row whose keys are all masked, onnx.reference and we make 0."""
+    flags = np.ones((5, 7), bool)
+    flags[2] = False
+    model, feeds = one_node("Attention", [normal(2, 6, 5, 8), normal(2, 6, 7, 8), normal(2, 6, 7, 8), flags], opset=23)
+    (found,), why = run_model(model, feeds)
+    assert not why
+    assert not found[:, :, 2].any()
+    np.testing.assert_allclose(found, ReferenceEvaluator(model).run(None, feeds)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_what_has_no_spelling_runs_in_python() -> None:
+    half = normal(2, 6, 5, 8).astype(np.float16)
+    model, feeds = one_node("Attention", [half] * 3, opset=23)
+    (found,), why = run_model(model, feeds)
+    assert list(why.values()) == ["no kernel for this operator"]
+    np.testing.assert_allclose(found, ReferenceEvaluator(model).run(None, feeds)[0], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(("op_type", "opset"), [("RotaryEmbedding", 23), ("Shrink", 21), ("CastLike", 21)])
+def test_other_standard_operators(op_type: str, opset: int) -> None:
+    angles = rng().uniform(0, 6, (20, 4)).astype(np.float32)
+    inputs: dict[str, Inputs] = {
+        "RotaryEmbedding": [normal(2, 3, 5, 8), np.cos(angles), np.sin(angles), rng().integers(0, 20, (2, 5))],
+        "Shrink": [normal(3, 40)],
+        "CastLike": [normal(3, 40) * 50, np.zeros(1, np.int32)],
+    }
+    standard(op_type, inputs[op_type], opset=opset)

@@ -11,7 +11,9 @@ import onnx_ir as ir
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.graph.nodes import attr_float, attr_int, attr_str, constant, new_initializer, unique_name
 
-__all__ = ["Spell", "Spelling", "Unsaid"]
+__all__ = ["VENDOR_DOMAIN", "Spell", "Spelling", "Unsaid"]
+
+VENDOR_DOMAIN = "com.microsoft"
 
 Operand = ir.Value | np.ndarray | None
 _Attribute = int | float | str | Sequence[int] | Sequence[float]
@@ -69,6 +71,11 @@ class Spelling:
             raise UnsupportedOp(f"node {self.node.name!r} ({self.node.op_type}): {what} is not known before the run")
         return dim
 
+    def extent_or(self, value: ir.Value, axis: int) -> int:
+        """A dimension of `value`; 0 where it is not known."""
+        dim = value.shape[axis] if value.shape is not None else 0
+        return dim if isinstance(dim, int) else 0
+
     def held(self, index: int, what: str) -> np.ndarray:
         """The contents of input `index`, which has to be constant."""
         array = constant(self.needed(index))
@@ -95,8 +102,8 @@ class Spelling:
         return next((kind for kind in kinds if np.issubdtype(kind, np.floating)), np.dtype(np.float32))
 
     def real(self, number: float) -> np.ndarray:
-        """A real number, as far as `floats` reach."""
-        largest = float(np.finfo(self.floats).max)
+        """A real number; a finite one as far as `floats` reach."""
+        largest = float(np.finfo(self.floats).max) if np.isfinite(number) else np.inf
         return np.asarray(min(max(number, -largest), largest), self.floats)
 
     def refuse(self, reason: str) -> UnsupportedOp:
@@ -104,13 +111,15 @@ class Spelling:
         return UnsupportedOp(f"node {self.node.name!r} ({self.node.op_type}): {reason} is not supported")
 
     # -- writing ------------------------------------------------------------------------------------------------------------
-    def ops(self, op_type: str, inputs: Sequence[Operand], outputs: int, **attributes: _Attribute | ir.Attr) -> list[ir.Value]:
-        """Adds a node of the standard domain; arrays among the inputs become initializers. Gives its outputs."""
+    def ops(
+        self, op_type: str, inputs: Sequence[Operand], outputs: int, domain: str = "", **attributes: _Attribute | ir.Attr
+    ) -> list[ir.Value]:
+        """Adds a node; arrays among the inputs become initializers. Gives its outputs."""
         name = f"{self.node.name}_{op_type.lower()}"
         values = [self.hold(value, f"{name}_{k}") if isinstance(value, np.ndarray) else value for k, value in enumerate(inputs)]
         attrs = [a if isinstance(a, ir.Attr) else ir.convenience.convert_attribute(key, a) for key, a in attributes.items()]
         made = [ir.Value(name=unique_name(self.top, f"{name}_value")) for _ in range(outputs)]
-        self.nodes.append(ir.Node("", op_type, values, attrs, outputs=made, name=name))
+        self.nodes.append(ir.Node(domain, op_type, values, attrs, outputs=made, name=name))
         return made
 
     def op(self, op_type: str, *inputs: Operand, **attributes: _Attribute | ir.Attr) -> ir.Value:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from qrt.graph.passes._spelling import Spell, Spelling
+from qrt.graph.passes._spelling import VENDOR_DOMAIN, Spell, Spelling, Unsaid
 
 __all__ = ["CODE_SPELLINGS"]
 
@@ -46,20 +46,28 @@ def _matmul_bits(s: Spelling) -> None:
     s.results = [s.sum(s.op("MatMul", s.needed(0), held_weights), s.given(5))]
 
 
-def _channels_last(s: Spelling) -> None:
-    """QLinearConv of images whose channels are last."""
-    x = s.needed(0)
-    last, rank = s.integer("channels_last"), s.rank(x)
-    inputs = [x, *s.node.inputs[1:]]
-    if last:
-        inputs[0] = s.op("Transpose", x, perm=[0, rank - 1, *range(1, rank - 1)])
-    kept = s.kept("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
-    y = s.op("QLinearConv", *inputs, **kept)
-    s.results = [s.op("Transpose", y, perm=[0, *range(2, rank), 1]) if last else y]
+def _channels_first(op_type: str, domain: str, *kept: str) -> Spell:
+    """The operator between two Transposes, if it is one of images whose channels are last."""
+
+    def spell(s: Spelling) -> None:
+        x, last = s.needed(0), s.integer("channels_last")
+        if not last and domain:
+            raise Unsaid
+        rank = s.rank(x)
+        if last:
+            x = s.op("Transpose", x, perm=[0, rank - 1, *range(1, rank - 1)])
+        y = s.ops(op_type, [x, *s.node.inputs[1:]], 1, domain, **s.kept(*kept))[0]
+        s.results = [s.op("Transpose", y, perm=[0, *range(2, rank), 1]) if last else y]
+
+    return spell
 
 
 CODE_SPELLINGS: dict[str, Spell] = {
     "MatMulIntegerToFloat": _integer_to_float,
     "MatMulNBits": _matmul_bits,
-    "QLinearConv": _channels_last,
+    "QLinearAveragePool": _channels_first(
+        "QLinearAveragePool", VENDOR_DOMAIN, "auto_pad", "ceil_mode", "count_include_pad", "kernel_shape", "pads", "strides"
+    ),
+    "QLinearConv": _channels_first("QLinearConv", "", "auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"),
+    "QLinearGlobalAveragePool": _channels_first("QLinearGlobalAveragePool", VENDOR_DOMAIN),
 }

@@ -12,15 +12,14 @@ from onnx import defs, helper
 from qrt.core.errors import ModelError, QrtError
 from qrt.graph.model import Model
 from qrt.graph.nodes import naming, replace, unique_name
+from qrt.graph.passes._attention import attention
 from qrt.graph.passes._einsum import einsum
-from qrt.graph.passes._spelling import Spell, Spelling, Unsaid
+from qrt.graph.passes._spelling import VENDOR_DOMAIN, Spell, Spelling, Unsaid
 from qrt.graph.passes._vendor_attention import ATTENTION_SPELLINGS
 from qrt.graph.passes._vendor_codes import CODE_SPELLINGS
 from qrt.graph.passes._vendor_float import FLOAT_SPELLINGS
 
 __all__ = ["SPELLED", "VENDOR_DOMAIN", "spell_out"]
-
-VENDOR_DOMAIN = "com.microsoft"
 
 
 def _by_definition(s: Spelling) -> None:
@@ -65,6 +64,14 @@ def _by_definition(s: Spelling) -> None:
 _CAST = frozenset({"BOOL", "FLOAT", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"})
 
 
+def _attention(s: Spelling) -> None:
+    try:
+        attention(s)
+    except Unsaid:
+        s.nodes.clear()
+        _by_definition(s)
+
+
 def _cast_like(s: Spelling) -> None:
     source, wanted = (s.dtype(s.needed(k)) for k in (0, 1))
     if not {source.name, wanted.name} <= _CAST:
@@ -75,10 +82,11 @@ def _cast_like(s: Spelling) -> None:
 # The operators that are spelled out, by domain and name.
 SPELLED: dict[tuple[str, str], Spell] = {
     **{(VENDOR_DOMAIN, name): spell for table in (FLOAT_SPELLINGS, ATTENTION_SPELLINGS, CODE_SPELLINGS) for name, spell in table.items()},
+    ("", "Attention"): _attention,
     ("", "CastLike"): _cast_like,
     ("", "Einsum"): einsum,
     **dict.fromkeys(
-        (("", name) for name in ("Attention", "NegativeLogLikelihoodLoss", "RotaryEmbedding", "Shrink", "SoftmaxCrossEntropyLoss")),
+        (("", name) for name in ("NegativeLogLikelihoodLoss", "RotaryEmbedding", "Shrink", "SoftmaxCrossEntropyLoss")),
         _by_definition,
     ),
 }
