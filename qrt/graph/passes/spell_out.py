@@ -86,7 +86,7 @@ SPELLED: dict[tuple[str, str], Spell] = {
     ("", "CastLike"): _cast_like,
     ("", "Einsum"): einsum,
     **dict.fromkeys(
-        (("", name) for name in ("NegativeLogLikelihoodLoss", "RotaryEmbedding", "Shrink", "SoftmaxCrossEntropyLoss")),
+        (("", name) for name in ("NegativeLogLikelihoodLoss", "RotaryEmbedding", "SoftmaxCrossEntropyLoss")),
         _by_definition,
     ),
 }
