@@ -11,7 +11,8 @@ huge graphs, and checks that look at every node must end.
 
 The standard operators are taken from opset 7 to the newest that the installed onnx package knows, and the IR version up to its
 newest. Of other domains only the functions defined in the file, and the operators of ONNX Runtime's that are listed in
-`qrt.graph.passes.vendor` (quantized ones) and `qrt.graph.passes.spell_out` (fused ones), are taken. Complex numbers and strings may lie in a file, but no node may compute with them.
+`qrt.graph.passes.vendor` (quantized ones) and `qrt.graph.passes.spell_out` (fused ones), are taken. Complex numbers and strings
+may lie in a file, but no node may compute with them.
 """
 
 from __future__ import annotations

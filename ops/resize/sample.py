@@ -31,10 +31,10 @@ def _cubic(t: Array) -> list[Array]:
     f = np.float32
 
     def inner(t: Array) -> Array:
-        return (f(1.25) * t - f(2.25)) * t * t + f(1)
+        return np.asarray((f(1.25) * t - f(2.25)) * t * t + f(1))
 
     def outer(t: Array) -> Array:
-        return ((f(-0.75) * t + f(3.75)) * t - f(6)) * t + f(3)
+        return np.asarray(((f(-0.75) * t + f(3.75)) * t - f(6)) * t + f(3))
 
     return [outer(t + f(1)), inner(t), inner(f(1) - t), outer(f(2) - t)]
 
@@ -83,7 +83,7 @@ class Sample(Op):
             return np.clip(i, 0, n - 1)
         around = max(2 * (n - 1), 1) if self.align else 2 * n
         i = i % around
-        return np.minimum(i, around - i if self.align else around - 1 - i)
+        return np.asarray(np.minimum(i, around - i if self.align else around - 1 - i))
 
     def reference(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
         x, grid = inputs

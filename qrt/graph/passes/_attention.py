@@ -50,7 +50,7 @@ def positions(s: Spelling, count: ir.Value) -> ir.Value:
     return s.op("Range", ints(0).reshape(()), scalar, ints(1).reshape(()))
 
 
-def causal(s: Spelling, sequence: ir.Value, total: ir.Value, past: ir.Value, masked: float) -> ir.Value:
+def causal(s: Spelling, sequence: ir.Value, total: ir.Value, past: ir.Value | np.ndarray, masked: float) -> ir.Value:
     """`masked` where a query would see what comes after it, else 0: (sequence, total). The first query stands behind `past` keys."""
     rows = s.op("Add", positions(s, sequence), past)
     later = s.op("Greater", s.op("Unsqueeze", positions(s, total), ints(0)), s.op("Unsqueeze", rows, ints(1)))
@@ -104,7 +104,7 @@ def attention(s: Spelling) -> None:
     if past is not None:
         k, v = s.op("Concat", past, k, axis=2), s.op("Concat", s.needed(5), v, axis=2)
     mask = _mask(s, q, k, past)
-    present = [k, v]
+    present: list[ir.Value | None] = [k, v]
     if heads != fewer:
         k, v = (_repeated(s, x, heads // fewer) for x in (k, v))
     y = attend(s, q, k, v, mask, scale_of(s, width // heads if flat else width))

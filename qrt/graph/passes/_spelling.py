@@ -124,7 +124,7 @@ class Spelling:
 
     def op(self, op_type: str, *inputs: Operand, **attributes: _Attribute | ir.Attr) -> ir.Value:
         """`ops`, of one output."""
-        return self.ops(op_type, inputs, 1, **attributes)[0]
+        return self.ops(op_type, inputs, 1, "", **attributes)[0]
 
     def hold(self, array: np.ndarray, name: str = "") -> ir.Value:
         """`array` as an initializer."""
