@@ -10,8 +10,9 @@ dimensions (NumPy ends at 64), and a graph, with the model's own functions writt
 huge graphs, and checks that look at every node must end.
 
 The standard operators are taken from opset 7 to the newest that the installed onnx package knows, and the IR version up to its
-newest. Of other domains only the functions defined in the file and the quantized operators listed in `qrt.graph.passes.vendor`
-are taken. Complex numbers and strings may lie in a file, but no node may compute with them.
+newest. Of other domains only the functions defined in the file, and the operators of ONNX Runtime's that are listed in
+`qrt.graph.passes.vendor` (quantized ones) and `qrt.graph.passes.spell_out` (fused ones), are taken. Complex numbers and strings
+may lie in a file, but no node may compute with them.
 """
 
 from __future__ import annotations

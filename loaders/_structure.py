@@ -9,16 +9,30 @@ import onnx
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto, defs
 
 from qrt.core.errors import ModelError, UnsupportedOp
-from qrt.graph.passes.vendor import VENDOR_DOMAIN, VENDOR_OPS
+from qrt.graph.passes.spell_out import SPELLED, VENDOR_DOMAIN
+from qrt.graph.passes.vendor import VENDOR_OPS
 from qrt.loaders._limits import MAX_NODES, MIN_OPSET
 from qrt.loaders._tensors import attribute_graphs
 
-__all__ = ["check_structure"]
+__all__ = ["check_structure", "disown"]
 
 _Key = tuple[str, str, str]
 _STANDARD = ("", "ai.onnx")
 # QuantizeLinear and DequantizeLinear of 16-bit codes, before the standard had them.
-_VENDOR = {*VENDOR_OPS, "QuantizeLinear", "DequantizeLinear"}
+_VENDOR = {*VENDOR_OPS, "QuantizeLinear", "DequantizeLinear", *(name for domain, name in SPELLED if domain == VENDOR_DOMAIN)}
+
+# Operators that ONNX Runtime's optimizer writes as if the standard had them, and the opset that they came with, if they did.
+_CLAIMED = {"LayerNormalization": 17, "SimplifiedLayerNormalization": 1 << 31}
+
+
+def disown(proto: ModelProto) -> None:
+    """Moves nodes that claim to be standard, and are ONNX Runtime's own, to its domain."""
+    version = max((entry.version for entry in proto.opset_import if entry.domain in _STANDARD), default=0)
+    claimed = [n for n in _nested(proto.graph.node) if n.domain in _STANDARD and version < _CLAIMED.get(n.op_type, 0)]
+    for node in claimed:
+        node.domain = VENDOR_DOMAIN
+    if claimed and all(entry.domain != VENDOR_DOMAIN for entry in proto.opset_import):
+        proto.opset_import.add(domain=VENDOR_DOMAIN, version=1)
 
 
 def check_structure(proto: ModelProto, where: str) -> None:
@@ -168,6 +182,6 @@ def _check_operator(node: NodeProto, versions: dict[str, int], functions: set[_K
             )
     elif node.domain != VENDOR_DOMAIN or node.op_type not in _VENDOR:
         raise UnsupportedOp(
-            f"{where}: {_label(node)} belongs to the domain {node.domain!r}; qrt runs standard ONNX operators: export the model without "
-            "vendor operators (ONNX Runtime: optimization level 'basic' or lower)"
+            f"{where}: {_label(node)} belongs to the domain {node.domain!r}; qrt runs standard ONNX operators and most "
+            "of those that ONNX Runtime's optimizations write: export the model without others (optimization level 'extended' or lower)"
         )

@@ -16,7 +16,7 @@ from qrt.graph.passes.infer_shapes import infer_shapes
 from qrt.graph.passes.inline_functions import inline_functions
 from qrt.graph.proto import outline, skeleton
 from qrt.loaders._limits import MAX_FILE_BYTES
-from qrt.loaders._structure import check_structure
+from qrt.loaders._structure import check_structure, disown
 from qrt.loaders._tensors import check_tensors, hold_arrays, put_back
 from qrt.loaders._wire import without_weights
 
@@ -52,6 +52,7 @@ def load(source: str | os.PathLike[str] | bytes | onnx.ModelProto | Model) -> Mo
         proto, held = _parse(_read(path), str(path))
     try:
         in_one_file = check_tensors(proto, held, folder, where)
+        disown(proto)
         check_structure(proto, where)
         model = _build(proto, where, in_one_file)
         _check_graph(proto, model)

@@ -143,3 +143,29 @@ def triangle(size, upper):  # type: ignore[no-untyped-def]
                 y[i] = x[i] if upper else 0
 
     return kernel
+
+
+def one_hot(size, index_size):  # type: ignore[no-untyped-def]
+    """y[o, :, j] = values[0], but values[1] at the index [o, j]."""
+    pointer, indices = _POINTER[size], _INDEX[index_size]
+
+    def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
+        r = fields(record)
+        values, y, index = pointer(r.values), pointer(r.y), indices(r.index)
+        depth, inner, off, on = r.depth, r.inner, values[0], values[1]
+        lo, hi = share(r.outer, tid, nthreads)
+        if r.outer == 1:  # the only block is shared by its planes
+            lo, hi = 0, 1
+        first, last = (0, depth) if r.outer != 1 else share(depth, tid, nthreads)
+        for outer in range(lo, hi):
+            to = outer * depth * inner
+            for i in range(to + first * inner, to + last * inner):
+                y[i] = off
+            for j in range(inner):
+                place = types.int64(index[outer * inner + j])
+                if place < 0:
+                    place += depth
+                if first <= place < last:
+                    y[to + place * inner + j] = on
+
+    return kernel

@@ -13,6 +13,7 @@ from qrt.core.errors import InvalidInput, QrtError, UnsupportedOp
 from qrt.core.garbage import uncollected
 from qrt.core.target import Target
 from qrt.graph import Model, ir
+from qrt.lower.counted import SuppressStep, is_counted, step_of
 from qrt.lower.handlers import HANDLERS
 from qrt.lower.known import computed, is_of, of_constants, with_constants
 from qrt.lower.lowering import Constants, Lowering, NotConstant, NotNative
@@ -40,6 +41,7 @@ MAX_SLAB_BYTES = 1 << 30
 MAX_SHAPE_ELEMENTS = 64
 
 _Names = dict[int, list[tuple[str, tuple[int, ...]]]]
+_Step = PythonStep | SuppressStep
 _Planned = tuple["Plan | DevicePlan", Program, _Names]
 
 
@@ -90,7 +92,7 @@ class Executable:
         self._stages = self._cut()
 
     # -- stages -----------------------------------------------------------------------------------------------------------
-    def _cut(self) -> list[_Native | PythonStep]:
+    def _cut(self) -> list[_Native | _Step]:
         """Cuts the nodes, in order, into stretches of native nodes and single Python nodes."""
         groups: list[list[ir.Node]] = []
         python: list[bool] = []
@@ -109,10 +111,10 @@ class Executable:
         known = of_constants(self._nodes, self.why)
         needed = set(self._outputs)
         self._fresh: set[ir.Value] = set()  # what native stages give: arrays that nobody else holds
-        stages: list[_Native | PythonStep] = []
+        stages: list[_Native | _Step] = []
         for nodes, is_python in reversed(list(zip(groups, python, strict=True))):
             if is_python:
-                step = PythonStep(nodes[0], self.model, self.calls.get(nodes[0].name or ""))
+                step = step_of(nodes[0], self.model, self.calls.get(nodes[0].name or ""), self.target, self.threads)
                 needed.update(step.inputs)
                 stages.append(step)
                 continue
@@ -143,7 +145,7 @@ class Executable:
         if node.name in self.why:
             return self.why[node.name]
         if (node.domain, node.op_type) not in HANDLERS:
-            return "no kernel for this operator"
+            return "how many results it has depends on what they are" if is_counted(node) else "no kernel for this operator"
         return None
 
     # -- running ----------------------------------------------------------------------------------------------------------
@@ -182,7 +184,7 @@ class Executable:
                 if value.name in self.taps:
                     tap(value.name or "", array)
         for stage in self._stages:
-            if isinstance(stage, PythonStep):
+            if not isinstance(stage, _Native):
                 begin = cycles() if clock is not None else 0
                 results = stage.run(values)
                 if clock is not None:

@@ -10,7 +10,7 @@ from qrt.graph.passes.drop_identity import drop_identity
 from qrt.graph.passes.fold_batchnorm import fold_batchnorm
 from qrt.graph.passes.fold_constants import fold_constants
 from qrt.graph.passes.fold_shapes import fold_shapes
-from qrt.graph.passes.infer_shapes import check_types, infer_shapes
+from qrt.graph.passes.infer_shapes import check_types, infer_spelled
 from qrt.graph.passes.inline_functions import inline_functions
 from qrt.graph.passes.lift_constants import lift_constants
 from qrt.graph.passes.name_everything import name_everything
@@ -27,7 +27,7 @@ PASSES = (
     widen_halves,
     convert_opset,
     name_everything,
-    infer_shapes,
+    infer_spelled,
     drop_identity,
     fold_shapes,
     fold_constants,

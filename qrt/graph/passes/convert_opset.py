@@ -11,6 +11,7 @@ from onnx import defs, version_converter
 from qrt.core.errors import ModelError, UnsupportedOp
 from qrt.graph.model import Model
 from qrt.graph.nodes import all_graphs, attr_int, attr_str, constant, is_op
+from qrt.graph.passes.spell_out import VENDOR_DOMAIN
 from qrt.graph.proto import skeleton
 
 __all__ = ["OPSET", "convert_opset"]
@@ -142,7 +143,7 @@ def _adopt(model: Model) -> bool:
     changed = False
     for graph in all_graphs(model.graph):
         for node in graph:
-            if node.domain == "com.microsoft" and node.op_type in _ADOPTED:
+            if node.domain == VENDOR_DOMAIN and node.op_type in _ADOPTED:
                 node.domain = ""
                 changed = True
     return changed

@@ -12,9 +12,10 @@ from qrt.graph.model import Model
 from qrt.graph.nodes import has_subgraph, is_op
 from qrt.graph.passes._body_types import BODY_OPS, infer_bodies
 from qrt.graph.passes._node_types import check_dims, infer_node
+from qrt.graph.passes.spell_out import spell_out
 from qrt.graph.passes.vendor import expand_vendor_op
 
-__all__ = ["check_types", "infer_shapes"]
+__all__ = ["check_types", "infer_shapes", "infer_spelled"]
 
 # Constants that tell about shapes (targets, axes, paddings) are smaller.
 _MAX_DATA_BYTES = 8192
@@ -36,10 +37,19 @@ def infer_shapes(model: Model) -> bool:
     Where a file's own claim about an inner value or an output contradicts what is inferred, inference wins, as in ONNX Runtime.
     Raises ModelError for a node whose inputs do not fit it.
     """
+    return _infer(model, spell=False)
+
+
+def infer_spelled(model: Model) -> bool:
+    """`infer_shapes`. Requires: opset 21. Ensures: what others say as well (`spell_out`) is said by them."""
+    return _infer(model, spell=True)
+
+
+def _infer(model: Model, spell: bool) -> bool:
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
         if value.shape is not None:
             check_dims((d for d in value.shape if isinstance(d, int)), f"{model.name}: {value.name!r}")
-    return _infer_graph(model, model.graph)
+    return _infer_graph(model, model.graph, spell)
 
 
 def check_types(model: Model) -> None:
@@ -57,36 +67,38 @@ def check_types(model: Model) -> None:
                 )
 
 
-def _infer_graph(model: Model, graph: ir.Graph) -> bool:
+def _infer_graph(model: Model, graph: ir.Graph, spell: bool) -> bool:
     changed = False
     protos: _Protos = {}
-    opsets = dict(model.ir.opset_imports)
     for node in graph:
         if is_op(node, *BODY_OPS):
             before = [_facts(v) for v in node.outputs]
-            infer_bodies(node, lambda body: _infer_graph(model, body))
+            infer_bodies(node, lambda body: _infer_graph(model, body, spell))
             changed |= before != [_facts(v) for v in node.outputs]
             continue
+        if spell and spell_out(model, node):  # which needs types, and its nodes come next
+            changed = True
+            continue
         last = node.meta.get(_INFERRED)
-        if last is not None and last == _read(opsets, node):
+        if last is not None and last == _read(model, node):
             continue
         plain = _codes(model, node)
         if plain is not None:
             changed |= _settle(node.outputs[0], *plain, protos)
         else:
-            found = _infer(model, node, protos)
+            found = _infer_node(model, node, protos)
             for value in node.outputs:
                 if value.name and value.name in found:
                     changed |= _learn(value, found[value.name], protos)
-        node.meta[_INFERRED] = _read(opsets, node)
+        node.meta[_INFERRED] = _read(model, node)
     return changed
 
 
-def _read(opsets: dict[str, int], node: ir.Node) -> tuple[object, ...]:
+def _read(model: Model, node: ir.Node) -> tuple[object, ...]:
     """All that decides what inference does with the node. Tensors are told by identity: nobody changes one in place."""
     inputs = [value and (value.name, _facts(value), value.const_value) for value in node.inputs]
     outputs = [(value.name, _facts(value)) for value in node.outputs]
-    return node.domain, node.op_type, opsets, inputs, [*node.attributes.values()], outputs
+    return node.domain, node.op_type, dict(model.ir.opset_imports), inputs, [*node.attributes.values()], outputs
 
 
 def _codes(model: Model, node: ir.Node) -> tuple[ir.TensorType, ir.Shape] | None:
@@ -108,7 +120,7 @@ def _codes(model: Model, node: ir.Node) -> tuple[ir.TensorType, ir.Shape] | None
     return ir.TensorType(made), x.shape
 
 
-def _infer(model: Model, node: ir.Node, protos: _Protos) -> Mapping[str, onnx.TypeProto]:
+def _infer_node(model: Model, node: ir.Node, protos: _Protos) -> Mapping[str, onnx.TypeProto]:
     if has_subgraph(node):  # SequenceMap, whose body works on sequences
         return {}
     label = f"{model.name}: node {node.name!r} ({node.op_type})"

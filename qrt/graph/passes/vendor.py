@@ -8,9 +8,9 @@ import onnx
 import onnx_ir as ir
 from onnx import helper
 
-__all__ = ["VENDOR_DOMAIN", "VENDOR_OPS", "expand_vendor_op"]
+from qrt.graph.passes.spell_out import VENDOR_DOMAIN
 
-VENDOR_DOMAIN = "com.microsoft"
+__all__ = ["VENDOR_DOMAIN", "VENDOR_OPS", "expand_vendor_op"]
 
 
 class _Builder:

@@ -1,4 +1,4 @@
-"""Handlers of ops that look elements up: Gather, GatherND, GatherElements, ScatterND, ScatterElements, Trilu, EyeLike."""
+"""Handlers of ops that look elements up: Gather, GatherND, GatherElements, ScatterND, ScatterElements, OneHot, TopK, Trilu, EyeLike."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from qrt.lower.handlers.reading import axis_of, optional, required, sized
 from qrt.lower.lowering import Handler, Lowering, NotNative
 from qrt.ops.movement import Slice
 from qrt.ops.movement.gather import Gather, GatherElements, GatherND, ScatterElements, ScatterND, Triangle, require_indices
+from qrt.ops.movement.one_hot import OneHot
 from qrt.ops.op import View
+from qrt.ops.reduction import Top
 
 __all__ = ["HANDLERS"]
 
@@ -137,12 +139,41 @@ def _eye_like(low: Lowering, node: ir.Node) -> None:
     low.bind_const(node.outputs[0], np.eye(*shape, k=attr_int(node, "k", 0), dtype=dtype))
 
 
+def _count(low: Lowering, node: ir.Node, index: int, most: int, what: str) -> int:
+    """The number of one element that input `index` holds, from 0 to `most`. Another one is the fault of what decides it."""
+    value = required(node, index)
+    array = low.require_const(value, what)
+    count = int(array.reshape(-1)[0]) if array.size == 1 else -1
+    if not 0 <= count <= most:
+        blamed = InvalidInput if _is_fed(value) else ModelError
+        raise blamed(f"node {node.name!r} ({node.op_type}): {what} must be one number within 0 … {most}; it is {array.tolist()}")
+    return count
+
+
+def _top_k(low: Lowering, node: ir.Node) -> None:
+    x = required(node)
+    shape, perm = low.shape(x), low.perm(x)
+    axis = axis_of(node, attr_int(node, "axis", -1), len(shape))
+    op = Top(_count(low, node, 1, shape[axis], "k"), perm.index(axis), bool(attr_int(node, "largest", 1)))
+    for output, index in zip(node.outputs, low.call(op, [low.get(x, perm)]), strict=False):
+        low.bind(output, index, perm)
+
+
+def _one_hot(low: Lowering, node: ir.Node) -> None:
+    index = required(node)
+    rank = len(low.shape(index)) + 1
+    op = OneHot(_count(low, node, 1, (1 << 31) - 1, "the depth"), axis_of(node, attr_int(node, "axis", -1), rank))
+    low.bind(node.outputs[0], low.call(op, [low.get(index), low.get(sized(low, required(node, 2)))])[0])
+
+
 HANDLERS: dict[tuple[str, str], Handler] = {
     ("", "EyeLike"): _eye_like,
     ("", "Gather"): _gather,
     ("", "GatherElements"): _gather_elements,
     ("", "GatherND"): _gather_nd,
+    ("", "OneHot"): _one_hot,
     ("", "ScatterElements"): _scatter_elements,
     ("", "ScatterND"): _scatter_nd,
+    ("", "TopK"): _top_k,
     ("", "Trilu"): _trilu,
 }

@@ -1,4 +1,4 @@
-"""Handlers of Resize and QResize: where each output element lies on the input, axis by axis."""
+"""Handlers of Resize and QResize: where each output element lies on the input, axis by axis. And of GridSample and AffineGrid."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from qrt.graph import attr_int, attr_ints, attr_str, ir
 from qrt.lower.handlers.products import QRT, code_qparams, requantized
 from qrt.lower.handlers.reading import axis_of, optional, required, sized
 from qrt.lower.lowering import Handler, Lowering, NotNative, channels_last
+from qrt.ops.gemm import BatchedMatMul, Float
 from qrt.ops.op import Array, View
 from qrt.ops.quantization import Dequantize, Quantize
-from qrt.ops.resize import Linear, Nearest, QLinear
+from qrt.ops.resize import Linear, Nearest, QLinear, Sample
+from qrt.ops.resize.sample import MODES, PADDINGS
 
 __all__ = ["HANDLERS"]
 
@@ -135,7 +137,37 @@ def _codes(low: Lowering, node: ir.Node, index: int, places: dict[int, Array], m
     return low.call(Quantize(wanted, *bounds), [index])[0]
 
 
+def _grid_sample(low: Lowering, node: ir.Node) -> None:
+    x, grid = required(node), required(node, 1)
+    mode, padding = attr_str(node, "mode", "linear"), attr_str(node, "padding_mode", "zeros")
+    if len(low.shape(x)) != 4:
+        raise NotNative(f"sampling a value of shape {low.shape(x)}")
+    if mode not in MODES or padding not in PADDINGS:
+        raise ModelError(f"node {node.name!r}: GridSample has no mode {mode!r}, or no padding {padding!r}")
+    op = Sample(mode, padding, bool(attr_int(node, "align_corners", 0)))
+    low.bind_image(node.outputs[0], low.call(op, [low.image(x), low.get(grid)])[0])
+
+
+def _affine_grid(low: Lowering, node: ir.Node) -> None:
+    """theta (n, d, d + 1) times the places of all pixels, from −1 to 1: (n, …, d), the last axis of space first."""
+    theta, align = required(node), bool(attr_int(node, "align_corners", 0))
+    size = [int(n) for n in low.require_const(required(node, 1), "the size").ravel()]
+    shape, extents = low.shape(theta), size[2:]
+    if low.dtype(theta) != F32 or min(size, default=0) < 1:
+        raise NotNative(f"a grid of {low.dtype(theta)} for images of shape {size}")
+    if len(size) not in (4, 5) or shape != (size[0], len(extents), len(extents) + 1):
+        raise ModelError(f"node {node.name!r}: AffineGrid of shape {size} by matrices of shape {shape}")
+    along = [np.linspace(-1, 1, n) if align and n > 1 else (2 * np.arange(n) + 1 - n) / n for n in extents]
+    places = np.stack([*np.meshgrid(*along, indexing="ij")[::-1], np.ones(extents)], axis=-1).astype(F32)
+    points = low.constant(places.reshape(-1, len(extents) + 1))
+    op = BatchedMatMul(Float(), (0, 1), (0, 2, 1), (0, 1, 2), None)
+    y = low.call(op, [points, low.get(theta)])[0]
+    low.bind(node.outputs[0], low.call(View((size[0], *extents, len(extents))), [y])[0])
+
+
 HANDLERS: dict[tuple[str, str], Handler] = {
+    ("", "AffineGrid"): _affine_grid,
+    ("", "GridSample"): _grid_sample,
     ("", "Resize"): _resize,
     (QRT, "QResize"): _resize,
 }

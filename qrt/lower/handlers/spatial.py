@@ -1,4 +1,4 @@
-"""Handlers of pooling and of local response normalization; resizing has a file of its own."""
+"""Handlers of pooling, of boxes in images and of local response normalization; resizing has a file of its own."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 
 from qrt.core.errors import ModelError
-from qrt.graph import attr_float, attr_int, attr_ints, ir
+from qrt.graph import attr_float, attr_int, attr_ints, attr_str, ir
 from qrt.lower.handlers.convolution import window
 from qrt.lower.handlers.products import QRT, scalar
 from qrt.lower.handlers.reading import optional, required
 from qrt.lower.lowering import Handler, Lowering, NotNative
 from qrt.ops.conv import Window
+from qrt.ops.detection import RoiAlign
 from qrt.ops.elementwise import Binary, Cast
 from qrt.ops.movement import Pad, Slice
 from qrt.ops.pool import AveragePool, MaxPool, QAveragePool
@@ -117,10 +118,27 @@ def _lrn(low: Lowering, node: ir.Node) -> None:
     low.bind(node.outputs[0], low.call(Binary("div"), [index, scaled])[0], perm)
 
 
+def _roi_align(low: Lowering, node: ir.Node) -> None:
+    mode, corners = attr_str(node, "mode", "avg"), attr_str(node, "coordinate_transformation_mode", "half_pixel")
+    if mode not in ("avg", "max") or corners not in ("half_pixel", "output_half_pixel"):
+        raise ModelError(f"node {node.name!r}: RoiAlign has no mode {mode!r}, or no coordinates {corners!r}")
+    op = RoiAlign(
+        mode == "max",
+        attr_int(node, "output_height", 1),
+        attr_int(node, "output_width", 1),
+        attr_int(node, "sampling_ratio", 0),
+        attr_float(node, "spatial_scale", 1.0),
+        corners == "half_pixel",
+    )
+    inputs = [low.image(required(node)), low.get(required(node, 1)), low.get(required(node, 2))]
+    low.bind_image(node.outputs[0], low.call(op, inputs)[0])
+
+
 HANDLERS: dict[tuple[str, str], Handler] = {
     ("", "AveragePool"): _average_pool,
     ("", "LRN"): _lrn,
     ("", "MaxPool"): _max_pool,
+    ("", "RoiAlign"): _roi_align,
     (QRT, "QAveragePool"): _average_pool,
     (QRT, "QGlobalAveragePool"): _global_average_of_codes,
 }
