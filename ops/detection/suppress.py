@@ -31,11 +31,18 @@ def _corners(boxes: Array, centers: bool) -> Array:
     return np.stack([np.where(swapped_x, d, b), np.where(swapped_x, b, d), np.where(swapped_y, c, a), np.where(swapped_y, a, c)])
 
 
+def _later(a: Array, b: Array) -> Array:
+    return np.where(a < b, b, a)
+
+
+def _earlier(a: Array, b: Array) -> Array:
+    return np.where(b < a, b, a)
+
+
 def _overlap(kept: Array, box: Array) -> Array:
     """The part that `box` has in common with each of the boxes `kept`, of both together; 0 for what has no area in common."""
-    later, earlier = (lambda a, b: np.where(a < b, b, a)), (lambda a, b: np.where(b < a, b, a))
-    left, right = later(kept[0], box[0]), earlier(kept[1], box[1])
-    top, bottom = later(kept[2], box[2]), earlier(kept[3], box[3])
+    left, right = _later(kept[0], box[0]), _earlier(kept[1], box[1])
+    top, bottom = _later(kept[2], box[2]), _earlier(kept[3], box[3])
     common = (right - left) * (bottom - top)
     areas = (kept[1] - kept[0]) * (kept[3] - kept[2])
     area = (box[1] - box[0]) * (box[3] - box[2])

@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 
 from qrt.core.errors import ModelError, UnsupportedOp
+from qrt.core.numerics import nearest
 from qrt.core.record import record
 from qrt.jit import Kernel, record_dtype
 from qrt.ops.op import Array, Op, Operand, Spec, Steps
@@ -69,7 +70,7 @@ class Sample(Op):
             at = (grid + f(1)) / f(2) * f(n - 1) if self.align else ((grid + f(1)) * f(n) - f(1)) / f(2)
         at = np.where(np.abs(at) < _FAR, at, np.where(at > 0, _FAR, -_FAR))
         if self.mode == "nearest":
-            return [self._pixels(np.rint(at).astype(np.int64), n)], [np.ones_like(at)]
+            return [self._pixels(nearest(at), n)], [np.ones_like(at)]
         begin = np.floor(at)
         t, first = at - begin, begin.astype(np.int64)
         weights = [f(1) - t, t] if self.mode == "linear" else _cubic(t)
