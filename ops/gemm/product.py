@@ -33,7 +33,7 @@ from qrt.ops.gemm.table import (
 from qrt.ops.op import Array, Base, Operand, Ref, Steps
 from qrt.ops.quantization.lut import emit_lut
 
-__all__ = ["COPY", "Product", "Weights", "emit_table_apart", "int8_parts", "overread_safe"]
+__all__ = ["COPY", "Product", "Weights", "emit_table_apart", "int8_parts", "overread_safe", "wrap32"]
 
 COPY = Kernel("copy_u8_flat__generic", record_dtype(("x", "i8"), ("y", "i8"), ("n", "i8")), "qrt.ops.gemm.cpu_pack:copy")
 
@@ -281,7 +281,7 @@ class Product:
 
     def _stretches(self, steps: Steps, fields: Fields) -> None:
         """A product of floats, with k in stretches where that is faster: each goes on from the sums of the one before, so that a sum is
-        added up in the same order as at once."""
+        added up in the same order as at once. Between them they lie in scratch memory, as much as the whole result in float32 takes."""
         name, stretch = self.epilogue.name, k_stretch(steps.target, self.tile(steps), self.n, self.k)
         if stretch >= self.k:
             self._vector_step(steps, name, False, fields)

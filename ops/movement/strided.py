@@ -9,7 +9,7 @@ from qrt.jit import Kernel, record_dtype
 from qrt.ops.op import Operand, Ref, Steps
 from qrt.ops.strides import contiguous
 
-__all__ = ["KERNELS", "SERIAL_BYTES", "contiguous", "emit_strided"]
+__all__ = ["KERNELS", "SERIAL_BYTES", "contiguous", "emit_strided", "merge_axes", "pieces", "walk"]
 
 MAX_AXES = 6
 # Less than this is copied faster than a second thread hears of it.

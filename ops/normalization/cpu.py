@@ -171,7 +171,7 @@ def softmax_columns(log):  # type: ignore[no-untyped-def]
     return kernel
 
 
-_NORMS = 4  # rows.TOGETHER
+_NORMS, _LINE = 4, 64  # rows that are normalized together; rows.SCRATCH
 
 
 def layer_norm(has_bias, has_residual):  # type: ignore[no-untyped-def]
@@ -180,7 +180,7 @@ def layer_norm(has_bias, has_residual):  # type: ignore[no-untyped-def]
     def kernel(record, tid, nthreads):  # type: ignore[no-untyped-def]
         r = fields(record)
         x, residual, scale, bias, y, n = f32(r.x), f32(r.residual), f32(r.scale), f32(r.bias), f32(r.y), r.n
-        means, factors = f32(r.scratch + tid * 8 * _NORMS), f32(r.scratch + tid * 8 * _NORMS + 4 * _NORMS)
+        means, factors = f32(r.scratch + tid * _LINE), f32(r.scratch + tid * _LINE + 4 * _NORMS)
         source, together = y if has_residual else x, max(1, min(_NORMS, 2048 // max(n, 1)))
         first, hi = share(r.rows, tid, nthreads)
         while first < hi:

@@ -18,8 +18,8 @@ __all__ = ["KERNELS", "LayerNorm", "LpNorm", "RmsNorm"]
 
 _RECORD = record_dtype(*((name, "i8") for name in ("x", "scale", "y", "rows", "n")), ("epsilon", "f4"))
 _LP_RECORD = record_dtype(*((name, "i8") for name in ("x", "y", "rows", "n")))
-# Rows that a thread normalizes together, and two numbers of each in its scratch memory.
-TOGETHER = 4
+# Bytes of a thread's scratch memory: a cache line, for two numbers of each of the rows that it normalizes together.
+SCRATCH = 64
 _LAYER_RECORD = record_dtype(*((name, "i8") for name in ("x", "residual", "scale", "bias", "y", "rows", "n", "scratch")), ("epsilon", "f4"))
 _LAYER = {
     (bias, residual): Kernel(
@@ -77,7 +77,7 @@ class LayerNorm(Op):
     def emit(self, steps: Steps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:
         scale, *biases = inputs[1 + self.residual :]
         others = {"residual": inputs[self.residual].ref, "scale": scale.ref, "bias": [scale, *biases][-1].ref}
-        others["scratch"] = steps.scratch(8 * TOGETHER * steps.threads)
+        others["scratch"] = steps.scratch(SCRATCH * steps.threads)
         _emit(steps, _LAYER[bool(biases), self.residual], inputs[0], others, outputs[0], self.axis, self.epsilon)
 
     def emit_device(self, steps: DeviceSteps, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 __all__ = ["ir"]
 
+_leaving = threading.Lock()
 _METADATA = "importlib.metadata"
 _LATER = (
     _METADATA,
@@ -64,8 +66,9 @@ class _Metadata(_StandIn):
 
 def _leave(stand_in: ModuleType) -> None:
     """From here on, importing the module brings the module itself."""
-    if sys.modules.get(stand_in.__name__) is stand_in:
-        del sys.modules[stand_in.__name__]
+    with _leaving:  # else another thread could have put the module itself there in between
+        if sys.modules.get(stand_in.__name__) is stand_in:
+            del sys.modules[stand_in.__name__]
 
 
 def _attach(stand_in: ModuleType) -> None:

@@ -25,7 +25,7 @@ from qrt.core.files import open_itself
 from qrt.core.target import Target
 from qrt.jit.kernel import Kernel
 
-__all__ = ["cache_dir", "digest_of_sources", "fetch", "fetch_file", "own_digest", "source_digest", "unwrapped", "wrapped"]
+__all__ = ["cache_dir", "digest_of_sources", "fetch", "fetch_file", "key", "own_digest", "source_digest", "unwrapped", "wrapped"]
 
 MAGIC = b"QRTOBJ02"
 _DIGEST_BYTES = hashlib.sha256().digest_size

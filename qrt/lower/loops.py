@@ -15,6 +15,8 @@ from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_loop import Loop as ReferenceLoop
 from onnx.reference.ops.op_scan import Scan as ReferenceScan
 
+from qrt.core.errors import UnsupportedOp
+
 if TYPE_CHECKING:
     from qrt.ops.op import Array
 
@@ -41,6 +43,8 @@ class Loop(ReferenceLoop):
         names, carried = self.body.input_names, list(state)
         rounds = None if limit is None else int(np.asarray(limit).item())
         going, done = condition is None or bool(np.asarray(condition).item()), 0
+        if going and rounds is None and _hands_on_condition(self.body.proto_):
+            raise UnsupportedOp("nothing ends its rounds: it has no limit, and its body hands on the condition as it is")
         scanned: list[list[Array]] = [[] for _ in self.body.output_names[1 + len(carried) :]]
         while going and (rounds is None or done < rounds):
             feeds = dict(context or {}) | dict(zip(names, [np.array(done), np.array(going), *carried], strict=True))
@@ -91,6 +95,15 @@ class Scan(ReferenceScan):
         along = zip(scanned, self.body.proto_.output[first:], axes, backwards, strict=True)
         outputs = [np.moveaxis(_stacked(parts[::-1] if back else parts, output), 0, axis) for parts, output, axis, back in along]
         return (*carried, *outputs)
+
+
+def _hands_on_condition(body: Any) -> bool:
+    """Whether the condition that the body of a Loop gives is the one that it gets."""
+    sources = {node.output[0]: node.input[0] for node in body.node if node.op_type == "Identity"}
+    name = body.output[0].name
+    while name in sources:
+        name = sources[name]
+    return bool(name == body.input[1].name)
 
 
 def _stacked(parts: Sequence[Array], output: Any) -> Array:

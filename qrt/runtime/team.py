@@ -23,7 +23,7 @@ from qrt.jit import host_target
 from qrt.jit.load import address
 from qrt.runtime.kernels import EXECUTOR, LEAD, RUNTIME, SEMAPHORE_BYTES, TEAM, WORKER
 
-__all__ = ["available_cpus", "checked_threads", "run_job", "team"]
+__all__ = ["Team", "available_cpus", "checked_threads", "run_job", "team"]
 
 _ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 # About 100 µs of spinning and as much of yielding: longer than the gap between two requests of a busy server, shorter

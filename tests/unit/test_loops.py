@@ -53,6 +53,21 @@ def test_a_loop_goes_on_where_nothing_ends_it_and_stacks_what_its_rounds_give(sh
         check(model, {"x": x, "first": first, "rounds": np.array(rounds)})
 
 
+def test_a_loop_that_nothing_ends_is_refused() -> None:
+    text = """
+    <ir_version: 9, opset_import: ["" : 21]> g (float first, bool start) => (float last) {
+        last = Loop (, START, first) <body = b (int64 i, bool c, float state) => (bool again, float next) {
+            d = Identity (c) again = Identity (d) next = Add (state, state)
+        }>
+    }"""
+    for start in ("start", ""):
+        session = qrt.InferenceSession(parser.parse_model(text.replace("START", start)))
+        with pytest.raises(qrt.UnsupportedOp, match="nothing ends its rounds"):
+            session.run(None, {"first": np.float32(1), "start": np.array(True)})
+        if start:
+            assert session.run(None, {"first": np.float32(1), "start": np.array(False)}) == [1]
+
+
 def test_a_condition_ends_a_loop_without_a_limit() -> None:
     model = parser.parse_model("""
     <ir_version: 9, opset_import: ["" : 21]> g (float first, bool start) => (float last, float[k] all) {
