@@ -84,7 +84,7 @@ def test_large_copies(gpu: Any) -> None:
 @pytest.mark.parametrize(
     "mutation",
     [
-        ("outer = int32(rest // extent)", "outer = int32(rest // n1)"),
+        ("outer = quotient(rest, extent)", "outer = quotient(rest, n1)"),
         ("to + index * t, outer", "to, outer"),
         ("source + int64(rest) * s0", "source"),
         ("if i < int64(n):", "if i < int64(n) + int64(1):"),

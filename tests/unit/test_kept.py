@@ -225,7 +225,7 @@ def test_a_folder_that_cannot_be_written_costs_nothing(path: Path, plans: Path) 
 
 
 @pytest.fixture(params=["closed", "of no one", "below a file"])
-def cache(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_cache(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache folder that this process may not look into, or none, as the user has no home."""
     if request.param == "of no one":
         for name in ("QRT_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
@@ -250,7 +250,7 @@ def cache(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.filterwarnings("ignore::qrt.core.errors.KernelCacheWarning")
-def test_a_cache_that_is_closed_costs_nothing_but_time(path: Path, cache: None) -> None:
+def test_a_cache_that_is_closed_costs_nothing_but_time(path: Path, no_cache: None) -> None:
     wanted = [array.tobytes() for array in qrt.InferenceSession(network(), num_threads=1).run(None, feeds())]
     qrt.compile(network(), path.with_suffix(".qrt"), {"x": (3, 8), "z": (3, 16)}, num_threads=2)
     for file in (path, path.with_suffix(".qrt")):  # the second one has no plans for one thread
