@@ -128,6 +128,7 @@ def _check_value_info(value: ValueInfoProto, where: str) -> None:
 
 def _check_graph(graph: GraphProto, outer: set[str], versions: dict[str, int], functions: set[_Key], where: str) -> None:
     """Names and operators of one graph whose nodes may also read the values `outer`."""
+    _check_text(where, graph.name, graph.doc_string)
     defined = set(outer)
     inputs = [v.name for v in graph.input]
     # Files of IR version 3 list each initializer among the inputs as well.
@@ -137,6 +138,7 @@ def _check_graph(graph: GraphProto, outer: set[str], versions: dict[str, int], f
     if len(set(initializers)) != len(initializers):
         raise ModelError(f"{where}: graph {graph.name!r} has two initializers of one name; export it again")
     for node in graph.node:
+        _check_text(where, node.name, node.op_type, node.domain, node.doc_string, *node.output)
         for name in node.output:
             if name:
                 _define(name, defined, f"{where}: {_label(node)}")
@@ -151,6 +153,13 @@ def _check_graph(graph: GraphProto, outer: set[str], versions: dict[str, int], f
     for value in graph.output:
         if value.name not in defined:
             raise ModelError(f"{where}: the output {value.name!r} of graph {graph.name!r} is made by no node; export the model again")
+
+
+def _check_text(where: str, *words: str | bytes) -> None:
+    """protobuf gives what is no UTF-8 as bytes, and takes it from nobody."""
+    for word in words:
+        if isinstance(word, bytes):
+            raise ModelError(f"{where}: {word!r} is no text in UTF-8; export the model again")
 
 
 def _define(name: str, defined: set[str], what: str) -> None:

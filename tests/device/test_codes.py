@@ -64,7 +64,7 @@ BUGS = {
         "steps = multiply(multiply(left, right), fy)",
     ),
     "one operand is not repeated": ("mul", 2, "one = int32(load_u8(x) * int32(0x01010101))", "one = load_u8(x)"),
-    "past the end": ("add", 3, "min(i + int64(16), int64(n))", "i + int64(16)"),
+    "past the end": ("add", 3, "range(one, min(end, int64(n)), WARP)", "range(one, end, WARP)"),
 }
 
 

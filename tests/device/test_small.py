@@ -106,16 +106,20 @@ def test_pad_rows(m: int, k: int) -> None:
     [
         ("divide(x, load_f32(scale + at))", "multiply(x, load_f32(scale + at))"),
         ("int32(nearest(steps) + load_i32(zero + at))", "nearest(steps)"),
-        ("range(i, n):\n                store_u8(y + at, code(", "range(i, n - 1):\n                store_u8(y + at, code("),
+        (
+            "range(one, n, WARP):\n                store_u8(y + at, code(",
+            "range(one, n - 1, WARP):\n                store_u8(y + at, code(",
+        ),
         ("(one & int32(255)) << int32(8 * e)", "one << int32(8 * e)"),
     ],
 )
 def test_a_planted_bug_is_found(mutation: tuple[str, str]) -> None:
-    x, y = (RNG.normal(size=40) * 9).astype(np.float32), np.zeros(40, np.int8)
+    n = 600  # the first warp's in whole words, and some that are not
+    x, y = (RNG.normal(size=n) * 9).astype(np.float32), np.zeros(n, np.int8)
     qparams = QParams(np.float32(0.25), np.int32(5), qint8, None)
     columns = {"scale": np.float32([0.25]), "low": np.float32([-133]), "high": np.float32([122]), "zero": np.int32([5])}
     try:
-        run(QUANTIZE[0], 3, mutation, x=x, y=y, **columns, n=40, channels=1, inner=1)
+        run(QUANTIZE[0], -(-n // PER_THREAD), mutation, x=x, y=y, **columns, n=n, channels=1, inner=1)
     except IndexError:
         return
     assert not np.array_equal(y, Quantize(qparams).reference([x])[0])
