@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 _QUIET = pytest.mark.filterwarnings("ignore")  # what numba-cuda warns of while it compiles
 
 
-def _stands_for_others(item: pytest.Item) -> bool:
+def _left_out(item: pytest.Item) -> bool:
     """Whether a test of a compiled kernel of floats is left out. They come from a few factories, and differ in what they do to a number:
     of four, one is compiled here, and all where there is a GPU."""
     return item.path.name == "test_float.py" and "[compiled" in item.name and crc32(item.name.encode()) % 4 > 0
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    config.hook.pytest_deselected(items=[item for item in items if _stands_for_others(item)])
-    items[:] = [item for item in items if not _stands_for_others(item)]
+    config.hook.pytest_deselected(items=[item for item in items if _left_out(item)])
+    items[:] = [item for item in items if not _left_out(item)]
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(_QUIET)
