@@ -12,6 +12,7 @@ Everything random is drawn from one seeded generator, so the same NumPy and BLAS
 from __future__ import annotations
 
 import argparse
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -63,19 +64,20 @@ class Graph:
         return str(self.nodes[-1].output[0])
 
 
-class Layer:
+class Layer(ABC):
     """One step of the network. Activations are (N, H, W, C) float32; `backward` takes and returns gradients of the same shapes."""
 
     parameters: tuple[Parameter, ...] = ()
 
-    def forward(self, x: np.ndarray, training: bool) -> np.ndarray:
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, x: np.ndarray, training: bool) -> np.ndarray: ...
 
-    def backward(self, dy: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+    @abstractmethod
+    def backward(self, dy: np.ndarray) -> np.ndarray: ...
 
+    @abstractmethod
     def emit(self, graph: Graph, x: str) -> str:
-        raise NotImplementedError
+        """Appends the step's nodes; the name of its result."""
 
 
 class Conv(Layer):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
+from threads import check_threads_end
 
 from qrt.core.errors import InvalidInput
 from qrt.jit.host import host_target
@@ -130,12 +131,7 @@ def test_results_of_many_threads_stay_what_they_are() -> None:
             wrong.extend(value for value, ys in held if not all((y == -value).all() for y in ys))
             held = held[int(rng.integers(0, 7)) :]
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    assert not any(thread.is_alive() for thread in threads)
+    check_threads_end(work, range(6))
     assert not wrong
 
 

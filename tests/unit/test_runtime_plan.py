@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from threads import check_threads_end
 
 from qrt.core.errors import KernelError
 from qrt.jit import Kernel, record_dtype
@@ -260,12 +260,7 @@ def test_runs_from_many_threads_at_once_do_not_meet() -> None:
             if plans[i % 2].run([feeds[which]])[0].tobytes() != wanted[which]:
                 wrong.append(i)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    assert not any(thread.is_alive() for thread in threads)
+    check_threads_end(work, range(8))
     assert not wrong
     assert len(plans[0]._free) <= 8  # contexts are used again
 

@@ -372,7 +372,7 @@ def test_statistics_are_refused() -> None:
 # ---- standard operators that others define
 
 
-def standard(op_type: str, inputs: Inputs, **attributes: Any) -> None:
+def check_standard(op_type: str, inputs: Inputs, **attributes: Any) -> None:
     """The node gives what ONNX Runtime says, in kernels alone, with extents known and not."""
     model, feeds = one_node(op_type, inputs, **attributes)
     (found, *others), why = run_model(model, feeds)
@@ -389,15 +389,15 @@ def test_attention_of_the_standard(causal: int, heads: int, mask: str) -> None:
     flags = rng().random((2, 1, 5, 7)) < 0.7
     given = {"none": None, "floats": normal(5, 7), "flags": flags, "rows": normal(2, 6, 5, 7)}[mask]
     inputs = [normal(2, 6, 5, 8), normal(2, heads, 7, 8), normal(2, heads, 7, 4), given]
-    standard("Attention", inputs if given is not None else inputs[:3], opset=23, is_causal=causal)
+    check_standard("Attention", inputs if given is not None else inputs[:3], opset=23, is_causal=causal)
 
 
 def test_attention_of_the_standard_in_three_axes_with_a_past() -> None:
     inputs = [normal(2, 5, 48), normal(2, 5, 16), normal(2, 5, 16), normal(5, 8), normal(2, 2, 3, 8), normal(2, 2, 3, 8)]
     attributes = {"q_num_heads": 6, "kv_num_heads": 2, "opset": 23, "outputs": 3}
     for causal in (0, 1):
-        standard("Attention", inputs, is_causal=causal, **attributes)
-    standard("Attention", inputs, scale=0.5, **attributes)
+        check_standard("Attention", inputs, is_causal=causal, **attributes)
+    check_standard("Attention", inputs, scale=0.5, **attributes)
 
 
 def test_attention_to_nothing_is_zero() -> None:
@@ -433,4 +433,4 @@ def test_other_standard_operators(op_type: str, opset: int) -> None:
         "RotaryEmbedding": [normal(2, 3, 5, 8), np.cos(angles), np.sin(angles), rng().integers(0, 20, (2, 5))],
         "CastLike": [normal(3, 40) * 50, np.zeros(1, np.int32)],
     }
-    standard(op_type, inputs[op_type], opset=opset)
+    check_standard(op_type, inputs[op_type], opset=opset)
